@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libkeyhold-keystore: the keeper (the process that holds keys and signs) and the front's way to it.
+ *
+ * Front and keeper share one ring in memory (a sealed-size memfd). The front writes records and collects completions;
+ * the keeper's workers take records, copy them into private memory before checking anything, form batches by lane group,
+ * and write completions. Nothing in the shared memory is trusted by the keeper beyond being bytes of bounded size.
+ *
+ * Everything is asynchronous on both sides: submit, flush, collect. The keystore knows no msgpack and no event library.
+ */
+#ifndef KEYHOLD_KEYSTORE_H
+#define KEYHOLD_KEYSTORE_H
+
+#include <keyhold/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Records ---------------------------------------------------------------------------------------------------- */
+
+/* X(constant, number, name, admin socket only) */
+#define KH_STORE_OPS(X)                                                                                     \
+    X(KH_STORE_SIGN, 1, "sign", 0)                                                                          \
+    X(KH_STORE_TLS_RSA_KX, 2, "tls-rsa-decrypt", 0)                                                         \
+    X(KH_STORE_DECRYPT, 3, "decrypt", 0)                                                                    \
+    X(KH_STORE_LOOKUP, 4, "lookup", 0)                                                                      \
+    X(KH_STORE_LIST, 5, "list", 0)                                                                          \
+    X(KH_STORE_IMPORT_KEY, 6, "import-key", 0)                                                              \
+    X(KH_STORE_CREATE, 7, "create", 0)                                                                      \
+    X(KH_STORE_IMPORT, 8, "import", 0)                                                                      \
+    X(KH_STORE_SET_STATE, 9, "set-state", 0)                                                                \
+    X(KH_STORE_RECOVER, 32, "recover", 1)                                                                   \
+    X(KH_STORE_PURGE, 33, "purge", 1)                                                                       \
+    X(KH_STORE_CERTIFY, 34, "certify", 1)                                                                   \
+    X(KH_STORE_CHECK, 35, "check", 1)
+
+typedef enum kh_store_op {
+#define KH_X(constant, number, name, admin) constant = number,
+    KH_STORE_OPS(KH_X)
+#undef KH_X
+} kh_store_op;
+
+#define KH_RECORD_DATA_MAX (KH_MESSAGE_MAX + 2048)
+
+/*
+ * What the store says of one key version, and what create, import and lookup exchange. Fixed layout, same machine and same
+ * build on both sides; copied with memcpy, never cast from shared memory.
+ */
+typedef struct kh_key_info {
+    uint64_t ref;     /* names this version in records; never reused, not 0 */
+    uint64_t created; /* Unix time, seconds */
+    uint32_t version; /* 1, 2, … */
+    uint32_t type;    /* kh_key_type */
+    uint32_t bits;
+    uint32_t usage;   /* set of kh_usage */
+    uint32_t state;   /* 1 enabled, 2 disabled, 3 deleted (kh_key_state of the protocol) */
+    uint32_t flags;   /* requests: KH_KEY_NEW_VERSION, KH_KEY_ALLOW_DUPLICATE */
+    uint32_t spki_len;
+    uint32_t reserved;
+    uint8_t id[KH_KEY_ID_LEN];
+    char name[KH_NAME_MAX + 1]; /* zero-terminated */
+    uint8_t spki[KH_SPKI_MAX];
+} kh_key_info;
+
+#define KH_KEY_ALLOW_DUPLICATE 0x1u
+#define KH_KEY_NEW_VERSION 0x2u
+#define KH_SIGN_IS_DIGEST 0x1u /* flags of KH_STORE_SIGN: data is the digest; needs usage `sign` */
+
+/*
+ * One operation for the keeper. The fields that an operation uses:
+ *   sign         key_ref, scheme, flags, data = message (or digest)                → signature (ECDSA: DER)
+ *   tls-rsa-kx   key_ref, arg = client_hello legacy_version, data = ciphertext     → always 48 bytes; needs usage tls-rsa-kx
+ *   decrypt      key_ref, scheme = kh_padding, arg = label bytes, data = label || ciphertext → plaintext
+ *   lookup       data = "name", "name/version" (flags 0) or 32 bytes of id (flags 1)
+ *                → 1 to KH_LOOKUP_MAX kh_key_info, enabled ones first, newest version first
+ *   list         data = last "name/version" of the page before or empty, arg = most entries, 1 to KH_LIST_PAGE
+ *                → up to that many kh_key_info without spki (spki_len 0); empty at the end. Glob filtering is the caller's.
+ *   import-key   → 32 bytes, X25519 public key
+ *   create       data = kh_key_info (name, type, bits, usage, flags)               → kh_key_info
+ *   import       data = kh_key_info (name, usage, flags) || HPKE-sealed PKCS#8     → kh_key_info
+ *   set-state    data = kh_key_info (name; version or 0 for all versions; state)   → kh_key_info of the newest
+ *                deleted is final here: only recover (admin) undoes it
+ *   recover, purge (admin) data = kh_key_info (name)                               → nothing
+ *   certify (admin) key_ref, scheme, data = TBSCertificate or CertificationRequestInfo → signature, whatever the usage
+ *   check (admin) → text: one line per damaged row, "ok N keys" at the end
+ */
+typedef struct kh_record {
+    uint64_t cookie;      /* the caller's; comes back with the completion */
+    uint64_t key_ref;
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none. Past it the operation is answered KH_E_DEADLINE, not computed */
+    uint32_t op;          /* kh_store_op */
+    uint32_t scheme;
+    uint32_t flags;
+    uint32_t arg;
+    const uint8_t *data;  /* borrowed during submit */
+    uint32_t data_len;    /* at most KH_RECORD_DATA_MAX */
+} kh_record;
+
+#define KH_LOOKUP_MAX 8
+#define KH_LIST_PAGE 16
+
+typedef struct kh_completion {
+    uint64_t cookie;
+    kh_result result;
+    const uint8_t *data;  /* points into the ring; valid until kh_keystore_release of this completion's slot */
+    uint32_t data_len;
+    uint32_t slot;        /* give back with kh_keystore_release */
+    uint32_t batch;       /* operations in the batch it was computed in; 0: not computed in a batch */
+} kh_completion;
+
+/* ---- Lane groups: what may share a batch ------------------------------------------------------------------------ */
+
+/* X(constant, number, name) */
+#define KH_LANES(X)                                                                                         \
+    X(KH_LANE_STORE, 0, "store")                                                                            \
+    X(KH_LANE_RSA2048, 1, "rsa2048")                                                                        \
+    X(KH_LANE_RSA3072, 2, "rsa3072")                                                                        \
+    X(KH_LANE_RSA4096, 3, "rsa4096")                                                                        \
+    X(KH_LANE_P256, 4, "p256")                                                                              \
+    X(KH_LANE_P384, 5, "p384")                                                                              \
+    X(KH_LANE_P521, 6, "p521")                                                                              \
+    X(KH_LANE_ED25519, 7, "ed25519")
+
+typedef enum kh_lane {
+#define KH_X(constant, number, name) constant = number,
+    KH_LANES(KH_X)
+#undef KH_X
+    KH_LANE_COUNT
+} kh_lane;
+
+const char *kh_lane_name(int lane);
+/* RSA sizes round up to the next of the three; KH_LANE_STORE for an unknown type. */
+kh_lane kh_lane_of(int key_type, unsigned bits);
+
+#define KH_BATCH_MAX 8
+
+/* ---- The front's side ------------------------------------------------------------------------------------------- */
+
+typedef struct kh_keystore kh_keystore;
+
+/*
+ * Makes the shared memory of a ring for `slots` records in flight (8 to 4096) and its two eventfds (non-blocking,
+ * close-on-exec). Called by the supervisor, which hands duplicates to front and keeper. The memfd's size is sealed.
+ * fds[0] memory, fds[1] event to the front (completions), fds[2] event to the keeper.
+ */
+KH_MUST_USE kh_result kh_ring_create(uint32_t slots, int fds[3]);
+/*
+ * Attaches as the front; takes ownership of the three descriptors, also on failure. One thread uses the handle.
+ * KH_E_VERSION: the memory was made by another build.
+ */
+KH_MUST_USE kh_result kh_keystore_attach(int fds[3], kh_keystore **keystore);
+void kh_keystore_free(kh_keystore *keystore); /* NULL is fine. Outstanding operations are simply forgotten. */
+/* Copies the record into a free slot. KH_E_OVERLOADED: no slot free. KH_E_TOO_LARGE. Does not wake the keeper. */
+KH_MUST_USE kh_result kh_keystore_submit(kh_keystore *keystore, const kh_record *record);
+/* Wakes sleeping workers, as many as there is new work for. Once per event loop turn. No system call if none sleeps. */
+void kh_keystore_flush(kh_keystore *keystore);
+/* Takes up to max completions; never blocks. Each slot must be released afterwards. */
+size_t kh_keystore_collect(kh_keystore *keystore, kh_completion *completions, size_t max);
+void kh_keystore_release(kh_keystore *keystore, const kh_completion *completion);
+/* Readable when there may be completions; kh_keystore_collect drains it and arms it again when it returns 0. */
+int kh_keystore_event_fd(const kh_keystore *keystore);
+uint32_t kh_keystore_free_slots(const kh_keystore *keystore);
+/* Rises with every change of any key (create, import, state, purge): whoever caches lookups drops them then. */
+uint64_t kh_keystore_generation(const kh_keystore *keystore);
+
+/* Counters that the keeper keeps in the ring; read at any time (each value by itself is exact). */
+typedef struct kh_lane_stats {
+    uint64_t operations;           /* computed, successful or not */
+    uint64_t errors;
+    uint64_t expired;
+    uint64_t batches[KH_BATCH_MAX + 1]; /* by fill */
+    uint64_t by_openssl, by_kernel;     /* operations by the way taken */
+    uint64_t kernel_faults;             /* lanes whose check failed; redone by OpenSSL */
+    uint64_t busy_ns;                   /* time spent computing */
+} kh_lane_stats;
+
+typedef struct kh_keeper_stats {
+    kh_lane_stats lanes[KH_LANE_COUNT];
+    uint64_t keys_resident, keys_loaded, keys_evicted;
+    uint64_t refused_usage;
+    uint32_t workers, kernels; /* kernels: 0 openssl, 1 portable, 2 avx512-ifma */
+    uint32_t running;          /* 1 while a keeper serves this ring */
+    uint32_t reserved;
+} kh_keeper_stats;
+
+void kh_keystore_stats(const kh_keystore *keystore, kh_keeper_stats *stats);
+
+/* ---- The keeper's side ------------------------------------------------------------------------------------------ */
+
+typedef enum kh_log_level { KH_LOG_ERROR = 0, KH_LOG_WARN, KH_LOG_NOTICE, KH_LOG_INFO, KH_LOG_DEBUG } kh_log_level;
+/* One event: `text` without newline, no secrets. Thread-safe. */
+typedef void (*kh_log_fn)(void *ctx, kh_log_level level, const char *text);
+
+typedef enum kh_kek_kind { KH_KEK_FILE = 1, KH_KEK_PASSPHRASE = 2 } kh_kek_kind;
+
+typedef struct kh_keeper_config {
+    const char *store_path;    /* SQLite file; its directory must be writable by the keeper's user */
+    kh_kek_kind kek_kind;
+    uint8_t *kek_secret;       /* 32 bytes (file) or the passphrase; the keeper wipes it after use */
+    size_t kek_secret_len;
+    uint32_t workers;          /* signing threads; 0: one per CPU */
+    uint32_t cache_keys;       /* most resident private keys; 0: 10000 */
+    uint32_t batch_window_us;  /* 0: a free worker takes what is there */
+    bool use_kernels;          /* false: kernels = openssl */
+    int control_fd;            /* SOCK_SEQPACKET from the supervisor: kh_keeper_send_*; its end of file stops the keeper */
+    int admin_fd;              /* listening SOCK_SEQPACKET Unix socket for kh_admin_call, or -1 */
+    void (*confine)(void *ctx);   /* called when all files are open and all threads about to start; installs seccomp */
+    void (*ready)(void *ctx);     /* called when it can serve */
+    kh_log_fn log;
+    void *ctx;
+} kh_keeper_config;
+
+/*
+ * Runs the keeper in this process until told to stop or the control socket closes. Makes the process non-dumpable, locks
+ * its memory (a warning if it may not), makes OpenSSL's frees wipe. KH_E_LOCKED: another agent has the store.
+ * KH_E_PASSPHRASE: the KEK does not open it. KH_E_VERSION, KH_E_STORAGE, KH_E_DAMAGED: as named.
+ */
+KH_MUST_USE kh_result kh_keeper_run(const kh_keeper_config *config);
+/* Gives the keeper a ring (duplicates of fds are sent); one that it had before is finished and unmapped. */
+KH_MUST_USE kh_result kh_keeper_send_ring(int control_fd, const int fds[3]);
+/* Asks it to finish what it has and exit. */
+KH_MUST_USE kh_result kh_keeper_send_stop(int control_fd);
+
+/* ---- The admin socket: root's way past the front ---------------------------------------------------------------- */
+
+/*
+ * One record to the keeper over its admin socket (SOCK_SEQPACKET, one datagram each way) and its answer: result data in
+ * out (cap bytes, *out_len set). All operations of kh_store_op are possible. The keeper accepts peers of uid 0 only
+ * (or its own uid when the agent runs unprivileged). Blocks at most timeout_ms. KH_E_UNAVAILABLE: no keeper there.
+ */
+KH_MUST_USE kh_result kh_admin_call(const char *socket_path, const kh_record *record, uint8_t *out, size_t cap,
+                                    size_t *out_len, uint32_t timeout_ms);
+
+/* ---- Making a store (keyholdctl init) --------------------------------------------------------------------------- */
+
+/*
+ * Creates an empty store at path (must not exist: KH_E_EXISTS) with a fresh store key sealed under the KEK and a fresh
+ * import key pair; *import_public receives the import key. File mode 0600; the caller chowns.
+ */
+KH_MUST_USE kh_result kh_store_init(const char *path, kh_kek_kind kind, const uint8_t *kek_secret, size_t kek_secret_len,
+                                    uint8_t import_public[32]);
+/* KEK files hold one line "keyhold-kek-1 HEX(32 bytes)", mode 0600. Create: fresh random key; never overwrites. */
+KH_MUST_USE kh_result kh_kek_file_create(const char *path);
+/* KH_E_IO, KH_E_MALFORMED, KH_E_FORBIDDEN (mode & 077). */
+KH_MUST_USE kh_result kh_kek_file_load(const char *path, uint8_t kek[32]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
