@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the supervisor hands to its children: the payloads of channel.h's messages. Same program on both sides. */
+#ifndef KH_AGENT_BOOT_H
+#define KH_AGENT_BOOT_H
+
+#include <keyhold/client.h>
+#include <keyhold/keystore.h>
+#include <sys/types.h>
+
+/* The descriptor that a role finds its channel at, and argv[0] of the roles. */
+#define KH_BOOT_FD 3
+#define KH_ROLE_FRONT "keyholdd: front"
+#define KH_ROLE_KEEPER "keyholdd: keeper"
+
+/* Followed by the absolute path of the configuration file, without zero. */
+typedef struct kh_boot_config {
+    uint32_t workers;      /* resolved: at least 1 */
+    uint32_t delay_ms;     /* --delay-ms, or the configuration's debug_delay_ms */
+    uint32_t operator_uid; /* besides 0: the agent's own user when it runs unprivileged */
+} kh_boot_config;
+
+typedef struct kh_boot_token {
+    uint32_t identity; /* index in the configuration */
+    uint8_t secret[KH_TOKEN_SECRET_LEN];
+} kh_boot_token;
+
+#define KH_BOOT_TOKENS 128 /* in one message */
+
+/* Followed by the secret, then by the absolute path of the store, without zero. */
+typedef struct kh_boot_keeper {
+    uint32_t kek_kind;
+    uint32_t kek_len;
+    uint32_t workers;
+    uint32_t cache_keys;
+    uint32_t batch_window_us;
+    uint32_t use_kernels;
+    uint32_t log_level;
+    uint32_t log_json;
+} kh_boot_keeper;
+
+typedef struct kh_boot_process {
+    int32_t pid;
+    char role[16];
+} kh_boot_process;
+
+#define KH_BOOT_PROCESSES 8
+
+/* Exit codes of roles: what the supervisor makes of them. */
+#define KH_EXIT_OK 0
+#define KH_EXIT_BUG 1     /* worth another try */
+#define KH_EXIT_REFUSED 2 /* it will not be better next time: passphrase, version, damaged store */
+
+#endif
