@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to `keyhold-bench gate`: its rows, its demo, its measurements. */
+#ifndef KH_GATE_H
+#define KH_GATE_H
+
+#include "bench.h"
+
+#include <limits.h>
+
+#define GATE_ALTERNATIONS_MAX 51
+
+typedef struct gate {
+    char build_dir[PATH_MAX]; /* where keyholdd, keyholdctl and the module were built */
+    char demo[PATH_MAX];      /* the demo script */
+    char dir[PATH_MAX];       /* our own directory, removed at the end */
+    char demo_dir[PATH_MAX + 8];
+    int demo_delay_ms;        /* of the demo that runs; -1: none */
+    json_t *env;              /* what DIR/env of the demo says: name to text */
+    uint64_t load_ns;         /* how long one load run measures */
+    void *store;              /* gate_store.c's, NULL until its rows run */
+    kh_load_result load;      /* scratch: it is large */
+    kh_op_result op;
+} gate;
+
+typedef struct gate_row gate_row;
+
+/* One alternation: its figure in *value. False: could not be measured (a message is on standard error). */
+typedef bool (*gate_measure)(gate *g, const gate_row *row, double *value);
+
+typedef enum gate_bound { GATE_REPORT, GATE_AT_MOST, GATE_AT_LEAST } gate_bound;
+
+struct gate_row {
+    const char *id;   /* of the claim; several rows may share it */
+    const char *what;
+    const char *unit;
+    gate_bound kind;
+    double bound;
+    gate_measure measure;
+    const char *key;  /* of the demo; NULL: the row needs no demo */
+    int delay_ms;     /* of the demo's agent */
+    bool by_default;  /* false: only when --only names it */
+};
+
+/* Handshakes per second through the agent, over those with local keys (1 worker, 200 clients). */
+bool gate_rate_ratio(gate *g, const gate_row *row, double *value);
+/* CPU time of nginx and agent per full TLS 1.3 handshake, over that of nginx with local keys. */
+bool gate_cpu_ratio(gate *g, const gate_row *row, double *value);
+/* p50 and p99 of one operation through the socket, less that of the bare operation, in µs. */
+bool gate_op_p50(gate *g, const gate_row *row, double *value);
+bool gate_op_p99(gate *g, const gate_row *row, double *value);
+/* A store with 100,000 keys: ms from exec to the first answer; worst of 20 first uses in ms; resident memory in MB. */
+bool gate_store_start(gate *g, const gate_row *row, double *value);
+bool gate_store_first_use(gate *g, const gate_row *row, double *value);
+bool gate_store_memory(gate *g, const gate_row *row, double *value);
+void gate_store_end(gate *g);
+
+/* Has the demo running with that delay. */
+bool gate_demo_ready(gate *g, int delay_ms);
+void gate_demo_end(gate *g);
+/* What DIR/env says under prefix + name; NULL: nothing. */
+const char *gate_env(const gate *g, const char *prefix, const char *name);
+/* Runs a program (argv[0] is its path) and waits; its output goes to the file, or nowhere. The exit status, or -1. */
+int gate_run(const char *const *argv, const char *output);
+
+#endif

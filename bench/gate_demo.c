@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The gate's own demo: started with the delay that a row needs, and what its env file says. */
+#include "gate.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int gate_run(const char *const *argv, const char *output)
+{
+    int status = -1;
+    int fd;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        fd = open("/dev/null", O_RDONLY);
+        dup2(fd, 0);
+        fd = open(output != NULL ? output : "/dev/null", O_WRONLY | O_CREAT | O_APPEND, 0600);
+        dup2(fd, 1);
+        dup2(fd, 2);
+        execv(argv[0], (char *const *)argv);
+        _exit(127);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {
+        return -1;
+    }
+    return WEXITSTATUS(status);
+}
+
+/* NAME=value and NAME="value value", one a line, as the demo writes them. */
+static json_t *read_env(const char *path)
+{
+    char line[4096];
+    char *equals;
+    size_t len;
+    json_t *env = json_object();
+    FILE *file = fopen(path, "r");
+
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        equals = strchr(line, '=');
+        if (line[0] == '#' || equals == NULL) {
+            continue;
+        }
+        *equals++ = '\0';
+        len = strlen(equals);
+        if (len >= 2 && equals[0] == '"' && equals[len - 1] == '"') {
+            equals[len - 1] = '\0';
+            equals++;
+        }
+        json_object_set_new(env, line, json_string(equals));
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return env;
+}
+
+const char *gate_env(const gate *g, const char *prefix, const char *name)
+{
+    char full[128];
+
+    snprintf(full, sizeof(full), "%s%s", prefix, name);
+    return json_string_value(json_object_get(g->env, full));
+}
+
+static void show_log(const char *path)
+{
+    char line[1024];
+    FILE *file = fopen(path, "r");
+
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
+        fprintf(stderr, "  | %s", line);
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+}
+
+void gate_demo_end(gate *g)
+{
+    const char *argv[] = {g->demo, "--stop", "--dir", g->demo_dir, NULL};
+
+    if (g->demo_delay_ms >= 0) {
+        gate_run(argv, NULL);
+        g->demo_delay_ms = -1;
+    }
+    json_decref(g->env);
+    g->env = NULL;
+}
+
+bool gate_demo_ready(gate *g, int delay_ms)
+{
+    char delay[16];
+    char log[PATH_MAX + 16];
+    char env[PATH_MAX + 16];
+    const char *argv[] = {g->demo,         "--keep", "--dir",        g->demo_dir, "--build-dir",
+                          g->build_dir,    "--delay-ms", delay,      NULL};
+
+    if (g->demo_delay_ms == delay_ms) {
+        return true;
+    }
+    gate_demo_end(g);
+    snprintf(delay, sizeof(delay), "%d", delay_ms);
+    snprintf(log, sizeof(log), "%s/demo.log", g->dir);
+    snprintf(env, sizeof(env), "%s/env", g->demo_dir);
+    unlink(log);
+    fprintf(stderr, "gate: starting the demo with --delay-ms %d\n", delay_ms);
+    g->demo_delay_ms = delay_ms; /* from here on there may be something to stop */
+    if (gate_run(argv, log) != 0) {
+        fprintf(stderr, "gate: the demo failed:\n");
+        show_log(log);
+        gate_demo_end(g);
+        return false;
+    }
+    g->env = read_env(env);
+    return true;
+}

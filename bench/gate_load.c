@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The gate's measurements on the demo: handshake rates, CPU time, single operations. */
+#include "gate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define RATE_CLIENTS 200
+#define CPU_CLIENTS 50
+#define OP_ROUNDS 8
+#define OP_PER_ROUND 250
+
+static bool add_pids(gate *g, kh_pids *pids, const char *name)
+{
+    const char *text = gate_env(g, "", name);
+
+    return text != NULL && kh_pids_parse(pids, text);
+}
+
+/* One load run against the port of a key, "PORT_" or "PORT_local_"; every failed handshake spoils it. */
+static bool run_load(gate *g, const gate_row *row, const char *prefix, unsigned clients, kh_pids *pids)
+{
+    char sni[64];
+    kh_load_config config = {.host = "127.0.0.1",
+                             .port = gate_env(g, prefix, row->key),
+                             .sni = sni,
+                             .tls = "1.3",
+                             .clients = clients,
+                             .warmup_ns = 700000000u,
+                             .duration_ns = g->load_ns,
+                             .timeout_ns = 20000000000u,
+                             .pids = pids};
+
+    snprintf(sni, sizeof(sni), "%s.keyhold.test", row->key);
+    if (config.port == NULL || !kh_load_run(&config, &g->load)) {
+        fprintf(stderr, "gate: %s %s: no load run\n", row->id, row->key);
+        return false;
+    }
+    if (g->load.failed > 0 || g->load.measured == 0 || g->load.pids_gone > 0) {
+        fprintf(stderr, "gate: %s %s%s: %llu of %llu handshakes failed (%s), %u processes gone\n", row->id, prefix,
+                row->key, (unsigned long long)g->load.failed, (unsigned long long)g->load.started,
+                g->load.details[0].text, g->load.pids_gone);
+        return false;
+    }
+    return true;
+}
+
+bool gate_rate_ratio(gate *g, const gate_row *row, double *value)
+{
+    double agent;
+
+    if (!run_load(g, row, "PORT_", RATE_CLIENTS, NULL)) {
+        return false;
+    }
+    agent = kh_load_rate(&g->load);
+    if (!run_load(g, row, "PORT_local_", RATE_CLIENTS, NULL)) {
+        return false;
+    }
+    *value = agent / kh_load_rate(&g->load);
+    fprintf(stderr, "  %.0f against %.0f handshakes per second\n", agent, kh_load_rate(&g->load));
+    return true;
+}
+
+bool gate_cpu_ratio(gate *g, const gate_row *row, double *value)
+{
+    kh_pids agent_side = {0};
+    kh_pids local_side = {0};
+    double agent;
+
+    if (!add_pids(g, &agent_side, "NGINX_WORKER_PIDS") || !add_pids(g, &agent_side, "AGENT_PIDS") ||
+        !add_pids(g, &local_side, "LOCAL_WORKER_PIDS") || !run_load(g, row, "PORT_", CPU_CLIENTS, &agent_side)) {
+        return false;
+    }
+    agent = kh_load_cpu_us(&g->load);
+    if (!run_load(g, row, "PORT_local_", CPU_CLIENTS, &local_side)) {
+        return false;
+    }
+    *value = agent / kh_load_cpu_us(&g->load);
+    fprintf(stderr, "  %.0f against %.0f µs of CPU time per handshake\n", agent, kh_load_cpu_us(&g->load));
+    return true;
+}
+
+static bool op_more_us(gate *g, const gate_row *row, double quantile, double *value)
+{
+    char address[PATH_MAX];
+    char key_file[PATH_MAX];
+    const char *socket_path = gate_env(g, "", "AGENT_SOCKET");
+    const char *keys = gate_env(g, "", "LOCAL_KEY_DIR");
+    kh_op_config config = {.address = address,
+                           .token = gate_env(g, "", "AGENT_TOKEN"),
+                           .key_file = key_file,
+                           .rounds = OP_ROUNDS,
+                           .per_round = OP_PER_ROUND};
+    double remote;
+    double local;
+
+    if (socket_path == NULL || keys == NULL) {
+        return false;
+    }
+    snprintf(address, sizeof(address), "unix:%s", socket_path);
+    snprintf(key_file, sizeof(key_file), "%s/%s.key", keys, row->key);
+    if (!kh_op_run(&config, &g->op) || g->op.failed > 0) {
+        return false;
+    }
+    remote = (double)kh_hist_quantile(&g->op.remote, quantile) / 1e3;
+    local = (double)kh_hist_quantile(&g->op.local, quantile) / 1e3;
+    *value = remote - local;
+    fprintf(stderr, "  %.0f against %.0f µs\n", remote, local);
+    return true;
+}
+
+bool gate_op_p50(gate *g, const gate_row *row, double *value)
+{
+    return op_more_us(g, row, 0.5, value);
+}
+
+bool gate_op_p99(gate *g, const gate_row *row, double *value)
+{
+    return op_more_us(g, row, 0.99, value);
+}
