@@ -204,9 +204,16 @@ bool kh_server_wants_read(const kh_server *server);
  * itself; call again. Any other: the connection is lost (a fatal reply may be in the output: flush, then close).
  * The session itself enforces the order hello, auth, others; the credit; unique outstanding ids. hello and auth are handed to
  * the caller, which answers them with kh_server_reply (nonces and proofs are its business, the session knows no HMAC).
+ * KH_AGAIN can also mean that a `list` or `status` waits in the buffer until replies before it were read: call next again
+ * after kh_server_sent. A cancel is handed out at most once, and only for a request that is outstanding.
  */
 KH_MUST_USE kh_result kh_server_next(kh_server *server, kh_request *req);
-/* Queues a reply. KH_E_ORDER: no such request is outstanding. KH_E_MEMORY: the connection is lost. */
+/*
+ * Queues a reply; each request but cancel gets exactly one, cancelled or not. KH_E_ORDER: no such request is outstanding.
+ * KH_E_MEMORY: the connection is lost. KH_E_CLOSED: it was lost before, nothing is queued. In the reply to hello the session
+ * itself fills in version, max_frame and credit. A reply that cannot be encoded or exceeds the peer's max_frame is replaced
+ * by an error; a detail that is too long is cut.
+ */
 KH_MUST_USE kh_result kh_server_reply(kh_server *server, const kh_reply *reply);
 /* What is to be written; then tell how much of it was. Empty: nothing. Valid until the next call on this session. */
 kh_bytes kh_server_output(const kh_server *server);
@@ -246,6 +253,8 @@ KH_MUST_USE kh_result kh_session_new(const kh_session_config *config, kh_session
 /* Outstanding requests are dropped without a reply: drain them first. NULL is fine. */
 void kh_session_free(kh_session *session);
 kh_session_state kh_session_get_state(const kh_session *session);
+/* Who the agent takes this caller for; "" before it said so. Valid as long as the session. */
+const char *kh_session_identity(const kh_session *session);
 /*
  * Queues a request (req->id is ignored and chosen). `user` comes back with its reply. deadline_ms counts from now_ms, a
  * monotonic clock in milliseconds of the caller's. KH_E_OVERLOADED: max_inflight or credit reached. KH_E_CLOSED: lost.
