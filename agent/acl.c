@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who may do what. */
+#include "acl.h"
+#include <string.h>
+
+bool kh_acl_allows(const kh_config_identity *identity, kh_op op, const char *name, size_t name_len)
+{
+    if (identity == NULL) {
+        return true;
+    }
+    for (size_t i = 0; i < identity->allow_count; i++) {
+        const kh_allow *allow = &identity->allows[i];
+
+        if ((allow->operations & 1u << op) == 0) {
+            continue;
+        }
+        for (size_t j = 0; j < allow->key_count; j++) {
+            if (kh_name_glob(allow->keys[j], name, name_len)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+bool kh_acl_allows_op(const kh_config_identity *identity, kh_op op)
+{
+    if (identity == NULL) {
+        return true;
+    }
+    for (size_t i = 0; i < identity->allow_count; i++) {
+        if ((identity->allows[i].operations & 1u << op) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, const kh_key_info *infos, size_t count,
+                        bool any_state, const kh_key_info **chosen)
+{
+    const kh_key_info *disabled = NULL;
+
+    *chosen = NULL;
+    for (size_t i = 0; i < count; i++) {
+        const kh_key_info *info = &infos[i];
+
+        if (info->state == KH_STATE_DELETED || !kh_acl_allows(identity, op, info->name, strlen(info->name))) {
+            continue;
+        }
+        if (info->state == KH_STATE_ENABLED) {
+            *chosen = info;
+            return KH_OK;
+        }
+        if (disabled == NULL) {
+            disabled = info;
+        }
+    }
+    if (disabled != NULL && any_state) {
+        *chosen = disabled;
+        return KH_OK;
+    }
+    return disabled != NULL ? KH_E_DISABLED : KH_E_NOT_FOUND;
+}
