@@ -23,7 +23,7 @@
 
 typedef struct store {
     char dir[PATH_MAX], config[PATH_MAX + 16], address[PATH_MAX + 32], log[PATH_MAX + 16];
-    char agent[PATH_MAX + 16], ctl[PATH_MAX + 16];
+    char agent[PATH_MAX + 32], ctl[PATH_MAX + 32];
     pid_t pid; /* the supervisor; 0: not running */
     kh_client *client;
     unsigned next_key; /* not used since the agent's start */

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# What `demo` and `check` share: the packages that Debian has to bring, and the build. To be sourced by bash.
+
+KH_BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libmsgpack-dev libev-dev libsqlite3-dev
+    libconfuse-dev libseccomp-dev libsystemd-dev libjansson-dev nginx nginx-dev"
+KH_DEMO_PACKAGES="openssl curl util-linux"
+KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3"
+
+# install_missing PACKAGE…: installs those that are missing. No question is asked and no service is started.
+install_missing() {
+    local package missing=() policy=/usr/sbin/policy-rc.d made_policy=0 status=0
+
+    for package in "$@"; do
+        if [ "$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null | cut -c1-2)" != "ii" ]; then
+            missing+=("$package")
+        fi
+    done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    echo "installing from Debian: ${missing[*]}"
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "please run as root, or: apt-get install ${missing[*]}" >&2
+        return 1
+    fi
+    # Debian starts a service when it installs it; nginx shall not begin to listen because of us.
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made_policy=1
+    fi
+    {
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" ||
+            { apt-get update -q &&
+                DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; }
+    } </dev/null >"${TMPDIR:-/tmp}/keyhold-apt.$$" 2>&1 || status=1
+    [ $made_policy -eq 1 ] && rm -f "$policy"
+    [ $status -ne 0 ] && tail -n 30 "${TMPDIR:-/tmp}/keyhold-apt.$$" >&2
+    rm -f "${TMPDIR:-/tmp}/keyhold-apt.$$"
+    return $status
+}
+
+# build_preset PRESET DIR [TARGET…]: configures if need be and builds; the compiler's words only if it fails.
+# A directory that CMake refuses (made by another version, or the tree was moved) is made anew once.
+build_preset() {
+    local preset=$1 dir=$2 log status=0 launcher=() targets=()
+    shift 2
+    log=$(mktemp "${TMPDIR:-/tmp}/keyhold-build.XXXXXX")
+    command -v ccache >/dev/null && launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache)
+    [ $# -gt 0 ] && targets=(--target "$@")
+    (
+        flock 9 # two runs in one tree take turns
+        configure() { cmake --preset "$preset" -S "$KH_ROOT" -B "$dir" "${launcher[@]}"; }
+        { configure || { rm -rf "$dir" && configure; }; } && cmake --build "$dir" -j "$(nproc)" "${targets[@]}"
+    ) 9<"$KH_ROOT" >"$log" 2>&1 </dev/null || status=1
+    if [ $status -ne 0 ]; then
+        grep -E -A12 'error|Error|FAILED' "$log" | head -n 120 >&2
+        echo "--- the end of the log:" >&2
+        tail -n 20 "$log" >&2
+    fi
+    rm -f "$log"
+    return $status
+}
