@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ed25519 (RFC 8032, 5.1.6) in the lanes: extended twisted Edwards coordinates (Hisil, Wong, Carter and Dawson, "Twisted
+ * Edwards Curves Revisited", 2008), a fixed-base table of affine points as (y + x, y - x, 2 d x y). The addition is
+ * complete: there are no exceptional points.
+ *
+ * The nonce is deterministic, so one wrong R beside a right one for the same message gives the key away (Romailler and
+ * Pelissier, "Practical fault attack against the Ed25519 and EdDSA signature schemes", 2017). Therefore the nonce's hash and
+ * R are computed a second time, from the key's and the message's bytes, after the signature is there, and compared; so is S.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
+#include "field25519.h"
+#include "fixedbase.h"
+#include "private.h"
+
+#define ED_LEN F25519_LEN
+#define ED_WINDOWS 43
+
+/* the order of the base point (RFC 8032, 5.1): 2^252 + 277...493 */
+static const kh_modulus ed_order = {
+    .n = {0x2631a5cf5d3ed, 0xdea2f79cd6581, 0x000000014def9, 0x0000000000000, 0x0100000000000},
+    .k0 = 0x51da312547e1b,
+    .rr = {0x9d265e952d13b, 0xd63c715bea69f, 0x5be65cb687604, 0x3dceec73d217f, 0x009411b7c309a},
+    .rrr = {0x4f516a4e30429, 0xd71e63305a553, 0x5b6514d3c593a, 0x78065dc6c04ec, 0x000b773599cec},
+    .bits = 253,
+};
+
+/* d of the curve's equation, 2 d, and the base point, in limbs of 51 bits */
+static const uint64_t ed_d[] = {0x34dca135978a3, 0x1a8283b156ebd, 0x5e7a26001c029, 0x739c663a03cbb, 0x52036cee2b6ff};
+static const uint64_t ed_2d[] = {0x69b9426b2f159, 0x35050762add7a, 0x3cf44c0038052, 0x6738cc7407977, 0x2406d9dc56dff};
+static const uint64_t ed_bx[] = {0x62d608f25d51a, 0x412a4b4f6592a, 0x75b7171a4b31d, 0x1ff60527118fe, 0x216936d3cd6e5};
+static const uint64_t ed_by[] = {0x6666666666658, 0x4cccccccccccc, 0x1999999999999, 0x3333333333333, 0x6666666666666};
+
+typedef struct ed_point {
+    kh_vec x[ED_LEN], y[ED_LEN], z[ED_LEN], t[ED_LEN];
+} ed_point;
+
+typedef struct ed_entry {
+    kh_vec plus[ED_LEN], minus[ED_LEN], t2d[ED_LEN]; /* y + x, y - x, 2 d x y */
+} ed_entry;
+
+typedef struct ed_work {
+    kh_vec nonce[ED_LEN], again[ED_LEN], hash[ED_LEN], a[ED_LEN], s[ED_LEN], low[ED_LEN], high[ED_LEN], t[ED_LEN];
+    ed_point point;
+    uint64_t limbs[10];
+    uint8_t digest[64];
+    uint8_t r[KH_LANES][32], r_again[KH_LANES][32];
+} ed_work;
+
+static kh_fb_limb ed_table[ED_WINDOWS][3 * ED_LEN];
+
+/* p += b; 7 multiplications. */
+KH_NOINLINE void ed_add(ed_point *p, const ed_entry *b)
+{
+    kh_vec s[ED_LEN], t[ED_LEN], c[ED_LEN], d[ED_LEN], e[ED_LEN], f[ED_LEN], g[ED_LEN], h[ED_LEN];
+
+    f25519_sub(s, p->y, p->x);
+    f25519_add(t, p->y, p->x);
+    f25519_mul(s, s, b->minus);
+    f25519_mul(t, t, b->plus);
+    f25519_mul(c, p->t, b->t2d);
+    f25519_add(d, p->z, p->z);
+    f25519_sub(e, t, s);
+    f25519_sub(f, d, c);
+    f25519_add(g, d, c);
+    f25519_add(h, t, s);
+    f25519_mul(p->x, e, f);
+    f25519_mul(p->y, g, h);
+    f25519_mul(p->t, e, h);
+    f25519_mul(p->z, f, g);
+}
+
+/* p = 2 p */
+static void ed_double(ed_point *p)
+{
+    kh_vec a[ED_LEN], b[ED_LEN], c[ED_LEN], e[ED_LEN], f[ED_LEN], g[ED_LEN], h[ED_LEN];
+
+    f25519_sqr(a, p->x);
+    f25519_sqr(b, p->y);
+    f25519_sqr(c, p->z);
+    f25519_add(c, c, c);
+    f25519_add(e, p->x, p->y);
+    f25519_sqr(e, e);
+    f25519_sub(e, e, a);
+    f25519_sub(e, e, b);
+    f25519_sub(g, b, a);
+    f25519_sub(f, g, c);
+    f25519_add(h, a, b);
+    f25519_sub(h, (kh_vec[ED_LEN]){{0}}, h);
+    f25519_mul(p->x, e, f);
+    f25519_mul(p->y, g, h);
+    f25519_mul(p->t, e, h);
+    f25519_mul(p->z, f, g);
+}
+
+static void ed_to_entry(ed_entry *r, const ed_point *p, const kh_vec *zi)
+{
+    kh_vec x[ED_LEN], y[ED_LEN], t[ED_LEN];
+
+    f25519_mul(x, p->x, zi);
+    f25519_mul(y, p->y, zi);
+    f25519_add(r->plus, y, x);
+    f25519_sub(r->minus, y, x);
+    kh_fe_all(t, ed_2d, ED_LEN);
+    f25519_mul(t, t, x);
+    f25519_mul(r->t2d, t, y);
+}
+
+/* p = k B, k recoded (fixedbase.h) */
+static void ed_mul_base(ed_point *p, const kh_vec *recoded)
+{
+    memset(p, 0, sizeof(*p));
+    p->y[0] = p->z[0] = kh_vec_all(1);
+    for (unsigned w = 0; w < ED_WINDOWS; w++) {
+        kh_fb_digit digit = kh_fb_get(recoded, w, ED_LEN);
+        kh_vec minus[ED_LEN];
+        ed_entry b;
+
+        KH_UNROLL_FE
+        for (int i = 0; i < ED_LEN; i++) {
+            kh_vec plus = kh_fb_pick(ed_table[w][i], digit.index);
+            kh_vec less = kh_fb_pick(ed_table[w][ED_LEN + i], digit.index);
+
+            b.plus[i] = kh_vec_select(digit.negative, less, plus);
+            b.minus[i] = kh_vec_select(digit.negative, plus, less);
+            b.t2d[i] = kh_fb_pick(ed_table[w][2 * ED_LEN + i], digit.index);
+        }
+        f25519_sub(minus, (kh_vec[ED_LEN]){{0}}, b.t2d);
+        kh_fe_select(b.t2d, digit.negative, minus, b.t2d, ED_LEN);
+        ed_add(p, &b);
+    }
+}
+
+/* Odd multiples of eight windows' bases, as in ecdsa.h. */
+static void ed_build_windows(unsigned first, const ed_point *base)
+{
+    unsigned count = ED_WINDOWS - first < KH_LANES ? ED_WINDOWS - first : KH_LANES;
+    ed_point twice = *base, entry = *base;
+    ed_entry step, out;
+    kh_vec zi[ED_LEN];
+
+    ed_double(&twice);
+    f25519_inv(zi, twice.z);
+    ed_to_entry(&step, &twice, zi);
+    for (unsigned e = 0; e < KH_FB_ENTRIES; e++) {
+        kh_fb_limb *table = ed_table[first];
+
+        if (e > 0)
+            ed_add(&entry, &step);
+        f25519_inv(zi, entry.z);
+        ed_to_entry(&out, &entry, zi);
+        kh_fb_store(table, 3 * ED_LEN, count, e, out.plus, ED_LEN);
+        kh_fb_store(table + ED_LEN, 3 * ED_LEN, count, e, out.minus, ED_LEN);
+        kh_fb_store(table + 2 * ED_LEN, 3 * ED_LEN, count, e, out.t2d, ED_LEN);
+    }
+}
+
+kh_result KH_FN(kh_ed25519_init)(void)
+{
+    const kh_vec lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    ed_point base, doubled;
+
+    memset(&base, 0, sizeof(base));
+    kh_fe_all(base.x, ed_bx, ED_LEN);
+    kh_fe_all(base.y, ed_by, ED_LEN);
+    base.z[0] = kh_vec_all(1);
+    f25519_mul(base.t, base.x, base.y);
+    for (unsigned i = 0; i < KH_FB_WINDOW * (KH_LANES - 1); i++) {
+        kh_vec more = (kh_vec)(kh_vec_all(i) < KH_FB_WINDOW * lane);
+
+        doubled = base;
+        ed_double(&doubled);
+        kh_fe_select(base.x, more, doubled.x, base.x, ED_LEN);
+        kh_fe_select(base.y, more, doubled.y, base.y, ED_LEN);
+        kh_fe_select(base.z, more, doubled.z, base.z, ED_LEN);
+        kh_fe_select(base.t, more, doubled.t, base.t, ED_LEN);
+    }
+    for (unsigned first = 0; first < ED_WINDOWS; first += KH_LANES) {
+        ed_build_windows(first, &base);
+        for (unsigned i = 0; i < KH_FB_WINDOW * KH_LANES; i++)
+            ed_double(&base);
+    }
+    return KH_OK;
+}
+
+/* SHA-512 of up to three pieces, into w->digest, and from there into lane i of low and high. */
+static kh_result ed_hash(ed_work *w, kh_kernel_scratch *scratch, unsigned i, const uint8_t *first, const uint8_t *second)
+{
+    const kh_lane *lane = &scratch->lane[i];
+
+    if (EVP_DigestInit_ex2(scratch->md, scratch->sha512, NULL) != 1 || EVP_DigestUpdate(scratch->md, first, 32) != 1 ||
+        (second != NULL && EVP_DigestUpdate(scratch->md, second, 32) != 1) ||
+        EVP_DigestUpdate(scratch->md, lane->in, lane->in_len) != 1 ||
+        EVP_DigestFinal_ex(scratch->md, w->digest, NULL) != 1)
+        return KH_E_CRYPTO;
+    kh_limbs_from_bytes_le(w->limbs, 10, w->digest, sizeof(w->digest));
+    for (int j = 0; j < ED_LEN; j++) {
+        w->low[j][i] = w->limbs[j];
+        w->high[j][i] = w->limbs[ED_LEN + j];
+    }
+    return KH_OK;
+}
+
+KH_INLINE void ed_order_mul(kh_vec *r, const kh_vec *a, const kh_vec *b)
+{
+    kh_fe_mul(r, a, b, &ed_order, ED_LEN);
+}
+
+/* r = low + 2^260 high modulo the order, canonical. */
+static void ed_reduce(ed_work *w, kh_vec *r)
+{
+    kh_vec t[ED_LEN], u[ED_LEN];
+
+    kh_fe_all(t, ed_order.rr, ED_LEN);
+    kh_fe_all(u, ed_order.rrr, ED_LEN);
+    ed_order_mul(t, w->low, t);
+    ed_order_mul(u, w->high, u);
+    for (int i = 0; i < ED_LEN; i++)
+        t[i] += u[i];
+    kh_fe_carry(t, t, ED_LEN);
+    kh_fe_leave(r, t, &ed_order, ED_LEN);
+}
+
+/* The nonces' hashes, reduced to r. */
+static kh_result ed_nonces(ed_work *w, kh_kernel_scratch *scratch, size_t n, kh_vec *r)
+{
+    kh_result rc = KH_OK;
+
+    for (unsigned i = 0; i < n && rc == KH_OK; i++)
+        rc = ed_hash(w, scratch, i, scratch->lane[i].key->u.ed.prefix, NULL);
+    if (rc == KH_OK)
+        ed_reduce(w, r);
+    return rc;
+}
+
+/* Encoded points k B of the lanes; all ones where the point is on the curve: y^2 - x^2 = 1 + d x^2 y^2. */
+static kh_vec ed_encode_base_mul(ed_work *w, const kh_vec *k, uint8_t (*out)[32])
+{
+    kh_vec x[ED_LEN], y[ED_LEN], t[ED_LEN], u[ED_LEN], recoded[ED_LEN];
+
+    kh_fb_recode(recoded, k, &ed_order, ED_WINDOWS, ED_LEN);
+    ed_mul_base(&w->point, recoded);
+    f25519_inv(t, w->point.z);
+    f25519_mul(x, w->point.x, t);
+    f25519_mul(y, w->point.y, t);
+    f25519_canonical(x, x);
+    f25519_canonical(y, y);
+    for (unsigned i = 0; i < KH_LANES; i++) {
+        uint64_t word[4] = {y[0][i] | y[1][i] << 51, y[1][i] >> 13 | y[2][i] << 38, y[2][i] >> 26 | y[3][i] << 25,
+                            y[3][i] >> 39 | y[4][i] << 12 | (x[0][i] & 1) << 63};
+
+        memcpy(out[i], word, sizeof(word));
+    }
+    f25519_sqr(x, x);
+    f25519_sqr(y, y);
+    f25519_mul(t, x, y);
+    kh_fe_all(u, ed_d, ED_LEN);
+    f25519_mul(t, t, u);
+    f25519_sub(u, y, x);
+    f25519_sub(u, u, t);
+    u[0] += kh_vec_all(F25519_MASK - 18 - 1); /* p - 1 */
+    for (int i = 1; i < ED_LEN; i++)
+        u[i] += kh_vec_all(F25519_MASK);
+    f25519_canonical(u, u);
+    return kh_fe_is_zero(u, ED_LEN);
+}
+
+/* s = r + hash a modulo the order, canonical. */
+static void ed_scalar(ed_work *w, kh_vec *s, const kh_vec *r)
+{
+    ed_order_mul(w->t, w->hash, w->a);
+    for (int i = 0; i < ED_LEN; i++)
+        w->t[i] += r[i];
+    kh_fe_carry(w->t, w->t, ED_LEN);
+    kh_fe_canonical(w->t, w->t, &ed_order, ED_LEN);
+    kh_fe_canonical(s, w->t, &ed_order, ED_LEN);
+}
+
+/* Hashes of R, public key and message, and the key's scalars. */
+static kh_result ed_challenges(ed_work *w, kh_kernel_scratch *scratch, size_t n)
+{
+    kh_result rc = KH_OK;
+
+    for (unsigned i = 0; i < n && rc == KH_OK; i++) {
+        const kh_ed_key *key = &scratch->lane[i].key->u.ed;
+
+        rc = ed_hash(w, scratch, i, w->r[i], key->pub);
+        for (int j = 0; j < ED_LEN; j++)
+            w->a[j][i] = key->a[j];
+    }
+    if (rc == KH_OK)
+        ed_reduce(w, w->hash);
+    return rc;
+}
+
+unsigned KH_FN(kh_ed25519_run)(kh_kernel_scratch *scratch, size_t n)
+{
+    ed_work *w = scratch->work;
+    unsigned good = 0;
+    kh_vec ok, differ = {0};
+
+    if (ed_nonces(w, scratch, n, w->nonce) != KH_OK)
+        return 0;
+    ok = ed_encode_base_mul(w, w->nonce, w->r);
+    KH_PUBLIC(w->r, sizeof(w->r));
+    if (ed_challenges(w, scratch, n) != KH_OK)
+        return 0;
+    ed_scalar(w, w->s, w->nonce);
+
+    /* once more, from the start */
+    if (ed_challenges(w, scratch, n) != KH_OK || ed_nonces(w, scratch, n, w->again) != KH_OK)
+        return 0;
+    ok &= ed_encode_base_mul(w, w->again, w->r_again);
+    ed_scalar(w, w->t, w->again);
+    for (int i = 0; i < ED_LEN; i++)
+        differ |= w->t[i] ^ w->s[i];
+    ok &= kh_vec_eq(differ, (kh_vec){0});
+    KH_PUBLIC(&ok, sizeof(ok));
+    for (unsigned i = 0; i < n; i++) {
+        uint8_t *out = scratch->lane[i].out;
+
+        KH_PUBLIC(w->r_again[i], 32);
+        if (ok[i] == 0 || memcmp(w->r[i], w->r_again[i], 32) != 0)
+            continue;
+        for (int j = 0; j < ED_LEN; j++)
+            w->limbs[j] = w->s[j][i];
+        kh_limbs_to_bytes(w->digest, 32, w->limbs, ED_LEN);
+        memcpy(out, w->r[i], 32);
+        for (int j = 0; j < 32; j++)
+            out[32 + j] = w->digest[31 - j];
+        KH_PUBLIC(out, 64);
+        good |= 1U << i;
+    }
+    return good;
+}
+
+#ifndef KH_LANES_IFMA
+size_t kh_ed25519_work_len(void)
+{
+    return sizeof(ed_work);
+}
+#endif
