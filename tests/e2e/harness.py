@@ -325,7 +325,7 @@ class Nginx:
             file.write("\n".join(lines) + "\n")
 
     def argv(self, *more):
-        return ["nginx", "-p", self.dir, "-e", self.error_log, "-c", self.conf, *more]
+        return [shutil.which("nginx"), "-p", self.dir, "-e", self.error_log, "-c", self.conf, *more]
 
     def test(self):
         """nginx -t: CompletedProcess."""
