@@ -137,9 +137,8 @@ static void find_program(const gate *g, const char *name, char *path, size_t cap
 static store *store_ready(gate *g)
 {
     store *s = g->store;
-    char socket_path[PATH_MAX + 16];
     double ms;
-    const char *init[] = {NULL, "init", "--dir", NULL, "--socket", socket_path, NULL};
+    const char *init[] = {NULL, "init", "--dir", NULL, NULL};
 
     if (s != NULL) {
         return s->pid != 0 ? s : NULL;
@@ -153,8 +152,7 @@ static store *store_ready(gate *g)
     snprintf(s->dir, sizeof(s->dir), "%.4000s/many", g->dir);
     snprintf(s->config, sizeof(s->config), "%s/keyhold.conf", s->dir);
     snprintf(s->log, sizeof(s->log), "%s/keyholdd.log", s->dir);
-    snprintf(socket_path, sizeof(socket_path), "%s/agent.sock", s->dir);
-    snprintf(s->address, sizeof(s->address), "unix:%s", socket_path);
+    snprintf(s->address, sizeof(s->address), "unix:%s/agent.sock", s->dir);
     init[0] = s->ctl;
     init[3] = s->dir;
     /* The agent's processes have users of their own and must get at the socket's directory. */

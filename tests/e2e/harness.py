@@ -206,19 +206,17 @@ def end_everything():
 # ---- The agent -------------------------------------------------------------------------------------------------------------
 
 class Agent:
-    """keyholdd with a directory of its own: DIR/keyhold.conf, DIR/agent.sock, the token of identity "nginx"."""
+    """keyholdd with a directory of its own, as `keyholdctl init --dir` makes it."""
 
     def __init__(self, ws, name, preset, delay_ms, config, args, env):
         self.ws, self.preset, self.delay_ms, self.args, self.env = ws, preset, delay_ms, list(args), env
         self.dir = os.path.join(ws.dir, name)
-        self.socket = os.path.join(ws.dir, name + ".sock")
+        self.socket = os.path.join(self.dir, "agent.sock")
         self.conf = os.path.join(self.dir, "keyhold.conf")
         self.log_path = os.path.join(ws.dir, name + ".log")
         self.process = None
-        run(artefact("keyholdctl", preset), "init", "--dir", self.dir, "--socket", self.socket)
+        run(artefact("keyholdctl", preset), "init", "--dir", self.dir)
         self.token = os.path.join(self.dir, "nginx.token")
-        if not os.path.exists(self.token):
-            self.add_identity("nginx", self.token)
         if config:
             self.configure(config)
 
