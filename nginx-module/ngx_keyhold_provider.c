@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The OpenSSL provider inside nginx: how it is loaded, and how it waits.
+ *
+ * On a coroutine a request is given to the event loop and the handshake is
+ * parked.  Elsewhere (QUIC, or a handshake that could not be taken over) there
+ * is nothing to switch to: the worker waits, and says so once.
+ */
+
+#include "ngx_keyhold.h"
+#include "provider.h"
+
+#include <openssl/provider.h>
+
+
+#define NGX_KEYHOLD_PROVIDER  "keyhold-nginx"
+
+
+static kh_result ngx_keyhold_perform(void *ctx, kh_request *req, uint8_t *out,
+    size_t cap, size_t *len);
+static kh_result ngx_keyhold_perform_sync(kh_request *req, uint8_t *out,
+    size_t cap, size_t *len);
+static void ngx_keyhold_log_failure(ngx_log_t *log, ngx_keyhold_op_t *op,
+    kh_result rc, ngx_uint_t usec);
+static ngx_uint_t ngx_keyhold_usec(void);
+static void ngx_keyhold_key_loaded(void *ctx,
+    const kh_provider_key_info *info);
+
+
+static ngx_keyhold_conf_t  *ngx_keyhold_collecting;
+static kh_client           *ngx_keyhold_sync_client;
+static OSSL_PROVIDER       *ngx_keyhold_loaded;
+
+static const kh_provider_host  ngx_keyhold_host = {
+    ngx_keyhold_perform,
+    ngx_keyhold_key_loaded,
+    NULL
+};
+
+
+/*
+ * The order matters: were ours there before the default provider, OpenSSL
+ * would look for ECDHE's keys with us, and were ours alone there, it would
+ * have no ciphers.  So the default provider is made to load itself first, by
+ * any fetch, and stays as a fallback.
+ *
+ * The provider is loaded once per process and stays: keys of an older
+ * configuration may still be in use.
+ */
+
+ngx_int_t
+ngx_keyhold_provider_load(ngx_log_t *log)
+{
+    EVP_MD  *md;
+
+    if (ngx_keyhold_loaded != NULL) {
+        return NGX_OK;
+    }
+
+    if (OSSL_PROVIDER_available(NULL, "keyhold")) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "keyhold: the provider \"keyhold\" of openssl.cnf is "
+                      "active in nginx too, and may block workers: leave it "
+                      "out of the configuration that nginx reads");
+    }
+
+    kh_provider_set_host(&ngx_keyhold_host);
+
+    md = EVP_MD_fetch(NULL, "SHA256", NULL);
+    EVP_MD_free(md);
+
+    if (md == NULL
+        || OSSL_PROVIDER_add_builtin(NULL, NGX_KEYHOLD_PROVIDER,
+                                     kh_provider_init) != 1)
+    {
+        ngx_ssl_error(NGX_LOG_EMERG, log, 0,
+                      "keyhold: OSSL_PROVIDER_add_builtin() failed");
+        return NGX_ERROR;
+    }
+
+    ngx_keyhold_loaded = OSSL_PROVIDER_try_load(NULL, NGX_KEYHOLD_PROVIDER, 1);
+
+    if (ngx_keyhold_loaded == NULL) {
+        ngx_ssl_error(NGX_LOG_EMERG, log, 0,
+                      "keyhold: OSSL_PROVIDER_try_load() failed");
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
+void
+ngx_keyhold_provider_exit(void)
+{
+    kh_client_close(ngx_keyhold_sync_client);
+    ngx_keyhold_sync_client = NULL;
+}
+
+
+void
+ngx_keyhold_provider_collect(ngx_keyhold_conf_t *conf)
+{
+    ngx_keyhold_collecting = conf;
+}
+
+
+/* Only while the configuration is read: a worker's variables are not noted. */
+
+static void
+ngx_keyhold_key_loaded(void *ctx, const kh_provider_key_info *info)
+{
+    size_t               len;
+    ngx_uint_t           i;
+    ngx_keyhold_key_t   *key;
+    ngx_keyhold_conf_t  *conf;
+
+    conf = ngx_keyhold_collecting;
+
+    if (conf == NULL) {
+        return;
+    }
+
+    len = ngx_strlen(info->name);
+    key = conf->keys.elts;
+
+    for (i = 0; i < conf->keys.nelts; i++) {
+        if (key[i].name.len == len
+            && ngx_memcmp(key[i].name.data, info->name, len) == 0
+            && ngx_memcmp(key[i].id, info->id, KH_KEY_ID_LEN) == 0)
+        {
+            return;
+        }
+    }
+
+    key = ngx_array_push(&conf->keys);
+    if (key == NULL) {
+        return;
+    }
+
+    key->type = info->type;
+    key->name.len = len;
+    key->name.data = ngx_pnalloc(conf->pool, len + 1);
+
+    if (key->name.data == NULL) {
+        conf->keys.nelts--;
+        return;
+    }
+
+    ngx_memcpy(key->name.data, info->name, len + 1);
+    ngx_memcpy(key->id, info->id, KH_KEY_ID_LEN);
+}
+
+
+u_char *
+ngx_keyhold_key_text(u_char *buf, u_char *last, const kh_request *req)
+{
+    size_t  i;
+
+    if (!req->key_is_id) {
+        return ngx_snprintf(buf, last - buf, "\"%*s\"", req->key.len,
+                            req->key.data);
+    }
+
+    buf = ngx_snprintf(buf, last - buf, "id ");
+
+    for (i = 0; i < req->key.len; i++) {
+        buf = ngx_snprintf(buf, last - buf, "%02xd",
+                           (ngx_int_t) req->key.data[i]);
+    }
+
+    return buf;
+}
+
+
+static ngx_uint_t
+ngx_keyhold_usec(void)
+{
+    struct timespec  ts;
+
+    (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+
+    return (ngx_uint_t) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+
+static kh_result
+ngx_keyhold_perform(void *ctx, kh_request *req, uint8_t *out, size_t cap,
+    size_t *len)
+{
+    kh_result                 rc;
+    ngx_err_t                 err;
+    ngx_uint_t                start;
+    ngx_keyhold_op_t          op;
+    ngx_keyhold_handshake_t  *hs;
+
+    hs = ngx_keyhold_handshake_current();
+
+    if (hs == NULL) {
+        return ngx_keyhold_perform_sync(req, out, cap, len);
+    }
+
+    start = ngx_keyhold_usec();
+
+    ngx_memzero(&op, offsetof(ngx_keyhold_op_t, detail));
+    op.state = NGX_KEYHOLD_OP_IDLE;
+    op.req = req;
+    op.out = out;
+    op.cap = cap;
+    op.handler = ngx_keyhold_handshake_wake;
+    op.data = hs;
+
+    rc = ngx_keyhold_op_start(&op);
+
+    if (rc == KH_OK) {
+
+        if (ngx_keyhold_handshake_park(hs, &op) == NGX_ABORT) {
+
+            /* not the agent's fault, and nginx logs it its own way */
+
+            return KH_E_CANCELLED;
+        }
+
+        rc = op.result;
+    }
+
+    start = ngx_keyhold_usec() - start;
+
+    ngx_keyhold_handshake_outcome(hs, rc, start,
+                                  op.agent ? &op.agent->name : NULL);
+
+    if (rc != KH_OK) {
+        ngx_keyhold_log_failure(ngx_keyhold_handshake_connection(hs)->log, &op,
+                                rc, start);
+
+        err = (rc == KH_E_DEADLINE) ? NGX_ETIMEDOUT : NGX_ECONNRESET;
+        ngx_keyhold_handshake_failed(hs, err);
+    }
+
+    *len = op.len;
+
+    return rc;
+}
+
+
+/* The one line: what, with which key, at which agent, why, after how long. */
+
+static void
+ngx_keyhold_log_failure(ngx_log_t *log, ngx_keyhold_op_t *op, kh_result rc,
+    ngx_uint_t usec)
+{
+    u_char               *p, key[KH_NAME_MAX + 80];
+    ngx_keyhold_agent_t  *agent, **agents;
+
+    p = ngx_keyhold_key_text(key, key + sizeof(key), op->req);
+
+    agent = op->agent;
+
+    if (agent == NULL) {
+        agents = ngx_keyhold_conf->agents.elts;
+        agent = agents[0];
+    }
+
+    if (rc == KH_E_OVERLOADED && op->agent == NULL) {
+        ngx_log_error(NGX_LOG_ERR, log, 0,
+                      "keyhold: handshake refused: keyhold_max_inflight (%i) "
+                      "reached, %s with key %*s at agent %V",
+                      ngx_keyhold_conf->max_inflight,
+                      kh_op_name(op->req->op), p - key, key, &agent->name);
+        return;
+    }
+
+    if (op->detail[0] == '\0' && !agent->ready) {
+        ngx_cpystrn(op->detail, agent->why, NGX_KEYHOLD_DETAIL_LEN);
+    }
+
+    ngx_log_error(NGX_LOG_ERR, log, 0,
+                  "keyhold: handshake failed: %s with key %*s at agent %V: "
+                  "%s%s%s, after %uA.%03uA s",
+                  kh_op_name(op->req->op), p - key, key, &agent->name,
+                  kh_result_text(rc), op->detail[0] ? ": " : "", op->detail,
+                  (ngx_atomic_uint_t) usec / 1000000,
+                  (ngx_atomic_uint_t) usec / 1000 % 1000);
+}
+
+
+/* Where nothing can be parked: over a connection of its own. */
+
+static kh_result
+ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap, size_t *len)
+{
+    char                   detail[NGX_KEYHOLD_DETAIL_LEN];
+    u_char                *p, key[KH_NAME_MAX + 80];
+    kh_reply               reply;
+    kh_result              rc;
+    ngx_log_t             *log;
+    ngx_keyhold_agent_t   *agent, **agents;
+    static ngx_uint_t      warned;
+
+    log = ngx_cycle->log;
+    detail[0] = '\0';
+    *len = 0;
+
+    if (ngx_keyhold_conf == NULL) {
+        ngx_log_error(NGX_LOG_ERR, log, 0,
+                      "keyhold: a key reference is used, but there is no "
+                      "\"keyhold_agent\", or no worker yet");
+        return KH_E_UNAVAILABLE;
+    }
+
+    if (!warned) {
+        warned = 1;
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "keyhold: a key is used where the worker can not go on "
+                      "meanwhile (QUIC?): it waits for the agent");
+    }
+
+    agents = ngx_keyhold_conf->agents.elts;
+    agent = agents[0];
+
+    if (ngx_keyhold_sync_client == NULL) {
+        rc = kh_client_open((char *) agent->name.data, agent->cred, "nginx",
+                            ngx_keyhold_conf->connect_timeout,
+                            &ngx_keyhold_sync_client, detail, sizeof(detail));
+        if (rc != KH_OK) {
+            ngx_keyhold_sync_client = NULL;
+            goto failed;
+        }
+    }
+
+    req->deadline_ms = ngx_min(ngx_keyhold_conf->timeout, KH_DEADLINE_MAX_MS);
+
+    rc = kh_client_call(ngx_keyhold_sync_client, req, &reply);
+
+    if (rc != KH_OK) {
+        kh_client_close(ngx_keyhold_sync_client);
+        ngx_keyhold_sync_client = NULL;
+        goto failed;
+    }
+
+    rc = reply.status;
+
+    if (rc == KH_OK && reply.data.len > cap) {
+        rc = KH_E_TOO_LARGE;
+    }
+
+    if (rc == KH_OK) {
+        ngx_memcpy(out, reply.data.data, reply.data.len);
+        *len = reply.data.len;
+        return KH_OK;
+    }
+
+    ngx_snprintf((u_char *) detail, sizeof(detail), "%*s%Z",
+                 ngx_min(reply.detail.len, sizeof(detail) - 1),
+                 reply.detail.data);
+
+failed:
+
+    p = ngx_keyhold_key_text(key, key + sizeof(key), req);
+
+    ngx_log_error(NGX_LOG_ERR, log, 0,
+                  "keyhold: %s with key %*s at agent %V failed: %s%s%s",
+                  kh_op_name(req->op), p - key, key, &agent->name,
+                  kh_result_text(rc), detail[0] ? ": " : "", detail);
+
+    return rc;
+}
