@@ -6,9 +6,19 @@ KH_BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libmsgp
 KH_DEMO_PACKAGES="openssl curl util-linux"
 KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3"
 
+# Debian starts a service when it installs it; nginx shall not begin to listen because of us.
+without_services() (
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+    fi
+    "$@"
+)
+
 # install_missing PACKAGE…: installs those that are missing. No question is asked and no service is started.
 install_missing() {
-    local package missing=() policy=/usr/sbin/policy-rc.d made_policy=0 status=0
+    local package missing=() log install
 
     for package in "$@"; do
         if [ "$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null | cut -c1-2)" != "ii" ]; then
@@ -21,19 +31,16 @@ install_missing() {
         echo "please run as root, or: apt-get install ${missing[*]}" >&2
         return 1
     fi
-    # Debian starts a service when it installs it; nginx shall not begin to listen because of us.
-    if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made_policy=1
+    log=$(mktemp "${TMPDIR:-/tmp}/keyhold-apt.XXXXXX")
+    install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends
+        -o DPkg::Lock::Timeout=300 "${missing[@]}")
+    if ! { without_services "${install[@]}" || { apt-get update -q && without_services "${install[@]}"; }; } \
+        </dev/null >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        rm -f "$log"
+        return 1
     fi
-    {
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" ||
-            { apt-get update -q &&
-                DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; }
-    } </dev/null >"${TMPDIR:-/tmp}/keyhold-apt.$$" 2>&1 || status=1
-    [ $made_policy -eq 1 ] && rm -f "$policy"
-    [ $status -ne 0 ] && tail -n 30 "${TMPDIR:-/tmp}/keyhold-apt.$$" >&2
-    rm -f "${TMPDIR:-/tmp}/keyhold-apt.$$"
-    return $status
+    rm -f "$log"
 }
 
 # build_preset PRESET DIR [TARGET…]: configures if need be and builds; the compiler's words only if it fails.
