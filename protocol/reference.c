@@ -51,12 +51,13 @@ static bool kh_spki_plausible(kh_bytes spki)
            contents.len > 0;
 }
 
+/* An empty name: the key is known by the id of its public key alone ("keyhold on" in nginx). */
 static bool kh_reference_name_valid(kh_bytes name)
 {
     size_t name_len = 0;
     uint32_t version = 0;
 
-    return name.len > 0 && kh_name_split((const char *)name.data, name.len, &name_len, &version) == KH_OK;
+    return name.len == 0 || kh_name_split((const char *)name.data, name.len, &name_len, &version) == KH_OK;
 }
 
 kh_result kh_reference_encode(const char *name, kh_bytes spki, char *buf, size_t cap, size_t *len)

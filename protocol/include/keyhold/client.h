@@ -45,6 +45,7 @@ KH_MUST_USE kh_result kh_key_id(const EVP_PKEY *pkey, uint8_t *id, uint8_t *spki
 /*
  * Key references: a PEM block "KEYHOLD KEY REFERENCE" that holds the key's name and public key and no secret, DER
  *   SEQUENCE { marker UTF8String "keyhold-reference-1", name UTF8String, spki SubjectPublicKeyInfo }
+ * An empty name means: whatever key has this public key (it is then asked for by its id).
  * encode: PEM text, zero-terminated, into buf. decode: from DER; the views point into der.
  */
 #define KH_REFERENCE_LABEL "KEYHOLD KEY REFERENCE"
