@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The commands on keys in the store: create, list, show, change their state, and their public halves. */
+#include "agent.h"
+#include "keyview.h"
+#include "output.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The versions of the operand NAME[/V]; the agent is closed again. */
+static kh_result look_up(ctl_run *ctl, kh_key_info *infos, size_t cap, size_t *count)
+{
+    const char *name = ctl->args.operands[0];
+    kh_key_info checked = { 0 };
+    ctl_agent *agent = NULL;
+    kh_result result = keyview_name(name, true, &checked, &ctl->error);
+
+    *count = 0;
+    if (result == KH_OK) {
+        result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
+    }
+    if (result == KH_OK) {
+        result = ctl_agent_lookup(agent, name, NULL, infos, cap, count);
+        if (result == KH_E_NOT_FOUND) {
+            ctl_fail_no_key(agent, name);
+        }
+    }
+    ctl_agent_close(agent);
+    return result;
+}
+
+static kh_result parse_usage(ctl_run *ctl, uint32_t fallback, uint32_t *usage)
+{
+    const char *text = ctl_args_value(&ctl->args, "usage");
+    unsigned parsed = fallback;
+
+    if (text != NULL && kh_usage_parse(text, &parsed) != KH_OK) {
+        return ctl_fail_usage(&ctl->error, "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
+                                           "decrypt, wrap, tls-dhe", text);
+    }
+    *usage = parsed;
+    return KH_OK;
+}
+
+kh_result ctl_cmd_key_create(ctl_run *ctl)
+{
+    const char *type = ctl_args_value(&ctl->args, "type");
+    bool new_version = ctl_args_value(&ctl->args, "new-version") != NULL;
+    kh_key_info wanted = { 0 };
+    kh_key_info made = { 0 };
+    kh_key_type key_type = KH_KEY_NONE;
+    unsigned bits = 0;
+    ctl_agent *agent = NULL;
+    kh_result result = keyview_name(ctl->args.operands[0], false, &wanted, &ctl->error);
+
+    if (result == KH_OK && type == NULL) {
+        result = ctl_fail_usage(&ctl->error, "the type of the key is missing; give --type rsa2048, rsa3072, rsa4096, p256, p384, "
+                                             "p521 or ed25519");
+    } else if (result == KH_OK && kh_key_type_parse(type, &key_type, &bits) != KH_OK) {
+        unsigned rsa = 0;
+
+        /* A type that is known but weak deserves another answer than one that is not known. */
+        if (sscanf(type, "rsa%u", &rsa) == 1 || sscanf(type, "rsa-%u", &rsa) == 1) {
+            result = ctl_fail_usage(&ctl->error, "%s is %s; use an even size of 2048 to 4096 bits", type,
+                                    rsa < 2048 ? "a weak key" : "not supported");
+        } else {
+            result = ctl_fail_usage(&ctl->error, "key type \"%s\" is not known; use rsa2048, rsa3072, rsa4096, p256, p384, p521 or "
+                                                 "ed25519", type);
+        }
+    }
+    if (result == KH_OK) {
+        result = parse_usage(ctl, KH_USAGE_TLS_SERVER, &wanted.usage);
+    }
+    if (result != KH_OK) {
+        goto done;
+    }
+    wanted.type = key_type;
+    wanted.bits = bits;
+    wanted.flags = new_version ? KH_KEY_NEW_VERSION : 0;
+    result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
+    if (result == KH_OK) {
+        result = ctl_agent_create(agent, &wanted, &made);
+    }
+    if (result == KH_OK) {
+        result = keyview_print(ctl, &made);
+    }
+done:
+    ctl_agent_close(agent);
+    return result;
+}
+
+/* ---- list ------------------------------------------------------------------------------------------------------- */
+
+typedef struct listing {
+    output_table *table;
+    json_t *json;
+} listing;
+
+static kh_result list_one(void *ctx, const kh_key_info *info)
+{
+    listing *list = ctx;
+    char version[16], type[16], usage[80], id[2 * KH_KEY_ID_LEN + 1], created[32];
+
+    if (list->json != NULL) {
+        return json_array_append_new(list->json, keyview_json(info)) == 0 ? KH_OK : KH_E_MEMORY;
+    }
+    (void)snprintf(version, sizeof(version), "%u", info->version);
+    output_table_row(list->table, (const char *[]){ info->name, version, keyview_type(info->type, info->bits, type),
+                                                    kh_usage_format(info->usage, usage, sizeof(usage)),
+                                                    keyview_state(info->state), output_time(info->created, created),
+                                                    output_hex(info->id, 8, id) });
+    return KH_OK;
+}
+
+kh_result ctl_cmd_key_list(ctl_run *ctl)
+{
+    static const char *const headings[] = { "NAME", "VERSION", "TYPE", "USAGE", "STATE", "CREATED", "ID" };
+    const char *glob = ctl->args.operand_count > 0 ? ctl->args.operands[0] : "*";
+    ctl_agent *agent = NULL;
+    listing list = { NULL, NULL };
+    kh_result result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
+
+    if (result != KH_OK) {
+        goto done;
+    }
+    list.table = output_table_new(headings, 7);
+    list.json = ctl->json ? json_array() : NULL;
+    if (list.table == NULL || (ctl->json && list.json == NULL)) {
+        result = ctl_fail(&ctl->error, KH_E_MEMORY, "cannot list keys: out of memory");
+        goto done;
+    }
+    result = ctl_agent_list(agent, glob, list_one, &list);
+    if (result == KH_OK && ctl->json) {
+        result = output_json(list.json, &ctl->error);
+        list.json = NULL; /* output_json took it */
+    } else if (result == KH_OK) {
+        result = output_table_print(list.table, stdout);
+    }
+    if (result == KH_E_MEMORY && ctl->error.text[0] == '\0') {
+        ctl_fail(&ctl->error, result, "cannot list keys: out of memory");
+    }
+done:
+    json_decref(list.json);
+    output_table_free(list.table);
+    ctl_agent_close(agent);
+    return result;
+}
+
+kh_result ctl_cmd_key_show(ctl_run *ctl)
+{
+    kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
+    size_t count = 0;
+    json_t *list = NULL;
+    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
+                                     : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot show a key: out of memory");
+
+    if (result != KH_OK) {
+        goto done;
+    }
+    if (ctl->json) {
+        list = json_array();
+        for (size_t i = 0; list != NULL && i < count; i++) {
+            if (json_array_append_new(list, keyview_json(&infos[i])) != 0) {
+                json_decref(list);
+                list = NULL;
+            }
+        }
+        result = output_json(list, &ctl->error);
+        goto done;
+    }
+    for (size_t i = 0; i < count && result == KH_OK; i++) {
+        (void)fputs(i > 0 ? "\n" : "", stdout);
+        result = keyview_print(ctl, &infos[i]);
+    }
+done:
+    free(infos);
+    return result;
+}
+
+/* ---- state ------------------------------------------------------------------------------------------------------ */
+
+static kh_result set_state(ctl_run *ctl, uint32_t state)
+{
+    kh_key_info wanted = { .state = state };
+    kh_key_info newest = { 0 };
+    ctl_agent *agent = NULL;
+    kh_result result = keyview_name(ctl->args.operands[0], true, &wanted, &ctl->error);
+
+    if (result == KH_OK) {
+        result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
+    }
+    if (result == KH_OK) {
+        result = ctl_agent_set_state(agent, &wanted, &newest);
+        if (result == KH_E_NOT_FOUND) {
+            ctl_fail_no_key(agent, ctl->args.operands[0]);
+        }
+    }
+    if (result == KH_OK && ctl->json) {
+        result = output_json(keyview_json(&newest), &ctl->error);
+    } else if (result == KH_OK) {
+        (void)printf("%s %s%s\n", ctl->args.operands[0], keyview_state(state),
+                     state == 3 ? "; key recover brings it back, key purge removes it for good" : "");
+    }
+    ctl_agent_close(agent);
+    return result;
+}
+
+kh_result ctl_cmd_key_enable(ctl_run *ctl)
+{
+    return set_state(ctl, KH_STATE_ENABLED);
+}
+
+kh_result ctl_cmd_key_disable(ctl_run *ctl)
+{
+    return set_state(ctl, KH_STATE_DISABLED);
+}
+
+kh_result ctl_cmd_key_delete(ctl_run *ctl)
+{
+    return set_state(ctl, KH_STATE_DELETED);
+}
+
+/* Recover and purge: only the admin socket has them. */
+static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, const char *done_word)
+{
+    const char *name = ctl->args.operands[0];
+    kh_key_info wanted = { 0 };
+    kh_record record = { .op = op, .data = (const uint8_t *)&wanted, .data_len = sizeof(wanted) };
+    ctl_agent *agent = NULL;
+    char what[KH_NAME_MAX + 64];
+    uint8_t out[sizeof(kh_key_info)];
+    size_t out_len = 0;
+    kh_result result = keyview_name(name, false, &wanted, &ctl->error);
+
+    if (result == KH_OK) {
+        result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
+    }
+    if (result == KH_OK) {
+        (void)snprintf(what, sizeof(what), "cannot %s %s", verb, name);
+        result = ctl_agent_admin(agent, &record, what, out, sizeof(out), &out_len);
+    }
+    if (result == KH_E_NOT_FOUND) {
+        ctl_fail(&ctl->error, result, "cannot %s %s: there is no deleted key of that name; see keyholdctl key list", verb, name);
+    } else if (result == KH_OK && ctl->json) {
+        result = output_json(json_pack("{s:s, s:s}", "name", name, "state", done_word), &ctl->error);
+    } else if (result == KH_OK) {
+        (void)printf("%s %s\n", name, done_word);
+    }
+    ctl_agent_close(agent);
+    return result;
+}
+
+kh_result ctl_cmd_key_recover(ctl_run *ctl)
+{
+    return admin_by_name(ctl, KH_STORE_RECOVER, "recover", "recovered");
+}
+
+kh_result ctl_cmd_key_purge(ctl_run *ctl)
+{
+    if (ctl_args_value(&ctl->args, "yes") == NULL) {
+        return ctl_fail_usage(&ctl->error, "purging destroys %s and all its versions for good, nothing brings them back; add --yes if "
+                                           "that is meant", ctl->args.operands[0]);
+    }
+    return admin_by_name(ctl, KH_STORE_PURGE, "purge", "purged");
+}
+
+/* ---- the public half -------------------------------------------------------------------------------------------- */
+
+kh_result ctl_cmd_key_reference(ctl_run *ctl)
+{
+    kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
+    size_t count = 0;
+    size_t len = 0;
+    char pem[2048];
+    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
+                                     : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot make a reference: out of memory");
+
+    if (result != KH_OK) {
+        goto done;
+    }
+    result = kh_reference_encode(ctl->args.operands[0], (kh_bytes){ infos[0].spki, infos[0].spki_len }, pem, sizeof(pem), &len);
+    if (result != KH_OK) {
+        ctl_fail(&ctl->error, result, "cannot make a reference to %s: %s; see the agent's log", ctl->args.operands[0],
+                 kh_result_text(result));
+        goto done;
+    }
+    result = output_text(ctl_args_value(&ctl->args, "out"), pem, &ctl->error);
+done:
+    free(infos);
+    return result;
+}
+
+kh_result ctl_cmd_key_public(ctl_run *ctl)
+{
+    kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
+    size_t count = 0;
+    char *pem = NULL;
+    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
+                                     : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot show a key: out of memory");
+
+    if (result == KH_OK) {
+        pem = keyview_pem(&infos[0]);
+        result = pem != NULL ? output_text(ctl_args_value(&ctl->args, "out"), pem, &ctl->error)
+                             : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot show a key: out of memory");
+    }
+    free(pem);
+    free(infos);
+    return result;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A key version as people and programs see it. */
+#ifndef KEYHOLD_CTL_KEYVIEW_H
+#define KEYHOLD_CTL_KEYVIEW_H
+
+#include "ctl.h"
+
+#include <jansson.h>
+#include <keyhold/keystore.h>
+
+/* "enabled", "disabled", "deleted"; "unknown". Static storage. */
+const char *keyview_state(uint32_t state);
+/* "rsa2048", "p256", …; buf of 16 bytes. */
+const char *keyview_type(uint32_t type, uint32_t bits, char buf[16]);
+/* A new JSON object; NULL: out of memory. */
+json_t *keyview_json(const kh_key_info *info);
+/* One key version, line by line, or as JSON. */
+KH_MUST_USE kh_result keyview_print(ctl_run *ctl, const kh_key_info *info);
+/* The public key as PEM, from malloc; NULL: out of memory or no SPKI. */
+char *keyview_pem(const kh_key_info *info);
+/* KH_E_INVALID with a usage error unless text is NAME, or, where `version` is allowed, NAME/V. Fills info's name, version. */
+KH_MUST_USE kh_result keyview_name(const char *text, bool version_allowed, kh_key_info *info, ctl_error *error);
+
+#endif
