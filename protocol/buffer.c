@@ -135,6 +135,12 @@ static size_t kh_input_missing(const kh_input *input, size_t max_frame)
     return KH_FRAME_PREFIX + length - have;
 }
 
+bool kh_input_full(const kh_input *input, size_t max_frame)
+{
+    return input->data != NULL && input->head == 0 && input->tail == input->cap &&
+           kh_input_missing(input, max_frame) == 0;
+}
+
 /* Makes room at the end when there is none: by moving, else by growing for the started frame. */
 static bool kh_input_make_room(kh_input *input, size_t missing)
 {
@@ -149,7 +155,7 @@ static bool kh_input_make_room(kh_input *input, size_t missing)
         return true;
     }
     if (missing == 0) {
-        return false; /* full of complete frames that the caller has not taken */
+        return false; /* kh_input_full */
     }
     return kh_regrow(&input->data, &input->cap, &input->head, &input->tail, cap < needed ? cap : needed);
 }

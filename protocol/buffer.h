@@ -43,6 +43,8 @@ typedef struct kh_input {
  */
 uint8_t *kh_input_room(kh_input *input, size_t max_frame, size_t *cap);
 void kh_input_fed(kh_input *input, size_t len);
+/* Whether the buffer holds nothing but complete frames that were not taken: then there is no room. */
+bool kh_input_full(const kh_input *input, size_t max_frame);
 /*
  * The payload of the first frame, which stays until kh_input_skip. KH_AGAIN: not complete. KH_E_MALFORMED: its announced
  * length is 0 or above max_frame, which is known from the prefix alone.

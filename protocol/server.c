@@ -81,7 +81,8 @@ static size_t kh_server_frame_cap(const kh_server *server)
 
 bool kh_server_wants_read(const kh_server *server)
 {
-    return server->state != KH_SERVER_DEAD && !server->withheld && kh_server_unread(server) <= KH_HIGH_WATER;
+    return server->state != KH_SERVER_DEAD && !server->withheld && kh_server_unread(server) <= KH_HIGH_WATER &&
+           !kh_input_full(&server->input, kh_server_frame_cap(server));
 }
 
 uint8_t *kh_server_read_buffer(kh_server *server, size_t *cap)

@@ -196,7 +196,10 @@ void kh_server_free(kh_server *server);
  */
 uint8_t *kh_server_read_buffer(kh_server *server, size_t *cap);
 void kh_server_fed(kh_server *server, size_t len);
-/* False while the peer's unread replies exceed the high-water mark, and after a fatal error. */
+/*
+ * False while the peer's unread replies exceed the high-water mark, while the buffer is full of requests that were not
+ * taken with kh_server_next, and after a fatal error.
+ */
 bool kh_server_wants_read(const kh_server *server);
 /*
  * The next complete request. KH_OK: *req is filled; its views hold until the next call of next, read_buffer or free.
