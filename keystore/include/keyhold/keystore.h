@@ -212,6 +212,12 @@ typedef struct kh_keeper_config {
 } kh_keeper_config;
 
 /*
+ * Makes all of OpenSSL's frees in this process wipe what they free. First thing in main(), before any use of OpenSSL:
+ * later it has no effect, and the keeper says so in its log.
+ */
+void kh_secure_openssl(void);
+
+/*
  * Runs the keeper in this process until told to stop or the control socket closes. Makes the process non-dumpable, locks
  * its memory (a warning if it may not), makes OpenSSL's frees wipe. KH_E_LOCKED: another agent has the store.
  * KH_E_PASSPHRASE: the KEK does not open it. KH_E_VERSION, KH_E_STORAGE, KH_E_DAMAGED: as named.
