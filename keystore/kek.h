@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The key-encryption key: from a file's 32 bytes or from a passphrase. */
+#ifndef KEYHOLD_KEYSTORE_KEK_H
+#define KEYHOLD_KEYSTORE_KEK_H
+
+#include <keyhold/keystore.h>
+
+#define KH_KEK_LEN 32
+/* How a passphrase becomes a KEK, as kept in the store: log2 N, r, p (one byte each) and a salt. Zeros for a file. */
+#define KH_KEK_PARAMS_LEN 19
+
+/* Fresh parameters for that kind. */
+KH_MUST_USE kh_result kh_kek_params_new(kh_kek_kind kind, uint8_t params[KH_KEK_PARAMS_LEN]);
+/* KH_E_INVALID: a secret of the wrong length. KH_E_DAMAGED: parameters out of range. KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, size_t secret_len,
+                                    const uint8_t params[KH_KEK_PARAMS_LEN], uint8_t kek[KH_KEK_LEN]);
+
+#endif

@@ -1,0 +1,633 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is done with the store's keys: insert, find, list, change state, purge, check. */
+#include "process.h"
+#include "store_sql.h"
+
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define STATE_ENABLED 1u
+#define STATE_DISABLED 2u
+#define STATE_DELETED 3u
+#define VERSIONS_MAX 4096 /* of one name, or of one id */
+
+kh_result kh_store_run(kh_store *store, kh_statement which, const char *doing)
+{
+    int code = sqlite3_step(store->statement[which]);
+    kh_result result = kh_store_error(store, code, doing);
+
+    sqlite3_reset(store->statement[which]);
+    sqlite3_clear_bindings(store->statement[which]);
+    return result;
+}
+
+kh_result kh_store_tx_begin(kh_store *store)
+{
+    return store->bulk ? KH_OK : kh_store_run(store, ST_BEGIN, "beginning");
+}
+
+kh_result kh_store_tx_end(kh_store *store, kh_result result)
+{
+    if (store->bulk) {
+        return result;
+    }
+    if (result == KH_OK) {
+        result = kh_store_run(store, ST_COMMIT, "committing");
+    }
+    if (result != KH_OK && !sqlite3_get_autocommit(store->db)) {
+        kh_result undone = kh_store_run(store, ST_ROLLBACK, "rolling back");
+        (void)undone;
+    }
+    return result;
+}
+
+kh_result kh_store_begin(kh_store *store)
+{
+    kh_result result = kh_store_tx_begin(store);
+
+    store->bulk = result == KH_OK;
+    return result;
+}
+
+kh_result kh_store_commit(kh_store *store)
+{
+    store->bulk = false;
+    return kh_store_tx_end(store, KH_OK);
+}
+
+static kh_result count_by(kh_store *store, kh_statement which, uint64_t *count)
+{
+    sqlite3_stmt *st = store->statement[which];
+    int code = sqlite3_step(st);
+    kh_result result = kh_store_error(store, code, "counting");
+
+    *count = code == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(st, 0) : 0;
+    sqlite3_reset(st);
+    return result;
+}
+
+kh_result kh_store_count(kh_store *store, uint64_t *count)
+{
+    return count_by(store, ST_COUNT, count);
+}
+
+/* The numbers of all rows that an index gives for the bound statement. Caller frees. */
+static kh_result collect_refs(kh_store *store, kh_statement which, uint64_t **refs, size_t *count)
+{
+    sqlite3_stmt *st = store->statement[which];
+    size_t cap = 0, n = 0;
+    int code = SQLITE_ROW;
+    kh_result result = KH_OK;
+
+    *refs = NULL;
+    *count = 0;
+    while (n < VERSIONS_MAX && (code = sqlite3_step(st)) == SQLITE_ROW) {
+        if (n == cap) {
+            uint64_t *more = realloc(*refs, (cap + 16) * sizeof(**refs));
+
+            if (more == NULL) {
+                code = SQLITE_NOMEM;
+                break;
+            }
+            *refs = more;
+            cap += 16;
+        }
+        (*refs)[n++] = (uint64_t)sqlite3_column_int64(st, 0);
+    }
+    result = kh_store_error(store, code, "searching");
+    sqlite3_reset(st);
+    if (result == KH_OK && n == 0) {
+        result = KH_E_NOT_FOUND;
+    }
+    if (result != KH_OK) {
+        free(*refs);
+        *refs = NULL;
+    } else {
+        *count = n;
+    }
+    return result;
+}
+
+static kh_result refs_of_name(kh_store *store, const char *name, size_t name_len, uint64_t **refs, size_t *count)
+{
+    sqlite3_bind_text(store->statement[ST_BY_NAME], 1, name, (int)name_len, SQLITE_STATIC);
+    return collect_refs(store, ST_BY_NAME, refs, count);
+}
+
+static kh_result refs_of_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], uint64_t **refs, size_t *count)
+{
+    sqlite3_bind_blob(store->statement[ST_BY_ID], 1, id, KH_KEY_ID_LEN, SQLITE_STATIC);
+    return collect_refs(store, ST_BY_ID, refs, count);
+}
+
+/* ---- Insert ------------------------------------------------------------------------------------------------------ */
+
+static bool usage_possible(uint32_t usage, uint32_t type)
+{
+    const uint32_t rsa_only = KH_USAGE_TLS_RSA_KX | KH_USAGE_DECRYPT | KH_USAGE_WRAP;
+
+    return usage != 0 && (usage & ~(uint32_t)KH_USAGE_ALL) == 0
+           && (type == KH_KEY_NONE || type == KH_KEY_RSA || (usage & rsa_only) == 0);
+}
+
+static bool info_named(const kh_key_info *info)
+{
+    const char *end = memchr(info->name, '\0', sizeof(info->name));
+
+    return end != NULL && kh_name_valid(info->name, (size_t)(end - info->name));
+}
+
+/* What name and version an insertion gets, and the usage that it inherits. */
+static kh_result place_version(kh_store *store, kh_key_info *info)
+{
+    uint64_t *refs = NULL;
+    size_t count = 0;
+    kh_row *row = NULL;
+    kh_result result = refs_of_name(store, info->name, strlen(info->name), &refs, &count);
+    bool extends = (info->flags & KH_KEY_NEW_VERSION) != 0;
+
+    info->version = 1;
+    if (result == KH_E_NOT_FOUND) {
+        result = extends ? KH_E_NOT_FOUND : KH_OK;
+        goto done;
+    }
+    if (result != KH_OK || !extends) {
+        result = result != KH_OK ? result : KH_E_EXISTS;
+        goto done;
+    }
+    row = malloc(sizeof(*row));
+    if (row == NULL) {
+        result = KH_E_MEMORY;
+        goto done;
+    }
+    result = kh_row_read(store, refs[0], info->name, strlen(info->name), row);
+    if (result != KH_OK) {
+        goto done;
+    }
+    if (row->info.state == STATE_DELETED || count >= VERSIONS_MAX) {
+        result = row->info.state == STATE_DELETED ? KH_E_DISABLED : KH_E_TOO_LARGE;
+        goto done;
+    }
+    if (info->usage != 0 && info->usage != row->info.usage) {
+        result = KH_E_INVALID;
+        goto done;
+    }
+    info->usage = row->info.usage;
+    info->version = row->info.version + 1;
+done:
+    if (row != NULL) {
+        OPENSSL_cleanse(row, sizeof(*row));
+    }
+    free(row);
+    free(refs);
+    return result;
+}
+
+static kh_result check_request(kh_store *store, kh_key_info *info, uint32_t type)
+{
+    kh_result result = KH_OK;
+
+    if (!info_named(info) || (info->flags & ~(KH_KEY_ALLOW_DUPLICATE | KH_KEY_NEW_VERSION)) != 0) {
+        return KH_E_INVALID;
+    }
+    result = place_version(store, info);
+    if (result == KH_OK && !usage_possible(info->usage, type)) {
+        result = KH_E_INVALID;
+    }
+    return result;
+}
+
+kh_result kh_store_may_insert(kh_store *store, const kh_key_info *asked)
+{
+    kh_key_info info = *asked;
+
+    return check_request(store, &info, info.type);
+}
+
+static kh_result next_ref(kh_store *store, uint64_t *ref)
+{
+    sqlite3_stmt *st = store->statement[ST_NEXT_REF];
+    int code = sqlite3_step(st);
+    kh_result result = kh_store_error(store, code, "numbering");
+
+    *ref = code == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(st, 0) : 1;
+    sqlite3_reset(st);
+    return result;
+}
+
+static kh_result insert_row(kh_store *store, kh_row *row)
+{
+    uint64_t *refs = NULL;
+    size_t count = 0;
+    kh_result result = check_request(store, &row->info, row->info.type);
+
+    if (result == KH_OK && (row->info.flags & KH_KEY_ALLOW_DUPLICATE) == 0) {
+        result = refs_of_id(store, row->info.id, &refs, &count);
+        result = result == KH_OK ? KH_E_DUPLICATE : result == KH_E_NOT_FOUND ? KH_OK : result;
+    }
+    if (result == KH_OK) {
+        result = next_ref(store, &row->info.ref);
+    }
+    if (result == KH_OK) {
+        result = kh_row_insert(store, row);
+    }
+    free(refs);
+    return result;
+}
+
+kh_result kh_store_insert(kh_store *store, kh_key_info *info, const kh_material *material)
+{
+    kh_row *row = calloc(1, sizeof(*row));
+    kh_result result = KH_E_MEMORY;
+
+    if (row == NULL) {
+        goto done;
+    }
+    memcpy(row->info.name, info->name, sizeof(row->info.name));
+    row->info.usage = info->usage;
+    row->info.flags = info->flags;
+    row->info.type = (uint32_t)material->type;
+    row->info.bits = material->bits;
+    row->info.state = STATE_ENABLED;
+    row->info.created = (uint64_t)time(NULL);
+    row->info.spki_len = (uint32_t)material->spki_len;
+    memcpy(row->info.id, material->id, sizeof(row->info.id));
+    memcpy(row->info.spki, material->spki, material->spki_len);
+    memcpy(row->pkcs8, material->pkcs8, material->pkcs8_len);
+    row->pkcs8_len = material->pkcs8_len;
+    result = kh_store_tx_begin(store);
+    if (result != KH_OK) {
+        goto done;
+    }
+    result = kh_store_tx_end(store, insert_row(store, row));
+    if (result == KH_OK) {
+        row->info.flags = 0;
+        *info = row->info;
+    }
+done:
+    if (row != NULL) {
+        OPENSSL_cleanse(row, sizeof(*row));
+    }
+    free(row);
+    return result;
+}
+
+/* ---- Find and list ----------------------------------------------------------------------------------------------- */
+
+kh_result kh_store_get(kh_store *store, uint64_t ref, kh_key_info *info, uint8_t *pkcs8, size_t *pkcs8_len)
+{
+    kh_row row;
+    kh_result result = KH_E_NOT_FOUND;
+
+    if (ref == 0 || ref > INT64_MAX) {
+        return result;
+    }
+    result = kh_row_read(store, ref, NULL, 0, &row);
+    if (result == KH_OK) {
+        *info = row.info;
+        if (pkcs8 != NULL) {
+            memcpy(pkcs8, row.pkcs8, row.pkcs8_len);
+            *pkcs8_len = row.pkcs8_len;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return result;
+}
+
+static int by_state_and_version(const void *left, const void *right)
+{
+    const kh_key_info *a = left, *b = right;
+
+    if (a->state != b->state) {
+        return a->state < b->state ? -1 : 1;
+    }
+    return a->version != b->version ? (a->version > b->version ? -1 : 1) : strcmp(a->name, b->name);
+}
+
+/* Keeps the best `max` of what it is given, in order. */
+static void keep_best(kh_key_info *infos, size_t max, size_t *count, const kh_key_info *info)
+{
+    size_t at = *count;
+
+    while (at > 0 && by_state_and_version(info, &infos[at - 1]) < 0) {
+        at--;
+    }
+    if (at >= max) {
+        return;
+    }
+    if (*count == max) {
+        *count = max - 1;
+    }
+    memmove(&infos[at + 1], &infos[at], (*count - at) * sizeof(*infos));
+    infos[at] = *info;
+    ++*count;
+}
+
+static kh_result read_all(kh_store *store, const uint64_t *refs, size_t n, const char *expect, size_t expect_len,
+                          uint32_t version, kh_key_info *infos, size_t max, size_t *count)
+{
+    kh_row row;
+    kh_result result = KH_E_NOT_FOUND;
+
+    for (size_t i = 0; i < n; i++) {
+        kh_result read = kh_row_read(store, refs[i], expect, expect_len, &row);
+
+        if (read == KH_OK && (version == 0 || row.info.version == version)) {
+            keep_best(infos, max, count, &row.info);
+        } else if (read != KH_OK) {
+            result = read;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return *count > 0 ? KH_OK : result;
+}
+
+kh_result kh_store_find_name(kh_store *store, const char *name, size_t name_len, uint32_t version, kh_key_info *infos,
+                             size_t max, size_t *count)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_result result = refs_of_name(store, name, name_len, &refs, &n);
+
+    *count = 0;
+    if (result == KH_OK) {
+        result = read_all(store, refs, n, name, name_len, version, infos, max, count);
+    }
+    free(refs);
+    return result;
+}
+
+kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_key_info *infos, size_t max,
+                           size_t *count)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_result result = refs_of_id(store, id, &refs, &n);
+
+    *count = 0;
+    if (result == KH_OK) {
+        result = read_all(store, refs, n, NULL, 0, 0, infos, max, count);
+    }
+    free(refs);
+    return result;
+}
+
+kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version, kh_key_info *infos,
+                        size_t max, size_t *count)
+{
+    sqlite3_stmt *st = store->statement[ST_AFTER];
+    char at[KH_NAME_MAX + 1];
+    size_t at_len = name_len < sizeof(at) ? name_len : sizeof(at) - 1;
+    int64_t at_version = version;
+    kh_row row;
+    kh_result result = KH_OK;
+
+    memcpy(at, name, at_len);
+    *count = 0;
+    while (*count < max) {
+        uint64_t ref = 0;
+        int code = SQLITE_OK;
+
+        sqlite3_bind_text(st, 1, at, (int)at_len, SQLITE_STATIC);
+        sqlite3_bind_int64(st, 2, at_version);
+        code = sqlite3_step(st);
+        if (code == SQLITE_ROW && (size_t)sqlite3_column_bytes(st, 1) <= KH_NAME_MAX) {
+            ref = (uint64_t)sqlite3_column_int64(st, 0);
+            at_len = (size_t)sqlite3_column_bytes(st, 1);
+            memcpy(at, sqlite3_column_blob(st, 1), at_len);
+            at_version = sqlite3_column_int64(st, 2);
+        }
+        result = kh_store_error(store, code, "listing");
+        sqlite3_reset(st);
+        if (result != KH_OK || ref == 0) {
+            break;
+        }
+        if (kh_row_read(store, ref, at, at_len, &row) == KH_OK) {
+            infos[(*count)++] = row.info;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return result;
+}
+
+/* ---- Change ------------------------------------------------------------------------------------------------------ */
+
+/* The state that a row gets: KH_AGAIN: none, leave it. */
+typedef kh_result (*change_fn)(kh_row *row, uint32_t version, uint32_t state);
+
+static kh_result change_state(kh_row *row, uint32_t version, uint32_t state)
+{
+    if (version != 0 && row->info.version != version) {
+        return KH_AGAIN;
+    }
+    if (row->info.state == STATE_DELETED) {
+        return KH_E_FORBIDDEN;
+    }
+    if (state == STATE_DELETED) {
+        row->policy = row->info.state == STATE_DISABLED ? row->policy | KH_POLICY_WAS_DISABLED
+                                                        : row->policy & ~KH_POLICY_WAS_DISABLED;
+    }
+    row->info.state = state;
+    return KH_OK;
+}
+
+static kh_result change_back(kh_row *row, uint32_t version, uint32_t state)
+{
+    (void)version;
+    (void)state;
+    if (row->info.state != STATE_DELETED) {
+        return KH_E_ORDER;
+    }
+    row->info.state = (row->policy & KH_POLICY_WAS_DISABLED) != 0 ? STATE_DISABLED : STATE_ENABLED;
+    row->policy &= ~KH_POLICY_WAS_DISABLED;
+    return KH_OK;
+}
+
+/*
+ * Changes each row of a name as `change` says. KH_OK if at least one was; else what spoke against it. A damaged row is left:
+ * nobody can use it, and it must not keep the other versions from being disabled.
+ */
+static kh_result change_rows(kh_store *store, const char *name, change_fn change, uint32_t version, uint32_t state,
+                             const uint64_t *refs, size_t n)
+{
+    kh_row row;
+    kh_result result = KH_E_NOT_FOUND;
+    size_t changed = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        kh_result one = kh_row_read(store, refs[i], name, strlen(name), &row);
+
+        if (one == KH_OK) {
+            one = change(&row, version, state);
+        }
+        if (one == KH_OK) {
+            one = kh_row_reseal(store, &row);
+            if (one != KH_OK) {
+                changed = 0;
+                result = one;
+                break;
+            }
+            changed++;
+        } else if (one != KH_AGAIN) {
+            result = one;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return changed > 0 ? KH_OK : result;
+}
+
+static void tell_changed(kh_store *store, const uint64_t *refs, size_t n)
+{
+    for (size_t i = 0; store->changed != NULL && i < n; i++) {
+        store->changed(store->changed_ctx, refs[i]);
+    }
+}
+
+static kh_result change_name(kh_store *store, const char *name, change_fn change, uint32_t version, uint32_t state)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_result result = refs_of_name(store, name, strlen(name), &refs, &n);
+
+    if (result == KH_OK) {
+        result = kh_store_tx_begin(store);
+    }
+    if (result == KH_OK) {
+        result = kh_store_tx_end(store, change_rows(store, name, change, version, state, refs, n));
+    }
+    if (result == KH_OK) {
+        tell_changed(store, refs, n);
+    }
+    free(refs);
+    return result;
+}
+
+static kh_result newest_of(kh_store *store, const char *name, kh_key_info *newest)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_row row;
+    kh_result result = refs_of_name(store, name, strlen(name), &refs, &n);
+
+    for (size_t i = 0; i < n; i++) {
+        result = kh_row_read(store, refs[i], name, strlen(name), &row);
+        if (result == KH_OK) {
+            *newest = row.info;
+            break;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    free(refs);
+    return result;
+}
+
+kh_result kh_store_set_state(kh_store *store, const char *name, uint32_t version, uint32_t state, kh_key_info *newest)
+{
+    kh_result result = KH_E_INVALID;
+
+    if (state < STATE_ENABLED || state > STATE_DELETED) {
+        return result;
+    }
+    result = change_name(store, name, change_state, version, state);
+    return result == KH_OK ? newest_of(store, name, newest) : result;
+}
+
+kh_result kh_store_recover(kh_store *store, const char *name)
+{
+    return change_name(store, name, change_back, 0, 0);
+}
+
+static kh_result delete_rows(kh_store *store, const char *name, const uint64_t *refs, size_t n)
+{
+    kh_row row;
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; result == KH_OK && i < n; i++) {
+        result = kh_row_read(store, refs[i], name, strlen(name), &row);
+        if (result == KH_OK && row.info.state != STATE_DELETED) {
+            result = KH_E_ORDER;
+        } else if (result == KH_OK || result == KH_E_DAMAGED) {
+            sqlite3_bind_int64(store->statement[ST_DELETE], 1, (int64_t)refs[i]);
+            result = kh_store_run(store, ST_DELETE, "purging");
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return result;
+}
+
+kh_result kh_store_purge(kh_store *store, const char *name)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_result result = refs_of_name(store, name, strlen(name), &refs, &n);
+
+    if (result == KH_OK) {
+        result = kh_store_tx_begin(store);
+    }
+    if (result == KH_OK) {
+        result = kh_store_tx_end(store, delete_rows(store, name, refs, n));
+    }
+    if (result == KH_OK) {
+        tell_changed(store, refs, n);
+    }
+    free(refs);
+    return result;
+}
+
+/* ---- Check ------------------------------------------------------------------------------------------------------- */
+
+kh_result kh_store_check(kh_store *store, char *text, size_t cap, size_t *len)
+{
+    sqlite3_stmt *st = store->statement[ST_AFTER];
+    char at[KH_NAME_MAX + 1] = "", line[KH_NAME_MAX + 64];
+    int at_len = 0;
+    int64_t at_version = 0;
+    uint64_t rows = 0, good = 0, seen = 0;
+    kh_row row;
+    kh_result result = count_by(store, ST_COUNT_ROWS, &rows);
+
+    *len = 0;
+    while (result == KH_OK) {
+        uint64_t ref = 0;
+        int code = SQLITE_OK, n = 0;
+
+        sqlite3_bind_text(st, 1, at, at_len, SQLITE_STATIC);
+        sqlite3_bind_int64(st, 2, at_version);
+        code = sqlite3_step(st);
+        if (code == SQLITE_ROW) {
+            ref = (uint64_t)sqlite3_column_int64(st, 0);
+            at_len = sqlite3_column_bytes(st, 1) <= KH_NAME_MAX ? sqlite3_column_bytes(st, 1) : KH_NAME_MAX;
+            memcpy(at, sqlite3_column_blob(st, 1), (size_t)at_len);
+            at_version = sqlite3_column_int64(st, 2);
+        }
+        result = kh_store_error(store, code, "checking");
+        sqlite3_reset(st);
+        if (result != KH_OK || code != SQLITE_ROW) {
+            break;
+        }
+        seen++;
+        if (kh_row_read(store, ref, at, (size_t)at_len, &row) == KH_OK) {
+            good++;
+            continue;
+        }
+        n = snprintf(line, sizeof(line), "%.*s/%lld damaged\n", at_len, at, (long long)at_version);
+        /* Room for the last line is kept; what does not fit is in the log and in the count. */
+        if (n > 0 && *len + (size_t)n + 128 < cap) {
+            memcpy(text + *len, line, (size_t)n);
+            *len += (size_t)n;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    if (result == KH_OK) {
+        int n = snprintf(line, sizeof(line), "%s%llu keys%s\n", seen == rows && good == rows ? "ok " : "damaged: good are ",
+                         (unsigned long long)good, seen == rows ? "" : "; the index has another number of keys");
+        if (n > 0 && *len + (size_t)n <= cap) {
+            memcpy(text + *len, line, (size_t)n);
+            *len += (size_t)n;
+        }
+    }
+    return result;
+}
