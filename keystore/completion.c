@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Operations that are done: answers, pools, counters; and what operations are asked before. */
+#include "keeper.h"
+#include "usage.h"
+
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint8_t *kh_op_out(kh_op *op, size_t len)
+{
+    if (len <= sizeof(op->out)) {
+        return op->out;
+    }
+    if (op->long_out == NULL && len <= KH_RECORD_DATA_MAX) {
+        op->long_out = malloc(len);
+    }
+    return op->long_out;
+}
+
+bool kh_op_expired(const kh_op *op, uint64_t now_ns)
+{
+    return op->record.deadline_ns != 0 && op->record.deadline_ns <= now_ns;
+}
+
+static kh_result may_sign(const kh_op *op)
+{
+    const kh_key_info *info = &op->key->info;
+    const kh_sign_question question = {
+        .usage = info->usage,
+        .key_type = info->type,
+        .scheme = op->record.scheme,
+        .is_digest = (op->record.flags & KH_SIGN_IS_DIGEST) != 0,
+        .data = op->record.data,
+        .len = op->record.data_len,
+    };
+
+    if ((op->record.flags & ~KH_SIGN_IS_DIGEST) != 0) {
+        return KH_E_INVALID;
+    }
+    return kh_usage_may_sign(&question);
+}
+
+static kh_result may_decrypt(const kh_op *op, uint32_t usage)
+{
+    if (op->key->info.type != KH_KEY_RSA) {
+        return KH_E_SCHEME;
+    }
+    if ((op->key->info.usage & usage) == 0) {
+        return KH_E_USAGE;
+    }
+    if (op->record.data_len > KH_MESSAGE_MAX) {
+        return KH_E_TOO_LARGE;
+    }
+    /* TLS 1.2 is the oldest version that is served; a newer client's number is what it put into its hello. */
+    if (usage == KH_USAGE_TLS_RSA_KX && (op->record.arg < 0x0303 || op->record.arg > 0xffff)) {
+        return KH_E_UNSUPPORTED;
+    }
+    return KH_OK;
+}
+
+kh_result kh_op_usage(const kh_op *op)
+{
+    switch (op->record.op) {
+    case KH_STORE_SIGN:
+        return may_sign(op);
+    case KH_STORE_TLS_RSA_KX:
+        return may_decrypt(op, KH_USAGE_TLS_RSA_KX);
+    case KH_STORE_DECRYPT:
+        return may_decrypt(op, KH_USAGE_DECRYPT);
+    case KH_STORE_CERTIFY:
+        /* Whatever the usage: root asks, past the front. */
+        return kh_scheme_fits((int)op->record.scheme, (int)op->key->info.type) ? KH_OK : KH_E_SCHEME;
+    default:
+        return KH_E_INTERNAL;
+    }
+}
+
+void kh_op_to_tier(kh_op *op, kh_tier_op *tier)
+{
+    memset(tier, 0, sizeof(*tier));
+    tier->kind = op->record.op == KH_STORE_TLS_RSA_KX ? KH_TIER_TLS_RSA_KX
+                 : op->record.op == KH_STORE_DECRYPT  ? KH_TIER_DECRYPT
+                                                      : KH_TIER_SIGN;
+    tier->key = op->key;
+    tier->scheme = op->record.scheme;
+    tier->arg = op->record.arg;
+    tier->is_digest = op->record.op == KH_STORE_SIGN && (op->record.flags & KH_SIGN_IS_DIGEST) != 0;
+    tier->data = op->record.data;
+    tier->len = op->record.data_len;
+    tier->out = op->out;
+}
+
+/* ---- Counters ---------------------------------------------------------------------------------------------------- */
+
+static void publish_words(kh_keeper *keeper, size_t offset, size_t len)
+{
+    size_t first = offset / sizeof(uint64_t), n = len / sizeof(uint64_t);
+    uint64_t word = 0;
+
+    for (size_t i = first; keeper->ring != NULL && i < first + n; i++) {
+        memcpy(&word, (const uint8_t *)&keeper->stats + i * sizeof(word), sizeof(word));
+        atomic_store_explicit(&keeper->ring->end.map.shared->stats[i], word, memory_order_relaxed);
+    }
+}
+
+void kh_keeper_count(kh_keeper *keeper, int lane, const kh_lane_stats *more)
+{
+    kh_lane_stats *stats = &keeper->stats.lanes[lane];
+
+    stats->operations += more->operations;
+    stats->errors += more->errors;
+    stats->expired += more->expired;
+    for (int i = 0; i <= KH_BATCH_MAX; i++) {
+        stats->batches[i] += more->batches[i];
+    }
+    stats->by_openssl += more->by_openssl;
+    stats->by_kernel += more->by_kernel;
+    stats->kernel_faults += more->kernel_faults;
+    stats->busy_ns += more->busy_ns;
+    publish_words(keeper, offsetof(kh_keeper_stats, lanes) + (size_t)lane * sizeof(*stats), sizeof(*stats));
+    publish_words(keeper, offsetof(kh_keeper_stats, refused_usage), sizeof(uint64_t));
+}
+
+void kh_keeper_publish(kh_keeper *keeper)
+{
+    const kh_cache_stats cache = kh_cache_get_stats(keeper->cache);
+
+    keeper->stats.keys_resident = cache.resident;
+    keeper->stats.keys_loaded = cache.loaded;
+    keeper->stats.keys_evicted = cache.evicted;
+    publish_words(keeper, 0, sizeof(keeper->stats));
+    if (keeper->ring != NULL) {
+        atomic_store(&keeper->ring->end.map.shared->generation, keeper->generation);
+    }
+}
+
+void kh_keeper_changed(kh_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->lock);
+    keeper->generation++;
+    kh_keeper_publish(keeper);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+/* ---- Done -------------------------------------------------------------------------------------------------------- */
+
+void kh_keeper_wake(kh_keeper *keeper, uint32_t n)
+{
+    _Atomic uint32_t *door = keeper->ring != NULL ? &keeper->ring->end.map.shared->door : &keeper->idle_door;
+
+    if (keeper->sleeping > 0) {
+        atomic_fetch_add(door, 1);
+        kh_futex_wake(door, n);
+    }
+}
+
+/* Frees what an operation holds. Without the lock. */
+static void let_go(kh_op *op)
+{
+    kh_key_release(op->key);
+    op->key = NULL;
+    if (op->long_data != NULL) {
+        OPENSSL_cleanse(op->long_data, op->record.data_len);
+        free(op->long_data);
+        op->long_data = NULL;
+    }
+    free(op->long_out);
+    op->long_out = NULL;
+    if (op->material != NULL) {
+        kh_material_wipe(op->material);
+        free(op->material);
+        op->material = NULL;
+    }
+    if (op->out_len > 0) {
+        OPENSSL_cleanse(op->out, op->out_len < sizeof(op->out) ? op->out_len : sizeof(op->out));
+    }
+}
+
+/* Under the lock: back to its pool. */
+static void recycle(kh_keeper *keeper, kh_op *op)
+{
+    kh_keeper_ring *ring = op->ring;
+
+    keeper->in_flight--;
+    if (ring != NULL) {
+        op->next = ring->free;
+        ring->free = op;
+        ring->in_flight--;
+    }
+}
+
+void kh_keeper_forget(kh_keeper *keeper, kh_op *op)
+{
+    let_go(op);
+    recycle(keeper, op);
+}
+
+static void write_result(kh_op *op)
+{
+    const uint8_t *out = op->long_out != NULL ? op->long_out : op->out;
+
+    if (op->result != KH_OK) {
+        op->out_len = 0;
+    }
+    if (op->ring != NULL) {
+        kh_ring_end_result(&op->ring->end, op->slot, op->result, out, op->out_len, op->batch);
+    } else {
+        kh_admin_answer(op->admin_fd, op->result, out, op->out_len);
+        op->admin_fd = -1;
+    }
+    let_go(op);
+}
+
+void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n)
+{
+    bool starved = false;
+
+    for (size_t i = 0; i < n; i++) {
+        write_result(ops[i]);
+    }
+    pthread_mutex_lock(&keeper->lock);
+    for (size_t i = 0; i < n; i++) {
+        kh_op *op = ops[i];
+        kh_keeper_ring *ring = op->ring;
+
+        if (ring != NULL && !ring->dead) {
+            starved |= ring->free == NULL;
+            kh_ring_end_push(&ring->end, op->slot);
+        }
+        recycle(keeper, op);
+        if (ring == NULL) {
+            free(op);
+        }
+    }
+    if (keeper->ring != NULL) {
+        kh_ring_end_ring_front(&keeper->ring->end);
+    }
+    if (starved || (keeper->closed && keeper->in_flight == 0)) {
+        kh_keeper_wake(keeper, UINT32_MAX);
+    }
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void kh_keeper_complete_one(kh_keeper *keeper, kh_op *op, kh_result result)
+{
+    kh_op *ops[1] = {op};
+
+    op->result = result;
+    kh_keeper_complete(keeper, ops, 1);
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The keeper's life: open everything, confine, start the threads, serve rings and the admin socket, stop. */
+#include "keeper.h"
+#include "algorithms.h"
+#include "process.h"
+#include "usage.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WORKERS_MAX 64
+#define CACHE_KEYS_DEFAULT 10000
+#define ADMINS_MAX 16    /* connections that have not asked yet */
+#define DEAD_RINGS_MAX 8 /* rings of fronts that died, whose last operations are still being computed */
+#define POOL_SPARE 16
+
+typedef struct keeper_main {
+    kh_keeper keeper;
+    kh_keeper_ring *dead[DEAD_RINGS_MAX];
+    int admin[ADMINS_MAX];
+    size_t admins;
+} keeper_main;
+
+static void pause_briefly(void)
+{
+    const struct timespec brief = {.tv_nsec = 200000};
+
+    nanosleep(&brief, NULL);
+}
+
+/* ---- Rings ------------------------------------------------------------------------------------------------------- */
+
+static kh_keeper_ring *ring_open(int fds[3])
+{
+    kh_keeper_ring *ring = calloc(1, sizeof(*ring));
+    kh_result result = KH_E_MEMORY;
+
+    if (ring == NULL) {
+        for (int i = 0; i < 3; i++) {
+            close(fds[i]);
+        }
+        return NULL;
+    }
+    result = kh_ring_end_open(fds, &ring->end);
+    if (result == KH_OK) {
+        ring->pool_size = ring->end.map.slots + POOL_SPARE;
+        ring->pool = calloc(ring->pool_size, sizeof(*ring->pool));
+    }
+    if (ring->pool == NULL) {
+        kh_ring_end_close(&ring->end);
+        free(ring);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < ring->pool_size; i++) {
+        ring->pool[i].next = ring->free;
+        ring->free = &ring->pool[i];
+    }
+    return ring;
+}
+
+static void ring_close(kh_keeper_ring *ring)
+{
+    if (ring != NULL) {
+        kh_ring_end_close(&ring->end);
+        OPENSSL_cleanse(ring->pool, ring->pool_size * sizeof(*ring->pool));
+        free(ring->pool);
+        free(ring);
+    }
+}
+
+/* Under the lock: what of a dead ring has not begun is dropped. */
+static void drop_queued(kh_keeper *keeper, const kh_keeper_ring *ring)
+{
+    for (int i = 0; i < KH_LANE_COUNT; i++) {
+        kh_op_queue kept = {0};
+        kh_op *op = NULL;
+
+        while ((op = kh_op_pop(&keeper->lane[i])) != NULL) {
+            if (op->ring == ring) {
+                kh_keeper_forget(keeper, op);
+            } else {
+                kh_op_push(&kept, op);
+            }
+        }
+        keeper->lane[i] = kept;
+    }
+}
+
+/* Waits until no worker sleeps on a door that nobody rings any more. A front that scribbles cannot make this miss one. */
+static void wake_sleepers(kh_keeper *keeper, kh_keeper_ring *ring)
+{
+    _Atomic uint32_t *door = ring != NULL ? &ring->end.map.shared->door : &keeper->idle_door;
+
+    for (;;) {
+        uint32_t sleeping = 0;
+
+        pthread_mutex_lock(&keeper->lock);
+        sleeping = ring != NULL ? ring->sleeping : keeper->sleeping;
+        pthread_mutex_unlock(&keeper->lock);
+        if (sleeping == 0) {
+            return;
+        }
+        atomic_fetch_add(door, 1);
+        kh_futex_wake(door, UINT32_MAX);
+        if (ring == NULL) {
+            return; /* workers may sleep there again, for the new ring's door is another */
+        }
+        pause_briefly();
+    }
+}
+
+static void reap_dead_rings(keeper_main *main_)
+{
+    for (int i = 0; i < DEAD_RINGS_MAX; i++) {
+        bool unused = false;
+
+        if (main_->dead[i] == NULL) {
+            continue;
+        }
+        pthread_mutex_lock(&main_->keeper.lock);
+        unused = main_->dead[i]->in_flight == 0 && main_->dead[i]->sleeping == 0;
+        pthread_mutex_unlock(&main_->keeper.lock);
+        if (unused) {
+            ring_close(main_->dead[i]);
+            main_->dead[i] = NULL;
+        }
+    }
+}
+
+static bool any_dead_ring(const keeper_main *main_)
+{
+    for (int i = 0; i < DEAD_RINGS_MAX; i++) {
+        if (main_->dead[i] != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The new ring may be NULL: then there is none. */
+static void change_ring(keeper_main *main_, kh_keeper_ring *ring)
+{
+    kh_keeper *keeper = &main_->keeper;
+    kh_keeper_ring *old = NULL;
+    int place = 0;
+
+    while (place < DEAD_RINGS_MAX && main_->dead[place] != NULL) {
+        place++;
+    }
+    pthread_mutex_lock(&keeper->lock);
+    old = keeper->ring;
+    if (old != NULL) {
+        old->dead = true;
+        keeper->stats.running = 0;
+        kh_keeper_publish(keeper);
+        drop_queued(keeper, old);
+    }
+    keeper->ring = ring;
+    keeper->stats.running = ring != NULL;
+    kh_keeper_publish(keeper);
+    pthread_mutex_unlock(&keeper->lock);
+    wake_sleepers(keeper, old);
+    if (old != NULL && place < DEAD_RINGS_MAX) {
+        main_->dead[place] = old;
+    }
+}
+
+static void take_ring(keeper_main *main_, int fds[3])
+{
+    const kh_keeper_config *config = main_->keeper.config;
+    kh_keeper_ring *ring = ring_open(fds);
+
+    if (ring == NULL) {
+        kh_logf(config->log, config->ctx, KH_LOG_ERROR, "keeper: a ring of another build, or no memory for it");
+        return;
+    }
+    kh_logf(config->log, config->ctx, KH_LOG_INFO, "keeper: serving a ring of %u slots", ring->end.map.slots);
+    reap_dead_rings(main_);
+    change_ring(main_, ring);
+}
+
+/* ---- The admin socket -------------------------------------------------------------------------------------------- */
+
+static void admin_remove(keeper_main *main_, size_t i)
+{
+    main_->admin[i] = main_->admin[--main_->admins];
+}
+
+static void admin_serve(keeper_main *main_, size_t i)
+{
+    kh_keeper *keeper = &main_->keeper;
+    int fd = main_->admin[i];
+    kh_result result = KH_OK;
+    kh_op *op = kh_admin_receive(fd, &result);
+
+    if (result == KH_AGAIN) {
+        return;
+    }
+    admin_remove(main_, i);
+    if (op == NULL) {
+        kh_admin_answer(fd, result, NULL, 0);
+        return;
+    }
+    pthread_mutex_lock(&keeper->lock);
+    keeper->in_flight++;
+    pthread_mutex_unlock(&keeper->lock);
+    kh_storework_submit(keeper, op);
+}
+
+static void admin_accept(keeper_main *main_)
+{
+    int fd = kh_admin_accept(main_->keeper.config->admin_fd);
+
+    if (fd < 0) {
+        return;
+    }
+    if (main_->admins == ADMINS_MAX) {
+        kh_admin_answer(main_->admin[0], KH_E_OVERLOADED, NULL, 0);
+        admin_remove(main_, 0);
+    }
+    main_->admin[main_->admins++] = fd;
+}
+
+/* ---- Serving ----------------------------------------------------------------------------------------------------- */
+
+static void serve(keeper_main *main_)
+{
+    const kh_keeper_config *config = main_->keeper.config;
+    bool stop = false;
+
+    while (!stop) {
+        struct pollfd fds[2 + ADMINS_MAX];
+        size_t admins = main_->admins;
+        int ring_fds[3];
+
+        fds[0] = (struct pollfd){.fd = config->control_fd, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = config->admin_fd, .events = POLLIN};
+        for (size_t i = 0; i < admins; i++) {
+            fds[2 + i] = (struct pollfd){.fd = main_->admin[i], .events = POLLIN};
+        }
+        if (poll(fds, 2 + admins, any_dead_ring(main_) ? 100 : -1) < 0 && errno != EINTR) {
+            break;
+        }
+        reap_dead_rings(main_);
+        /* From the last to the first: a removal moves the last one. */
+        for (size_t i = admins; i-- > 0;) {
+            if (fds[2 + i].revents != 0) {
+                admin_serve(main_, i);
+            }
+        }
+        if (fds[1].revents != 0) {
+            admin_accept(main_);
+        }
+        if (fds[0].revents != 0) {
+            switch (kh_control_receive(config->control_fd, ring_fds)) {
+            case KH_CONTROL_RING:
+                take_ring(main_, ring_fds);
+                break;
+            case KH_CONTROL_STOP:
+                stop = true;
+                break;
+            default:
+                break;
+            }
+        }
+    }
+}
+
+/* ---- Start and stop ---------------------------------------------------------------------------------------------- */
+
+static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
+{
+    kh_keeper *keeper = &main_->keeper;
+    kh_result result = KH_OK;
+
+    keeper->config = config;
+    /* Rises with each change, and from one keeper to the next. */
+    keeper->generation = (uint64_t)time(NULL) << 24;
+    if (pthread_mutex_init(&keeper->lock, NULL) != 0 || kh_desk_init(&keeper->store_desk) != KH_OK
+        || kh_desk_init(&keeper->generator_desk) != KH_OK) {
+        return KH_E_MEMORY;
+    }
+    if ((result = kh_algorithms_init()) != KH_OK || (result = kh_dh_groups_init()) != KH_OK
+        || (result = kh_cache_new(config->cache_keys > 0 ? config->cache_keys : CACHE_KEYS_DEFAULT, &keeper->cache)) != KH_OK
+        || (result = kh_software_new(&keeper->store_tier)) != KH_OK) {
+        return result;
+    }
+    result = kh_store_open(config->store_path, config->kek_kind, config->kek_secret, config->kek_secret_len, config->log,
+                           config->ctx, &keeper->store);
+    if (config->kek_secret != NULL) {
+        OPENSSL_cleanse(config->kek_secret, config->kek_secret_len);
+    }
+    return result;
+}
+
+static void drop_from_cache(void *keeper, uint64_t ref)
+{
+    kh_cache_drop(((kh_keeper *)keeper)->cache, ref);
+}
+
+static uint32_t worker_count(const kh_keeper_config *config)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t count = config->workers > 0 ? config->workers : cpus > 0 ? (uint32_t)cpus : 1;
+
+    return count < WORKERS_MAX ? count : WORKERS_MAX;
+}
+
+static kh_result start_threads(kh_keeper *keeper, uint32_t workers)
+{
+    sigset_t all, before;
+    kh_result result = KH_E_MEMORY;
+
+    /* Signals are the main thread's. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    keeper->store_desk.running = pthread_create(&keeper->store_desk.thread, NULL, kh_storework_main, keeper) == 0;
+    keeper->generator_desk.running =
+        pthread_create(&keeper->generator_desk.thread, NULL, kh_generator_main, keeper) == 0;
+    if (!keeper->store_desk.running || !keeper->generator_desk.running) {
+        goto done;
+    }
+    for (uint32_t i = 0; i < workers; i++) {
+        pthread_mutex_lock(&keeper->lock);
+        keeper->workers_running++;
+        pthread_mutex_unlock(&keeper->lock);
+        if (pthread_create(&keeper->workers[i], NULL, kh_worker_main, keeper) != 0) {
+            pthread_mutex_lock(&keeper->lock);
+            keeper->workers_running--;
+            pthread_mutex_unlock(&keeper->lock);
+            break;
+        }
+        keeper->worker_count++;
+    }
+    result = keeper->worker_count > 0 ? KH_OK : KH_E_MEMORY;
+done:
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
+static void stop_threads(kh_keeper *keeper)
+{
+    bool running = true;
+
+    pthread_mutex_lock(&keeper->lock);
+    keeper->closed = true;
+    pthread_mutex_unlock(&keeper->lock);
+    while (running) {
+        pthread_mutex_lock(&keeper->lock);
+        running = keeper->workers_running > 0;
+        kh_keeper_wake(keeper, UINT32_MAX);
+        pthread_mutex_unlock(&keeper->lock);
+        pause_briefly();
+    }
+    for (uint32_t i = 0; i < keeper->worker_count; i++) {
+        pthread_join(keeper->workers[i], NULL);
+    }
+    kh_desk_stop(&keeper->generator_desk);
+    if (keeper->generator_desk.running) {
+        pthread_join(keeper->generator_desk.thread, NULL);
+    }
+    kh_desk_stop(&keeper->store_desk);
+    if (keeper->store_desk.running) {
+        pthread_join(keeper->store_desk.thread, NULL);
+    }
+}
+
+static void close_all(keeper_main *main_)
+{
+    kh_keeper *keeper = &main_->keeper;
+
+    for (size_t i = 0; i < main_->admins; i++) {
+        close(main_->admin[i]);
+    }
+    if (keeper->ring != NULL) {
+        keeper->stats.running = 0;
+        kh_keeper_publish(keeper);
+        ring_close(keeper->ring);
+    }
+    for (int i = 0; i < DEAD_RINGS_MAX; i++) {
+        ring_close(main_->dead[i]);
+    }
+    kh_store_close(keeper->store);
+    kh_cache_free(keeper->cache);
+    kh_software_free(keeper->store_tier);
+    kh_desk_destroy(&keeper->store_desk);
+    kh_desk_destroy(&keeper->generator_desk);
+    pthread_mutex_destroy(&keeper->lock);
+    free(keeper->workers);
+    free(main_);
+}
+
+kh_result kh_keeper_run(const kh_keeper_config *config)
+{
+    keeper_main *main_ = NULL;
+    kh_keeper *keeper = NULL;
+    uint32_t workers = 0;
+    uint64_t keys = 0;
+    kh_result result = KH_E_MEMORY;
+
+    kh_secure_openssl();
+    kh_process_harden(config->log, config->ctx);
+    main_ = calloc(1, sizeof(*main_));
+    if (main_ == NULL) {
+        return result;
+    }
+    keeper = &main_->keeper;
+    workers = worker_count(config);
+    keeper->workers = calloc(workers, sizeof(*keeper->workers));
+    result = keeper->workers != NULL ? open_all(main_, config) : KH_E_MEMORY;
+    if (result != KH_OK) {
+        goto done;
+    }
+    kh_store_on_change(keeper->store, drop_from_cache, keeper);
+    keeper->stats.workers = workers;
+    if (config->confine != NULL) {
+        config->confine(config->ctx);
+    }
+    result = kh_store_count(keeper->store, &keys);
+    if (result == KH_OK) {
+        result = start_threads(keeper, workers);
+    }
+    if (result == KH_OK) {
+        kh_logf(config->log, config->ctx, KH_LOG_NOTICE, "keeper: %llu keys, %u workers", (unsigned long long)keys, workers);
+        if (config->ready != NULL) {
+            config->ready(config->ctx);
+        }
+        serve(main_);
+    }
+    stop_threads(keeper);
+done:
+    close_all(main_);
+    return result;
+}

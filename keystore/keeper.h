@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The keeper's inside. Threads:
+ *   main       keeper.c     control socket, admin socket, rings; starts and stops the others
+ *   workers    worker.c     take records from the ring, form batches, sign
+ *   store      storework.c  everything that reads or writes the store; alone with the database
+ *   generator  generator.c  what takes long: making keys, judging imported ones
+ *
+ * One lock, `lock`, guards what workers share: ring, lanes, pools of operations, completions, statistics. It is in this
+ * process's memory, held briefly, and never during a private-key operation or a call of the store.
+ * An operation belongs to one queue or one thread at a time.
+ */
+#ifndef KEYHOLD_KEYSTORE_KEEPER_H
+#define KEYHOLD_KEYSTORE_KEEPER_H
+
+#include "cache.h"
+#include "material.h"
+#include "ring.h"
+#include "software.h"
+#include "store.h"
+
+#include <pthread.h>
+
+#define KH_OP_INLINE 1024 /* every TLS message to sign, but for a client's TLS 1.2 transcript, fits */
+
+struct kh_keeper_ring;
+
+typedef struct kh_op {
+    struct kh_op *next;
+    struct kh_keeper_ring *ring; /* NULL: came over the admin socket */
+    int admin_fd;                /* answer goes here; owned */
+    uint32_t slot;
+    kh_record record; /* private; .data is inline_data or long_data */
+    uint64_t arrived_ns;
+    kh_key *key; /* a reference, or NULL */
+    kh_result result;
+    uint32_t batch;
+    size_t out_len;
+    uint8_t *long_data;
+    uint8_t *long_out;     /* instead of out */
+    kh_material *material; /* made by the generator for the store */
+    bool generated;        /* the generator is done with it; result says how it went */
+    uint8_t out[KH_SIGNATURE_MAX];
+    uint8_t inline_data[KH_OP_INLINE];
+} kh_op;
+
+typedef struct kh_op_queue {
+    kh_op *first, *last;
+    uint32_t count;
+} kh_op_queue;
+
+static inline void kh_op_push(kh_op_queue *queue, kh_op *op)
+{
+    op->next = NULL;
+    *(queue->last != NULL ? &queue->last->next : &queue->first) = op;
+    queue->last = op;
+    queue->count++;
+}
+
+static inline kh_op *kh_op_pop(kh_op_queue *queue)
+{
+    kh_op *op = queue->first;
+
+    if (op != NULL) {
+        queue->first = op->next;
+        if (queue->first == NULL) {
+            queue->last = NULL;
+        }
+        op->next = NULL;
+        queue->count--;
+    }
+    return op;
+}
+
+/* A ring that the front has, or had. All under the keeper's lock. */
+typedef struct kh_keeper_ring {
+    kh_ring_end end;
+    bool dead;          /* replaced: results are dropped */
+    uint32_t in_flight; /* operations of the pool that are out */
+    uint32_t sleeping;  /* workers on its door */
+    kh_op *pool;        /* all of its operations */
+    uint32_t pool_size;
+    kh_op *free;
+} kh_keeper_ring;
+
+/* A thread with a queue of its own, in order of preference. */
+#define KH_DESK_CLASSES 3
+typedef struct kh_desk {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    kh_op_queue queue[KH_DESK_CLASSES];
+    uint32_t waiting;
+    bool stop;
+    pthread_t thread;
+    bool running;
+} kh_desk;
+
+typedef enum kh_desk_class { KH_DESK_ADMIN = 0, KH_DESK_QUICK, KH_DESK_SLOW } kh_desk_class;
+
+typedef struct kh_keeper {
+    const kh_keeper_config *config;
+    kh_store *store;
+    kh_cache *cache;
+    kh_software *store_tier; /* signs what came over the admin socket; the store thread's */
+
+    pthread_mutex_t lock;
+    kh_keeper_ring *ring;
+    kh_op_queue lane[KH_LANE_COUNT];
+    _Atomic uint32_t idle_door; /* workers sleep here while there is no ring */
+    uint32_t sleeping;
+    uint32_t in_flight; /* operations anywhere in the keeper */
+    uint32_t workers_running;
+    bool closed; /* stopping: takes no more records */
+    uint64_t generation;
+    kh_keeper_stats stats;
+
+    kh_desk store_desk;
+    kh_desk generator_desk;
+    pthread_t *workers;
+    uint32_t worker_count;
+} kh_keeper;
+
+/* ---- completion.c: operations that are done --------------------------------------------------------------------- */
+
+/* Answers operations and gives them back to their pools; takes the lock. The operations are gone afterwards. */
+void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n);
+void kh_keeper_complete_one(kh_keeper *keeper, kh_op *op, kh_result result);
+/* Under the lock: adds to the counters of a lane and shows them in the ring. */
+void kh_keeper_count(kh_keeper *keeper, int lane, const kh_lane_stats *more);
+/* Under the lock: shows everything in the ring. */
+void kh_keeper_publish(kh_keeper *keeper);
+/* Tells fronts that keys changed. Takes the lock. */
+void kh_keeper_changed(kh_keeper *keeper);
+/* Under the lock: wakes up to n workers. */
+void kh_keeper_wake(kh_keeper *keeper, uint32_t n);
+/* Takes an operation that belongs to no queue out of the keeper, without an answer. Under the lock. */
+void kh_keeper_forget(kh_keeper *keeper, kh_op *op);
+/* Memory for a result of up to len bytes, in the operation. NULL: none left. */
+uint8_t *kh_op_out(kh_op *op, size_t len);
+bool kh_op_expired(const kh_op *op, uint64_t now_ns);
+/* A question to usage.c, with the bytes of the operation. KH_E_USAGE is counted by the caller. */
+kh_result kh_op_usage(const kh_op *op);
+void kh_op_to_tier(kh_op *op, kh_tier_op *tier);
+
+/* ---- the threads ------------------------------------------------------------------------------------------------- */
+
+void *kh_worker_main(void *keeper);
+/* Puts an operation whose key is there into its lane and wakes a worker. Takes the lock. */
+void kh_worker_hand(kh_keeper *keeper, kh_op *op);
+
+KH_MUST_USE kh_result kh_desk_init(kh_desk *desk);
+void kh_desk_destroy(kh_desk *desk);
+/* false: it has `limit` operations waiting already, or is stopping. */
+bool kh_desk_push(kh_desk *desk, kh_desk_class class_, kh_op *op, uint32_t limit);
+/* Blocks; NULL: stop, and nothing is left. */
+kh_op *kh_desk_pop(kh_desk *desk);
+void kh_desk_stop(kh_desk *desk);
+
+void *kh_storework_main(void *keeper);
+/* Routes an operation to the store thread; answers it itself if that is not possible. */
+void kh_storework_submit(kh_keeper *keeper, kh_op *op);
+void *kh_generator_main(void *keeper);
+
+/* ---- control.c: sockets ------------------------------------------------------------------------------------------ */
+
+typedef enum kh_control_kind { KH_CONTROL_NONE, KH_CONTROL_RING, KH_CONTROL_STOP } kh_control_kind;
+/* One message of the supervisor. STOP also at the end of file. fds: for RING, the caller's. */
+kh_control_kind kh_control_receive(int fd, int fds[3]);
+
+/* admin.c: accepts a peer that may be here; -1: none, or refused. */
+int kh_admin_accept(int listener);
+/* Reads the one request. NULL: none (closed or malformed). Takes ownership of fd. */
+kh_op *kh_admin_receive(int fd, kh_result *result);
+/* Sends the answer and closes. */
+void kh_admin_answer(int fd, kh_result result, const uint8_t *data, size_t len);
+
+#endif

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The store thread: loads keys, looks up, creates, imports, changes; and signs what root asks for past the front. */
+#include "keeper.h"
+#include "process.h"
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STORE_WAITING_MAX (2 * KH_RING_SLOTS_MAX)
+#define GENERATOR_WAITING_MAX 64
+
+/* ---- What is asked ----------------------------------------------------------------------------------------------- */
+
+/* The kh_key_info at the start of the data, with a legal name. */
+static bool take_info(const kh_op *op, bool alone, kh_key_info *info)
+{
+    const char *end = NULL;
+
+    if (op->record.data_len < sizeof(*info) || (alone && op->record.data_len != sizeof(*info))) {
+        return false;
+    }
+    memcpy(info, op->record.data, sizeof(*info));
+    end = memchr(info->name, '\0', sizeof(info->name));
+    return end != NULL && kh_name_valid(info->name, (size_t)(end - info->name));
+}
+
+static kh_result give_infos(kh_op *op, const kh_key_info *infos, size_t count)
+{
+    uint8_t *out = kh_op_out(op, count * sizeof(*infos));
+
+    if (out == NULL) {
+        return KH_E_MEMORY;
+    }
+    memcpy(out, infos, count * sizeof(*infos));
+    op->out_len = count * sizeof(*infos);
+    return KH_OK;
+}
+
+static kh_result lookup(kh_keeper *keeper, kh_op *op)
+{
+    kh_key_info infos[KH_LOOKUP_MAX];
+    const char *text = (const char *)op->record.data;
+    size_t count = 0, name_len = 0;
+    uint32_t version = 0;
+    kh_result result = KH_E_INVALID;
+
+    if (op->record.flags == 1 && op->record.data_len == KH_KEY_ID_LEN) {
+        result = kh_store_find_id(keeper->store, op->record.data, infos, KH_LOOKUP_MAX, &count);
+    } else if (op->record.flags == 0) {
+        result = kh_name_split(text, op->record.data_len, &name_len, &version);
+        if (result == KH_OK) {
+            result = kh_store_find_name(keeper->store, text, name_len, version, infos, KH_LOOKUP_MAX, &count);
+        }
+    }
+    return result == KH_OK ? give_infos(op, infos, count) : result;
+}
+
+static kh_result list(kh_keeper *keeper, kh_op *op)
+{
+    kh_key_info infos[KH_LIST_PAGE];
+    const char *text = (const char *)op->record.data;
+    size_t count = 0, name_len = 0;
+    uint32_t version = 0;
+    kh_result result = KH_OK;
+
+    if (op->record.arg < 1 || op->record.arg > KH_LIST_PAGE) {
+        return KH_E_INVALID;
+    }
+    if (op->record.data_len > 0) {
+        result = kh_name_split(text, op->record.data_len, &name_len, &version);
+    }
+    if (result == KH_OK) {
+        result = kh_store_list(keeper->store, text, name_len, version, infos, op->record.arg, &count);
+    }
+    for (size_t i = 0; i < count; i++) {
+        memset(infos[i].spki, 0, sizeof(infos[i].spki));
+        infos[i].spki_len = 0;
+    }
+    return result == KH_OK ? give_infos(op, infos, count) : result;
+}
+
+static kh_result import_key(kh_keeper *keeper, kh_op *op)
+{
+    memcpy(op->out, kh_store_import_public(keeper->store), 32);
+    op->out_len = 32;
+    return KH_OK;
+}
+
+/* First part of create and import: refuse early, then on to the generator. KH_AGAIN: it has it now. */
+static kh_result begin_insert(kh_keeper *keeper, kh_op *op)
+{
+    bool create = op->record.op == KH_STORE_CREATE;
+    kh_key_info info;
+    kh_result result = KH_OK;
+
+    if (!take_info(op, create, &info)) {
+        return KH_E_INVALID;
+    }
+    if (create && !kh_material_possible(info.type, &info.bits)) {
+        return KH_E_UNSUPPORTED;
+    }
+    info.type = create ? info.type : KH_KEY_NONE;
+    result = kh_store_may_insert(keeper->store, &info);
+    if (result != KH_OK) {
+        return result;
+    }
+    return kh_desk_push(&keeper->generator_desk, KH_DESK_SLOW, op, GENERATOR_WAITING_MAX) ? KH_AGAIN : KH_E_OVERLOADED;
+}
+
+static kh_result end_insert(kh_keeper *keeper, kh_op *op)
+{
+    kh_key_info info;
+    kh_result result = op->result;
+
+    if (result != KH_OK) {
+        return result;
+    }
+    memcpy(&info, op->record.data, sizeof(info));
+    result = kh_store_insert(keeper->store, &info, op->material);
+    if (result == KH_OK) {
+        kh_keeper_changed(keeper);
+        result = give_infos(op, &info, 1);
+    }
+    return result;
+}
+
+static kh_result insert(kh_keeper *keeper, kh_op *op)
+{
+    return op->generated ? end_insert(keeper, op) : begin_insert(keeper, op);
+}
+
+static kh_result set_state(kh_keeper *keeper, kh_op *op)
+{
+    kh_key_info info, newest;
+    kh_result result = KH_E_INVALID;
+
+    if (!take_info(op, true, &info)) {
+        return result;
+    }
+    result = kh_store_set_state(keeper->store, info.name, info.version, info.state, &newest);
+    if (result == KH_OK) {
+        kh_keeper_changed(keeper);
+        result = give_infos(op, &newest, 1);
+    }
+    return result;
+}
+
+static kh_result recover_or_purge(kh_keeper *keeper, kh_op *op)
+{
+    kh_key_info info;
+    kh_result result = KH_E_INVALID;
+
+    if (!take_info(op, true, &info)) {
+        return result;
+    }
+    result = op->record.op == KH_STORE_PURGE ? kh_store_purge(keeper->store, info.name)
+                                             : kh_store_recover(keeper->store, info.name);
+    if (result == KH_OK) {
+        kh_keeper_changed(keeper);
+    }
+    return result;
+}
+
+static kh_result check(kh_keeper *keeper, kh_op *op)
+{
+    uint8_t *out = kh_op_out(op, KH_RECORD_DATA_MAX);
+
+    return out != NULL ? kh_store_check(keeper->store, (char *)out, KH_RECORD_DATA_MAX, &op->out_len) : KH_E_MEMORY;
+}
+
+/* ---- Keys -------------------------------------------------------------------------------------------------------- */
+
+static kh_result load(kh_keeper *keeper, kh_op *op)
+{
+    uint8_t pkcs8[KH_IMPORT_PKCS8_MAX];
+    size_t pkcs8_len = 0;
+    kh_key_info info;
+    kh_result result = KH_OK;
+
+    op->key = kh_cache_get(keeper->cache, op->record.key_ref);
+    if (op->key != NULL) {
+        return KH_OK; /* loaded for another operation meanwhile */
+    }
+    result = kh_store_get(keeper->store, op->record.key_ref, &info, pkcs8, &pkcs8_len);
+    if (result == KH_OK && info.state != 1) {
+        result = info.state == 2 ? KH_E_DISABLED : KH_E_NOT_FOUND;
+    }
+    if (result == KH_OK) {
+        result = kh_key_new(&info, pkcs8, pkcs8_len, &op->key);
+    }
+    if (result == KH_OK) {
+        kh_cache_put(keeper->cache, op->key);
+        pthread_mutex_lock(&keeper->lock);
+        kh_keeper_publish(keeper);
+        pthread_mutex_unlock(&keeper->lock);
+    }
+    OPENSSL_cleanse(pkcs8, sizeof(pkcs8));
+    return result;
+}
+
+/* A private operation: handed to a worker when the key is there, or done here for root. KH_AGAIN: handed on. */
+static kh_result use_key(kh_keeper *keeper, kh_op *op)
+{
+    kh_tier_op tier, *tiers[1] = {&tier};
+    kh_result result = load(keeper, op);
+
+    if (result != KH_OK) {
+        return result;
+    }
+    if (op->ring != NULL) {
+        kh_worker_hand(keeper, op);
+        return KH_AGAIN;
+    }
+    result = kh_op_usage(op);
+    if (result == KH_OK) {
+        kh_op_to_tier(op, &tier);
+        kh_software_batch(keeper->store_tier, tiers, 1);
+        op->out_len = tier.out_len;
+        result = tier.result;
+    }
+    return result;
+}
+
+/* ---- The thread -------------------------------------------------------------------------------------------------- */
+
+typedef kh_result (*store_fn)(kh_keeper *keeper, kh_op *op);
+
+static const struct {
+    store_fn run;
+    kh_desk_class class_;
+} table[] = {
+    [KH_STORE_SIGN] = {use_key, KH_DESK_QUICK},
+    [KH_STORE_TLS_RSA_KX] = {use_key, KH_DESK_QUICK},
+    [KH_STORE_DECRYPT] = {use_key, KH_DESK_QUICK},
+    [KH_STORE_LOOKUP] = {lookup, KH_DESK_QUICK},
+    [KH_STORE_LIST] = {list, KH_DESK_SLOW},
+    [KH_STORE_IMPORT_KEY] = {import_key, KH_DESK_QUICK},
+    [KH_STORE_CREATE] = {insert, KH_DESK_SLOW},
+    [KH_STORE_IMPORT] = {insert, KH_DESK_SLOW},
+    [KH_STORE_SET_STATE] = {set_state, KH_DESK_SLOW},
+    [KH_STORE_RECOVER] = {recover_or_purge, KH_DESK_ADMIN},
+    [KH_STORE_PURGE] = {recover_or_purge, KH_DESK_ADMIN},
+    [KH_STORE_CERTIFY] = {use_key, KH_DESK_ADMIN},
+    [KH_STORE_CHECK] = {check, KH_DESK_ADMIN},
+};
+
+static bool known(uint32_t op)
+{
+    return op < sizeof(table) / sizeof(table[0]) && table[op].run != NULL;
+}
+
+void kh_storework_submit(kh_keeper *keeper, kh_op *op)
+{
+    kh_desk_class class_ = KH_DESK_ADMIN;
+
+    if (!known(op->record.op)) {
+        kh_keeper_complete_one(keeper, op, KH_E_UNSUPPORTED);
+        return;
+    }
+    if (op->ring != NULL) {
+        class_ = table[op->record.op].class_;
+    }
+    if (!kh_desk_push(&keeper->store_desk, class_, op, STORE_WAITING_MAX)) {
+        kh_keeper_complete_one(keeper, op, KH_E_OVERLOADED);
+    }
+}
+
+void *kh_storework_main(void *arg)
+{
+    kh_keeper *keeper = arg;
+    kh_op *op = NULL;
+
+    while ((op = kh_desk_pop(&keeper->store_desk)) != NULL) {
+        kh_lane_stats stats = {.operations = 1};
+        uint64_t started_ns = kh_now_ns();
+        bool expired = kh_op_expired(op, started_ns);
+        kh_result result = KH_E_DEADLINE;
+
+        if (!expired) {
+            result = table[op->record.op].run(keeper, op);
+            ERR_clear_error();
+        }
+        if (result == KH_AGAIN) {
+            continue; /* not ours any more */
+        }
+        stats.operations = expired ? 0 : 1;
+        stats.expired = expired ? 1 : 0;
+        stats.errors = !expired && result != KH_OK;
+        stats.busy_ns = kh_now_ns() - started_ns;
+        pthread_mutex_lock(&keeper->lock);
+        keeper->stats.refused_usage += result == KH_E_USAGE;
+        kh_keeper_count(keeper, KH_LANE_STORE, &stats);
+        pthread_mutex_unlock(&keeper->lock);
+        kh_keeper_complete_one(keeper, op, result);
+    }
+    return NULL;
+}

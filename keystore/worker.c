@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker: takes what is in the ring, sorts it into lanes, forms a batch of the lane whose head waited longest against its
+ * deadline, computes it, answers. A free worker takes what is there; while all are busy, operations gather.
+ */
+#include "keeper.h"
+#include "process.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define DRAIN_MAX 256                          /* records taken while the lock is held once */
+#define NO_DEADLINE_NS UINT64_C(10000000000)   /* how long an operation without one is taken to bear waiting */
+
+/* Operations that are answered without being computed. */
+typedef struct answers {
+    kh_op *op[DRAIN_MAX + KH_BATCH_MAX];
+    size_t count;
+    uint64_t expired[KH_LANE_COUNT];
+} answers;
+
+static void answer(answers *out, kh_op *op, kh_result result)
+{
+    op->result = result;
+    out->op[out->count++] = op;
+}
+
+/* Where an operation goes. The key is private knowledge: nothing of the shared memory decides but a number that is looked up. */
+static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_store)
+{
+    switch (op->record.op) {
+    case KH_STORE_SIGN:
+    case KH_STORE_TLS_RSA_KX:
+    case KH_STORE_DECRYPT:
+        op->key = kh_cache_get(keeper->cache, op->record.key_ref);
+        if (op->key != NULL) {
+            kh_op_push(&keeper->lane[op->key->lane], op);
+        } else {
+            kh_op_push(for_store, op);
+        }
+        break;
+    case KH_STORE_LOOKUP:
+    case KH_STORE_LIST:
+    case KH_STORE_IMPORT_KEY:
+    case KH_STORE_CREATE:
+    case KH_STORE_IMPORT:
+    case KH_STORE_SET_STATE:
+        kh_op_push(for_store, op);
+        break;
+    case KH_STORE_RECOVER:
+    case KH_STORE_PURGE:
+    case KH_STORE_CERTIFY:
+    case KH_STORE_CHECK:
+        answer(out, op, KH_E_FORBIDDEN);
+        break;
+    default:
+        answer(out, op, KH_E_UNSUPPORTED);
+        break;
+    }
+}
+
+/* A private operation out of a record; its data is copied here, before anything looks at it. */
+static kh_result take_record(kh_keeper_ring *ring, const kh_ring_copy *copy, kh_op *op)
+{
+    op->slot = copy->slot;
+    op->record = copy->record;
+    op->admin_fd = -1;
+    op->key = NULL;
+    op->result = KH_E_INTERNAL;
+    op->batch = 0;
+    op->out_len = 0;
+    op->long_data = op->long_out = NULL;
+    op->material = NULL;
+    op->generated = false;
+    op->record.data = op->inline_data;
+    if (copy->record.data_len > KH_RECORD_DATA_MAX) {
+        op->record.data_len = 0;
+        return KH_E_TOO_LARGE;
+    }
+    if (copy->record.data_len > sizeof(op->inline_data)) {
+        op->long_data = malloc(copy->record.data_len);
+        if (op->long_data == NULL) {
+            op->record.data_len = 0;
+            return KH_E_MEMORY;
+        }
+        op->record.data = op->long_data;
+    }
+    kh_ring_end_data(&ring->end, copy, (uint8_t *)(uintptr_t)op->record.data);
+    return KH_OK;
+}
+
+/* Under the lock. */
+static void drain(kh_keeper *keeper, uint64_t now_ns, answers *out, kh_op_queue *for_store)
+{
+    kh_keeper_ring *ring = keeper->ring;
+    kh_ring_copy copy;
+
+    if (ring == NULL || keeper->closed) {
+        return;
+    }
+    for (unsigned i = 0; i < DRAIN_MAX && ring->free != NULL && kh_ring_end_next(&ring->end, &copy); i++) {
+        kh_op *op = ring->free;
+        kh_result result = KH_OK;
+
+        ring->free = op->next;
+        ring->in_flight++;
+        keeper->in_flight++;
+        op->next = NULL;
+        op->ring = ring;
+        op->arrived_ns = now_ns;
+        result = take_record(ring, &copy, op);
+        if (result == KH_OK) {
+            route(keeper, op, out, for_store);
+        } else {
+            answer(out, op, result);
+        }
+    }
+}
+
+/* How much of the time that it has the head of a lane has waited, in 1/1024. */
+static uint64_t urgency(const kh_op *op, uint64_t now_ns)
+{
+    uint64_t waited = now_ns - op->arrived_ns;
+    uint64_t budget = op->record.deadline_ns == 0                ? NO_DEADLINE_NS
+                      : op->record.deadline_ns > op->arrived_ns ? op->record.deadline_ns - op->arrived_ns
+                                                                 : 1;
+
+    return waited >= budget ? 1024 : waited < (UINT64_MAX >> 10) ? (waited << 10) / budget : 1023;
+}
+
+/* The lane to serve, or -1. *wait_ns: how long a batch that is not full may still wait for company. */
+static int pick(kh_keeper *keeper, uint64_t now_ns, uint64_t *wait_ns)
+{
+    const uint64_t window_ns = (uint64_t)keeper->config->batch_window_us * 1000;
+    uint64_t best = 0;
+    int lane = -1;
+
+    *wait_ns = 0;
+    for (int i = 0; i < KH_LANE_COUNT; i++) {
+        const kh_op *head = keeper->lane[i].first;
+        uint64_t age = 0, how = 0;
+
+        if (head == NULL) {
+            continue;
+        }
+        age = now_ns - head->arrived_ns;
+        if (!keeper->closed && keeper->lane[i].count < KH_BATCH_MAX && age < window_ns && !kh_op_expired(head, now_ns)) {
+            *wait_ns = *wait_ns == 0 || window_ns - age < *wait_ns ? window_ns - age : *wait_ns;
+            continue;
+        }
+        how = urgency(head, now_ns);
+        if (lane < 0 || how > best || (how == best && head->arrived_ns < keeper->lane[lane].first->arrived_ns)) {
+            best = how;
+            lane = i;
+        }
+    }
+    return lane;
+}
+
+static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *out, kh_op *batch[KH_BATCH_MAX])
+{
+    size_t n = 0;
+    kh_op *op = NULL;
+
+    while (n < KH_BATCH_MAX && out->count < sizeof(out->op) / sizeof(out->op[0])
+           && (op = kh_op_pop(&keeper->lane[lane])) != NULL) {
+        if (kh_op_expired(op, now_ns)) {
+            out->expired[lane]++;
+            answer(out, op, KH_E_DEADLINE);
+        } else {
+            batch[n++] = op;
+        }
+    }
+    return n;
+}
+
+/* Computes a batch and answers it. */
+static void compute(kh_keeper *keeper, kh_software *software, int lane, kh_op *batch[], size_t n, uint64_t now_ns)
+{
+    kh_tier_op tier[KH_BATCH_MAX], *tiers[KH_BATCH_MAX];
+    kh_op *asked[KH_BATCH_MAX];
+    kh_lane_stats stats = {0};
+    uint64_t refused = 0;
+    size_t fill = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        batch[i]->result = kh_op_usage(batch[i]);
+        if (batch[i]->result != KH_OK) {
+            stats.errors++;
+            refused += batch[i]->result == KH_E_USAGE;
+            continue;
+        }
+        kh_op_to_tier(batch[i], &tier[fill]);
+        tiers[fill] = &tier[fill];
+        asked[fill++] = batch[i];
+    }
+    if (fill > 0) {
+        kh_software_batch(software, tiers, fill);
+        stats.batches[fill] = 1;
+        stats.busy_ns = kh_now_ns() - now_ns;
+    }
+    for (size_t i = 0; i < fill; i++) {
+        asked[i]->result = tier[i].result;
+        asked[i]->out_len = tier[i].out_len;
+        asked[i]->batch = (uint32_t)fill;
+        stats.operations++;
+        stats.errors += tier[i].result != KH_OK;
+        stats.by_kernel += tier[i].by_kernel;
+        stats.by_openssl += !tier[i].by_kernel;
+    }
+    pthread_mutex_lock(&keeper->lock);
+    keeper->stats.refused_usage += refused;
+    kh_keeper_count(keeper, lane, &stats);
+    pthread_mutex_unlock(&keeper->lock);
+    kh_keeper_complete(keeper, batch, n);
+}
+
+/* Under the lock, which it releases and takes again. Sleeps until there may be work. */
+static void sleep_at_door(kh_keeper *keeper, uint64_t timeout_ns)
+{
+    kh_keeper_ring *ring = keeper->ring;
+    _Atomic uint32_t *door = ring != NULL ? &ring->end.map.shared->door : &keeper->idle_door;
+    uint32_t seen = atomic_load(door);
+    bool work = false;
+
+    keeper->sleeping++;
+    if (ring != NULL) {
+        ring->sleeping++;
+        atomic_fetch_add(&ring->end.map.shared->sleepers, 1);
+        /* The front writes its queue and then looks at `sleepers`; here it is the other way round, so one sees the other. */
+        work = !keeper->closed && ring->free != NULL && kh_ring_end_pending(&ring->end);
+    }
+    if (!work) {
+        pthread_mutex_unlock(&keeper->lock);
+        kh_futex_wait(door, seen, timeout_ns);
+        pthread_mutex_lock(&keeper->lock);
+    }
+    if (ring != NULL) {
+        atomic_fetch_sub(&ring->end.map.shared->sleepers, 1);
+        ring->sleeping--;
+    }
+    keeper->sleeping--;
+}
+
+static bool finished(const kh_keeper *keeper)
+{
+    return keeper->closed && keeper->in_flight == 0;
+}
+
+static void answer_all(kh_keeper *keeper, answers *out)
+{
+    if (out->count == 0) {
+        return;
+    }
+    pthread_mutex_lock(&keeper->lock);
+    for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
+        if (out->expired[lane] > 0) {
+            const kh_lane_stats stats = {.expired = out->expired[lane]};
+
+            kh_keeper_count(keeper, lane, &stats);
+            out->expired[lane] = 0;
+        }
+    }
+    pthread_mutex_unlock(&keeper->lock);
+    kh_keeper_complete(keeper, out->op, out->count);
+    out->count = 0;
+}
+
+/* One turn: false when the worker is to end. */
+static bool turn(kh_keeper *keeper, kh_software *software, answers *out)
+{
+    kh_op *batch[KH_BATCH_MAX], *op = NULL;
+    kh_op_queue for_store = {0};
+    uint64_t now_ns = kh_now_ns(), wait_ns = 0;
+    size_t n = 0;
+    int lane = -1;
+    bool end = false;
+
+    pthread_mutex_lock(&keeper->lock);
+    drain(keeper, now_ns, out, &for_store);
+    lane = pick(keeper, now_ns, &wait_ns);
+    if (lane >= 0) {
+        n = take_batch(keeper, lane, now_ns, out, batch);
+        if (keeper->sleeping > 0 && pick(keeper, now_ns, &wait_ns) >= 0) {
+            kh_keeper_wake(keeper, 1);
+        }
+    } else if (out->count == 0 && for_store.count == 0) {
+        end = finished(keeper);
+        if (!end) {
+            sleep_at_door(keeper, wait_ns);
+        }
+    }
+    pthread_mutex_unlock(&keeper->lock);
+    while ((op = kh_op_pop(&for_store)) != NULL) {
+        kh_storework_submit(keeper, op);
+    }
+    answer_all(keeper, out);
+    if (n > 0) {
+        compute(keeper, software, lane, batch, n, now_ns);
+    }
+    return !end;
+}
+
+void kh_worker_hand(kh_keeper *keeper, kh_op *op)
+{
+    pthread_mutex_lock(&keeper->lock);
+    kh_op_push(&keeper->lane[op->key->lane], op);
+    kh_keeper_wake(keeper, 1);
+    pthread_mutex_unlock(&keeper->lock);
+}
+
+void *kh_worker_main(void *arg)
+{
+    kh_keeper *keeper = arg;
+    kh_software *software = NULL;
+    answers *out = calloc(1, sizeof(*out));
+
+    if (out == NULL || kh_software_new(&software) != KH_OK) {
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR, "keeper: a worker cannot start: out of memory");
+        goto done;
+    }
+    while (turn(keeper, software, out)) {
+    }
+done:
+    pthread_mutex_lock(&keeper->lock);
+    keeper->workers_running--;
+    pthread_mutex_unlock(&keeper->lock);
+    kh_software_free(software);
+    free(out);
+    return NULL;
+}
