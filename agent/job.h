@@ -3,7 +3,7 @@
  * A job: one operation that a caller waits for, from its admission to its reply. Jobs come from a pool that grows in
  * chunks up to a bound and never shrinks, so that the hot path allocates nothing.
  *
- * Legal order:  FREE → (LOOKUP →) QUEUED → RING → (DELAY →) FREE.  A job whose caller is gone, has cancelled, or was
+ * Legal order:  FREE → LOOKUP → QUEUED → RING → (DELAY →) DONE → FREE; an answer may come from any of them.  A job whose caller is gone, has cancelled, or was
  * answered because of the deadline while the job was in the ring is detached (conn NULL): its completion frees it.
  */
 #ifndef KH_AGENT_JOB_H
@@ -17,10 +17,11 @@
 
 typedef enum kh_job_state {
     KH_JOB_FREE,
-    KH_JOB_LOOKUP, /* waits for the directory */
+    KH_JOB_LOOKUP, /* admitted, counted by the queue; waits for the directory when it has an entry */
     KH_JOB_QUEUED, /* in its identity's fair queue */
     KH_JOB_RING,   /* with the keeper */
     KH_JOB_DELAY,  /* done, held back */
+    KH_JOB_DONE,   /* in no list; about to be answered */
 } kh_job_state;
 
 struct kh_conn;   /* a connection of the front */
@@ -42,7 +43,6 @@ struct kh_job {
     uint64_t arrived_ns, submitted_ns, deadline_ns;
     uint64_t release_ns;      /* DELAY: when the reply leaves */
     kh_result result;         /* DELAY */
-    bool refreshed;           /* its key reference was looked up a second time already */
     void *extra;              /* the operation's own state (list), owned by the front's part that set it */
     uint32_t heap_index;      /* deadline.h; UINT32_MAX: not in it */
     kh_job *next, *prev;      /* flow, waiters or delay list, by state */

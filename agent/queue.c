@@ -62,6 +62,13 @@ void kh_queue_push(kh_queue *queue, kh_job *job)
     queue->waiting[job->lane]++;
 }
 
+void kh_queue_return(kh_queue *queue, kh_job *job)
+{
+    queue->total++;
+    job->tenant->waiting++;
+    kh_queue_push(queue, job);
+}
+
 void kh_queue_remove(kh_queue *queue, kh_job *job)
 {
     kh_flow *flow = &job->tenant->flows[job->lane];

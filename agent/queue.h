@@ -41,6 +41,8 @@ void kh_queue_forget(kh_queue *queue, kh_tenant *tenant);
 void kh_queue_push(kh_queue *queue, kh_job *job);
 /* The next job of the lane, no longer counted; NULL: none. */
 kh_job *kh_queue_pop(kh_queue *queue, kh_lane lane);
+/* A job that was in the ring has to go again: counted and queued, past the bounds. */
+void kh_queue_return(kh_queue *queue, kh_job *job);
 /* A queued job leaves (cancelled, expired), no longer counted. */
 void kh_queue_remove(kh_queue *queue, kh_job *job);
 

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A request of a known caller becomes a job in a fair queue, or is answered at once: who may do what is decided here. */
+#include "front.h"
+#include <string.h>
+
+void kh_entry_from_info(const kh_key_info *info, bool with_spki, kh_key_entry *entry)
+{
+    *entry = (kh_key_entry){
+        .name = kh_text_bytes(info->name),
+        .version = info->version,
+        .key_type = info->type,
+        .bits = info->bits,
+        .usage = info->usage,
+        .state = info->state,
+        .created = info->created,
+        .id = {info->id, KH_KEY_ID_LEN},
+        .spki = {info->spki, with_spki && info->spki_len <= KH_SPKI_MAX ? info->spki_len : 0},
+    };
+}
+
+/* Unknown and forbidden look alike to the caller; the log tells them apart. */
+static void log_refusal(kh_front *front, const kh_identity *identity, kh_op op, const char *key, const char *why)
+{
+    uint32_t suppressed = 0;
+
+    if (kh_log_allowed(&front->log_refused, kh_front_ms(front), &suppressed)) {
+        kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", identity->name), KH_LT("operation", kh_op_name(op)),
+               KH_LT("key", key), KH_LT("why", why), KH_LN("suppressed", suppressed));
+    }
+}
+
+static void key_text(const kh_request *req, char out[2 * KH_DIRECTORY_KEY_MAX + 1])
+{
+    size_t len = req->key.len < KH_DIRECTORY_KEY_MAX ? req->key.len : KH_DIRECTORY_KEY_MAX;
+
+    if (!req->key_is_id) {
+        memcpy(out, req->key.data, len);
+        out[len] = '\0';
+        return;
+    }
+    for (size_t i = 0; i < len; i++) {
+        static const char digits[] = "0123456789abcdef";
+
+        out[2 * i] = digits[req->key.data[i] >> 4];
+        out[2 * i + 1] = digits[req->key.data[i] & 15];
+    }
+    out[2 * len] = '\0';
+}
+
+/* Whether the caller may go on to the directory: by name the acl decides already, by id only what the id turns out to be. */
+static bool may_ask(kh_conn *conn, const kh_request *req)
+{
+    const kh_config_identity *rights = kh_identity_rights(conn->identity);
+    char text[2 * KH_DIRECTORY_KEY_MAX + 1];
+    size_t name_len = 0;
+    uint32_t version = 0;
+
+    if (req->key_is_id ? req->key.len == KH_KEY_ID_LEN && kh_acl_allows_op(rights, req->op)
+                       : kh_name_split((const char *)req->key.data, req->key.len, &name_len, &version) == KH_OK &&
+                             kh_acl_allows(rights, req->op, (const char *)req->key.data, name_len)) {
+        return true;
+    }
+    key_text(req, text);
+    log_refusal(conn->front, conn->identity, req->op, text, "forbidden");
+    return false;
+}
+
+void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *infos, size_t count)
+{
+    kh_identity *identity = (kh_identity *)job->tenant;
+    bool is_public = job->op == KH_OP_PUBLIC_KEY;
+    const kh_key_info *info = NULL;
+    kh_result result = kh_acl_choose(kh_identity_rights(identity), job->op, infos, count, is_public, &info);
+
+    if (result != KH_OK) {
+        log_refusal(front, identity, job->op, count > 0 ? infos[0].name : "?",
+                    count == 0 ? "unknown" : result == KH_E_DISABLED ? "disabled" : "forbidden");
+        identity->refused++;
+        kh_operation_end(front, job, result, NULL, 0);
+        return;
+    }
+    if (is_public) {
+        kh_reply reply = {.status = KH_OK};
+
+        kh_entry_from_info(info, true, &reply.entry);
+        kh_operation_reply(front, job, &reply);
+        return;
+    }
+    job->key_ref = info->ref;
+    job->lane = kh_lane_of((int)info->type, info->bits);
+    if (job->lane == KH_LANE_STORE) {
+        kh_operation_end(front, job, KH_E_INTERNAL, NULL, 0);
+        return;
+    }
+    kh_queue_push(&front->queue, job);
+}
+
+static void find_key(kh_front *front, kh_job *job, const kh_request *req)
+{
+    kh_entry *entry = NULL;
+    kh_result result = KH_OK;
+
+    if (front->keystore != NULL) {
+        kh_directory_generation(front->directory, kh_keystore_generation(front->keystore));
+    }
+    result = kh_directory_get(front->directory, req->key.data, req->key.len, req->key_is_id, &entry);
+    if (result == KH_OK) {
+        kh_admit_found(front, job, entry->infos, entry->count);
+    } else if (result == KH_AGAIN) {
+        kh_directory_wait(entry, job);
+    } else {
+        kh_operation_end(front, job, result == KH_E_TOO_LARGE ? KH_E_NOT_FOUND : result, NULL, 0);
+    }
+}
+
+static void admit_key(kh_conn *conn, const kh_request *req, kh_store_op store_op)
+{
+    size_t label_len = req->op == KH_OP_DECRYPT ? req->label.len : 0;
+    kh_job *job = NULL;
+
+    if (!may_ask(conn, req)) {
+        kh_refuse(conn, req->op, req->id, KH_E_NOT_FOUND, NULL);
+        return;
+    }
+    if (req->op == KH_OP_SIGN && (req->flags & ~KH_SIGN_PREHASHED) != 0) {
+        kh_refuse(conn, req->op, req->id, KH_E_INVALID, "unknown flags");
+        return;
+    }
+    job = kh_operation_begin(conn, req, label_len + req->data.len);
+    if (job == NULL) {
+        return;
+    }
+    job->store_op = store_op;
+    job->scheme = req->op == KH_OP_DECRYPT ? req->arg : req->scheme; /* the keeper's decrypt: padding in scheme, */
+    job->arg = req->op == KH_OP_DECRYPT ? (uint32_t)label_len : req->arg; /* label length in arg */
+    job->flags = (req->flags & KH_SIGN_PREHASHED) != 0 ? KH_SIGN_IS_DIGEST : 0;
+    if (label_len > 0) {
+        memcpy(job->data, req->label.data, label_len);
+    }
+    if (req->data.len > 0) {
+        memcpy(job->data + label_len, req->data.data, req->data.len);
+    }
+    find_key(conn->front, job, req);
+}
+
+void kh_admit(kh_conn *conn, const kh_request *req)
+{
+    kh_reply pong = {.op = KH_OP_PING, .id = req->id};
+
+    switch (req->op) {
+    case KH_OP_PING:
+        kh_conn_reply(conn, &pong);
+        break;
+    case KH_OP_CANCEL:
+        kh_operation_cancel(conn, req->id);
+        break;
+    case KH_OP_SIGN:
+        admit_key(conn, req, KH_STORE_SIGN);
+        break;
+    case KH_OP_TLS_RSA_DECRYPT:
+        admit_key(conn, req, KH_STORE_TLS_RSA_KX);
+        break;
+    case KH_OP_DECRYPT:
+        admit_key(conn, req, KH_STORE_DECRYPT);
+        break;
+    case KH_OP_PUBLIC_KEY:
+        admit_key(conn, req, KH_STORE_LOOKUP);
+        break;
+    case KH_OP_STATUS:
+        kh_status(conn, req);
+        break;
+    default:
+        kh_manage(conn, req);
+        break;
+    }
+}

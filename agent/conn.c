@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Connections. A connection is read as long as its peer takes its replies; it is written once per turn of
+ * the loop; it is freed only at the end of a turn, so that nobody holds a pointer to a freed one.
+ */
+#include "front.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define READS_PER_TURN 4
+#define SWEEP_S 0.25
+
+static void list_append(kh_conn_list *list, kh_conn *conn)
+{
+    conn->list = list;
+    conn->next = NULL;
+    conn->prev = list->last;
+    *(list->last != NULL ? &list->last->next : &list->first) = conn;
+    list->last = conn;
+    list->count++;
+}
+
+static void list_remove(kh_conn *conn)
+{
+    kh_conn_list *list = conn->list;
+
+    *(conn->prev != NULL ? &conn->prev->next : &list->first) = conn->next;
+    *(conn->next != NULL ? &conn->next->prev : &list->last) = conn->prev;
+    conn->next = conn->prev = NULL;
+    list->count--;
+}
+
+static void mark_dirty(kh_conn *conn)
+{
+    if (!conn->dirty) {
+        conn->dirty = true;
+        conn->dirty_next = conn->front->dirty;
+        conn->front->dirty = conn;
+    }
+}
+
+static void want_events(kh_conn *conn, int events)
+{
+    if (conn->io.events == events && (ev_is_active(&conn->io) || events == 0)) {
+        return;
+    }
+    ev_io_stop(conn->front->loop, &conn->io);
+    ev_io_set(&conn->io, conn->io.fd, events);
+    if (events != 0) {
+        ev_io_start(conn->front->loop, &conn->io);
+    }
+}
+
+void kh_conn_reply(kh_conn *conn, const kh_reply *reply)
+{
+    kh_result result = KH_OK;
+
+    if (conn->state == KH_CONN_CLOSED) {
+        return;
+    }
+    result = kh_server_reply(conn->server, reply);
+    if ((unsigned)reply->op < KH_OPS_ROOM && (unsigned)reply->status < KH_RESULTS_ROOM) {
+        conn->front->stats.results[reply->op][reply->status]++;
+    }
+    if (result == KH_E_ORDER) {
+        kh_log(KH_LOG_ERROR, "reply_out_of_order", KH_LT("operation", kh_op_name(reply->op)));
+    } else if (result != KH_OK && result != KH_E_CLOSED) {
+        conn->state = KH_CONN_LAST;
+    }
+    mark_dirty(conn);
+}
+
+void kh_conn_close(kh_conn *conn, const char *why)
+{
+    kh_front *front = conn->front;
+
+    if (conn->state == KH_CONN_CLOSED) {
+        return;
+    }
+    kh_log(KH_LOG_DEBUG, "connection_close", KH_LT("why", why), KH_LN("peer_pid", conn->pid));
+    kh_operation_abandon(conn);
+    if (conn->counted) {
+        conn->identity->connections--;
+        conn->counted = false;
+    }
+    conn->state = KH_CONN_CLOSED;
+    ev_io_stop(front->loop, &conn->io);
+    mark_dirty(conn);
+}
+
+/* Takes requests out of the session until it wants more bytes or the connection ends. */
+static void process(kh_conn *conn)
+{
+    kh_front *front = conn->front;
+    kh_request req;
+    uint32_t suppressed = 0;
+
+    while (conn->state < KH_CONN_LAST) {
+        kh_result result = kh_server_next(conn->server, &req);
+        bool was_handshaking = conn->state == KH_CONN_HELLO;
+
+        if (result == KH_AGAIN) {
+            break;
+        }
+        mark_dirty(conn);
+        if (result == KH_E_UNSUPPORTED || result == KH_E_TOO_LARGE) {
+            continue; /* answered by the session */
+        }
+        if (result != KH_OK) {
+            front->stats.closed_protocol++;
+            if (kh_log_allowed(&front->log_protocol, kh_front_ms(front), &suppressed)) {
+                kh_log(KH_LOG_WARN, "protocol_error", KH_LT("why", kh_result_name(result)), KH_LN("peer_uid", conn->uid),
+                       KH_LN("peer_pid", conn->pid), KH_LN("suppressed", suppressed));
+            }
+            conn->state = KH_CONN_LAST;
+        } else if (req.op == KH_OP_HELLO) {
+            kh_auth_hello(conn, &req);
+        } else if (req.op == KH_OP_AUTH) {
+            kh_auth_proof(conn, &req);
+        } else {
+            kh_admit(conn, &req);
+        }
+        if (was_handshaking && conn->state == KH_CONN_READY) {
+            list_remove(conn);
+            list_append(&front->ready, conn);
+        }
+    }
+}
+
+static void touch(kh_conn *conn)
+{
+    kh_front *front = conn->front;
+
+    if (conn->state == KH_CONN_READY) {
+        conn->active_ms = kh_front_ms(front);
+        list_remove(conn);
+        list_append(&front->ready, conn);
+    }
+}
+
+static void read_some(kh_conn *conn)
+{
+    for (int i = 0; i < READS_PER_TURN && conn->state < KH_CONN_LAST; i++) {
+        size_t cap = 0;
+        uint8_t *room = kh_server_read_buffer(conn->server, &cap);
+        ssize_t got = 0;
+
+        if (room == NULL) {
+            if (kh_server_wants_read(conn->server)) {
+                kh_conn_close(conn, "out of memory");
+            }
+            return;
+        }
+        got = recv(conn->io.fd, room, cap, 0);
+        if (got < 0) {
+            if (errno != EAGAIN && errno != EINTR) {
+                kh_conn_close(conn, "read failed");
+            }
+            return;
+        }
+        if (got == 0) {
+            kh_conn_close(conn, "end of file");
+            return;
+        }
+        kh_server_fed(conn->server, (size_t)got);
+        process(conn);
+        if ((size_t)got < cap) {
+            break;
+        }
+    }
+    touch(conn);
+}
+
+static void write_some(kh_conn *conn)
+{
+    kh_bytes out = kh_server_output(conn->server);
+    ssize_t sent = 0;
+
+    if (out.len == 0) {
+        conn->stalled_ms = 0;
+        return;
+    }
+    sent = send(conn->io.fd, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+        kh_conn_close(conn, "write failed");
+        return;
+    }
+    if (sent > 0) {
+        kh_server_sent(conn->server, (size_t)sent);
+        conn->stalled_ms = 0;
+    }
+    if (kh_server_output(conn->server).len > 0 && conn->stalled_ms == 0) {
+        conn->stalled_ms = kh_front_ms(conn->front);
+    }
+}
+
+static void on_conn(struct ev_loop *loop, ev_io *io, int events)
+{
+    kh_conn *conn = (kh_conn *)io->data;
+
+    (void)loop;
+    conn->front->now_ns = kh_front_clock();
+    if ((events & EV_WRITE) != 0) {
+        mark_dirty(conn); /* the end of this turn writes */
+    }
+    if ((events & EV_READ) != 0) {
+        read_some(conn);
+    }
+}
+
+static void destroy(kh_conn *conn)
+{
+    list_remove(conn);
+    close(conn->io.fd);
+    kh_server_free(conn->server);
+    free(conn);
+}
+
+/* After the write: what it is interested in now. */
+static void settle(kh_conn *conn)
+{
+    bool unsent = kh_server_output(conn->server).len > 0;
+
+    if (conn->state == KH_CONN_LAST && !unsent) {
+        kh_conn_close(conn, "done");
+        return;
+    }
+    want_events(conn, (unsent ? EV_WRITE : 0) |
+                          (conn->state < KH_CONN_LAST && kh_server_wants_read(conn->server) ? EV_READ : 0));
+}
+
+void kh_conns_flush(kh_front *front)
+{
+    while (front->dirty != NULL) {
+        kh_conn *conn = front->dirty;
+
+        front->dirty = conn->dirty_next;
+        conn->dirty = false;
+        if (conn->state == KH_CONN_CLOSED) {
+            destroy(conn);
+            continue;
+        }
+        bool held = !kh_server_wants_read(conn->server);
+
+        write_some(conn);
+        if (held && conn->state < KH_CONN_LAST) {
+            process(conn); /* requests that waited for the peer to read */
+        }
+        if (conn->state != KH_CONN_CLOSED) {
+            settle(conn);
+        }
+    }
+}
+
+bool kh_conns_pending(kh_front *front)
+{
+    const kh_conn_list *lists[] = {&front->handshaking, &front->ready};
+
+    for (size_t i = 0; i < 2; i++) {
+        for (kh_conn *conn = lists[i]->first; conn != NULL; conn = conn->next) {
+            if (kh_server_output(conn->server).len > 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+void kh_conns_apply(kh_front *front)
+{
+    kh_conn *next = NULL;
+
+    for (kh_conn *conn = front->ready.first; conn != NULL; conn = next) {
+        next = conn->next;
+        if (conn->state == KH_CONN_READY && !kh_identity_valid(conn->identity)) {
+            kh_conn_close(conn, "identity removed");
+        }
+    }
+}
+
+/* ---- Timeouts ---- */
+
+/* Connections that are older than the limit, oldest first. */
+static void sweep_list(kh_front *front, kh_conn_list *list, uint64_t limit_ms, uint64_t *counter, const char *why)
+{
+    uint64_t now_ms = kh_front_ms(front);
+    kh_conn *next = NULL;
+
+    for (kh_conn *conn = list->first; conn != NULL && conn->active_ms + limit_ms <= now_ms; conn = next) {
+        next = conn->next;
+        if (conn->state != KH_CONN_CLOSED && conn->job_count == 0) {
+            ++*counter;
+            kh_conn_close(conn, why);
+        }
+    }
+}
+
+static void sweep_stalled(kh_front *front)
+{
+    uint64_t now_ms = kh_front_ms(front), limit_ms = (uint64_t)front->config->stall_timeout_ms;
+    kh_conn_list *lists[] = {&front->handshaking, &front->ready};
+
+    for (size_t i = 0; i < 2; i++) {
+        for (kh_conn *conn = lists[i]->first; conn != NULL; conn = conn->next) {
+            if (conn->state != KH_CONN_CLOSED && conn->stalled_ms != 0 && conn->stalled_ms + limit_ms <= now_ms) {
+                front->stats.closed_stalled++;
+                kh_log(KH_LOG_INFO, "connection_stalled", KH_LN("peer_pid", conn->pid), KH_LN("peer_uid", conn->uid));
+                kh_conn_close(conn, "does not read");
+            }
+        }
+    }
+}
+
+static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
+{
+    kh_front *front = timer->data;
+    long idle_s = front->config->idle_timeout_s;
+
+    (void)loop;
+    (void)events;
+    front->now_ns = kh_front_clock();
+    sweep_list(front, &front->handshaking, (uint64_t)front->config->handshake_timeout_ms, &front->stats.closed_silent,
+               "silent");
+    if (idle_s > 0) {
+        sweep_list(front, &front->ready, (uint64_t)idle_s * 1000, &front->stats.closed_idle, "idle");
+    }
+    sweep_stalled(front);
+    kh_dispatch_rates(front);
+}
+
+/* ---- Opening ---- */
+
+/* Full: the oldest caller that has not said who it is makes room. False: there is none. */
+static bool make_room(kh_front *front)
+{
+    uint32_t most = (uint32_t)front->config->max_connections;
+    uint32_t suppressed = 0;
+    kh_conn *victim = front->handshaking.first;
+
+    if (front->handshaking.count + front->ready.count < most) {
+        return true;
+    }
+    front->stats.refused_full++;
+    if (kh_log_allowed(&front->log_refused, kh_front_ms(front), &suppressed)) {
+        kh_log(KH_LOG_WARN, "connections_full", KH_LN("max_connections", most), KH_LN("suppressed", suppressed));
+    }
+    while (victim != NULL && victim->state == KH_CONN_CLOSED) {
+        victim = victim->next;
+    }
+    if (victim == NULL) {
+        return false;
+    }
+    kh_conn_close(victim, "made room");
+    return true;
+}
+
+kh_result kh_conn_open(kh_front *front, int fd)
+{
+    kh_server_config config = {.max_frame = (uint32_t)front->config->frame_max, .credit = (uint32_t)front->config->credit};
+    kh_conn *conn = calloc(1, sizeof *conn);
+    struct ucred peer = {.pid = 0, .uid = (uid_t)-1};
+    socklen_t len = sizeof peer;
+
+    if (!make_room(front) || conn == NULL || kh_server_new(&config, &conn->server) != KH_OK) {
+        free(conn);
+        close(fd);
+        return KH_E_OVERLOADED;
+    }
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) {
+        peer.uid = (uid_t)-1;
+    }
+    conn->front = front;
+    conn->uid = peer.uid;
+    conn->pid = peer.pid;
+    conn->active_ms = kh_front_ms(front);
+    ev_io_init(&conn->io, on_conn, fd, EV_READ);
+    conn->io.data = conn;
+    list_append(&front->handshaking, conn);
+    ev_io_start(front->loop, &conn->io);
+    return KH_OK;
+}
+
+void kh_conns_start(kh_front *front)
+{
+    ev_timer_init(&front->sweep, on_sweep, SWEEP_S, SWEEP_S);
+    front->sweep.data = front;
+    ev_timer_start(front->loop, &front->sweep);
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading the key-encryption key and the tokens: files, systemd credentials, or a passphrase from the terminal. */
+#include "credentials.h"
+#include "secret.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define KEK_LEN 32
+#define PREFIX "credential:"
+
+/* The path itself, or that of the systemd credential that it names. False: there are none, or it is too long. */
+static bool resolve(const char *path, char *out, size_t cap)
+{
+    const char *dir = getenv("CREDENTIALS_DIRECTORY");
+
+    if (strncmp(path, PREFIX, strlen(PREFIX)) != 0) {
+        return (size_t)snprintf(out, cap, "%s", path) < cap;
+    }
+    path += strlen(PREFIX);
+    if (dir == NULL || path[0] == '\0' || strchr(path, '/') != NULL) {
+        return false;
+    }
+    return (size_t)snprintf(out, cap, "%s/%s", dir, path) < cap;
+}
+
+static kh_result say(char *error, const char *path, kh_result why)
+{
+    const char *text = kh_result_text(why);
+
+    if (why == KH_E_IO) {
+        text = errno != 0 ? strerror(errno) : "cannot be read";
+    } else if (why == KH_E_FORBIDDEN) {
+        text = "others may read it: chmod 600";
+    } else if (why == KH_E_MALFORMED) {
+        text = "it is not a file of that kind";
+    }
+    snprintf(error, KH_CONFIG_ERROR_MAX, "%s: %s", path, text);
+    return why;
+}
+
+/* Reads up to the first newline. */
+static kh_result read_line(int fd, kh_kek *kek)
+{
+    while (kek->len < KH_PASSPHRASE_MAX) {
+        ssize_t got = read(fd, kek->secret + kek->len, 1);
+
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got < 0) {
+            return KH_E_IO;
+        }
+        if (got == 0 || kek->secret[kek->len] == '\n') {
+            return kek->len > 0 ? KH_OK : KH_E_MALFORMED;
+        }
+        kek->len++;
+    }
+    return KH_E_TOO_LARGE;
+}
+
+static kh_result ask(kh_kek *kek)
+{
+    static const char prompt[] = "Keyhold store passphrase: ";
+    int fd = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
+    struct termios old, quiet;
+    kh_result result = KH_E_IO;
+
+    if (fd < 0 || tcgetattr(fd, &old) != 0) {
+        goto done;
+    }
+    quiet = old;
+    quiet.c_lflag &= ~(tcflag_t)ECHO;
+    if (tcsetattr(fd, TCSAFLUSH, &quiet) == 0 && write(fd, prompt, sizeof prompt - 1) > 0) {
+        result = read_line(fd, kek);
+    }
+    tcsetattr(fd, TCSAFLUSH, &old);
+    (void)!write(fd, "\n", 1);
+done:
+    if (fd >= 0) {
+        close(fd);
+    }
+    return result;
+}
+
+static kh_result read_passphrase(const char *path, kh_kek *kek)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    kh_result result = KH_E_IO;
+    struct stat st;
+
+    if (fd >= 0 && fstat(fd, &st) == 0) {
+        errno = 0;
+        result = !S_ISREG(st.st_mode) ? KH_E_MALFORMED : (st.st_mode & 077) != 0 ? KH_E_FORBIDDEN : read_line(fd, kek);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return result;
+}
+
+kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error)
+{
+    const char *name = config->kek_file != NULL ? config->kek_file : config->kek_passphrase_file;
+    char path[4096];
+    kh_result result = KH_OK;
+
+    kek->kind = config->kek_file != NULL ? KH_KEK_FILE : KH_KEK_PASSPHRASE;
+    kek->len = 0;
+    kek->secret = kh_secret_alloc(KH_PASSPHRASE_MAX, NULL);
+    if (kek->secret == NULL) {
+        return say(error, name, KH_E_MEMORY);
+    }
+    if (strcmp(name, "-") == 0) {
+        result = ask(kek);
+        name = "the terminal";
+    } else if (!resolve(name, path, sizeof path)) {
+        result = KH_E_IO;
+        errno = ENOENT;
+    } else if (kek->kind == KH_KEK_FILE) {
+        errno = 0;
+        result = kh_kek_file_load(path, kek->secret);
+        kek->len = KEK_LEN;
+    } else {
+        result = read_passphrase(path, kek);
+    }
+    if (result != KH_OK) {
+        say(error, name, result);
+        kh_kek_free(kek);
+    }
+    return result;
+}
+
+void kh_kek_free(kh_kek *kek)
+{
+    kh_secret_free(kek->secret, KH_PASSPHRASE_MAX);
+    kek->secret = NULL;
+    kek->len = 0;
+}
+
+kh_result kh_tokens_load(const kh_config *config, kh_credential *credentials, char *error)
+{
+    char path[4096], what[KH_CONFIG_ERROR_MAX];
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; i < config->identity_count && result == KH_OK; i++) {
+        const kh_config_identity *identity = &config->identities[i];
+
+        if (identity->token == NULL) {
+            continue;
+        }
+        if (!resolve(identity->token, path, sizeof path)) {
+            errno = ENOENT;
+            result = KH_E_IO;
+            snprintf(path, sizeof path, "%s", identity->token);
+        } else {
+            errno = 0;
+            result = kh_credential_load(path, &credentials[i]);
+        }
+        if (result != KH_OK) {
+            say(what, path, result);
+        } else if (strcmp(credentials[i].identity, identity->name) != 0) {
+            result = KH_E_MISMATCH;
+            snprintf(what, sizeof what, "the token %.200s is for identity \"%s\", not \"%s\"", path, credentials[i].identity,
+                     identity->name);
+        }
+        if (result != KH_OK) {
+            snprintf(error, KH_CONFIG_ERROR_MAX, "%.200s:%u: %.300s", config->path, identity->line, what);
+        }
+    }
+    return result;
+}

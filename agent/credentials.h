@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The secrets that the supervisor reads at its start and hands on: the key-encryption key and the tokens. */
+#ifndef KH_AGENT_CREDENTIALS_H
+#define KH_AGENT_CREDENTIALS_H
+
+#include "config.h"
+#include <keyhold/client.h>
+
+#define KH_PASSPHRASE_MAX 1024 /* bytes */
+
+typedef struct kh_kek {
+    kh_kek_kind kind;
+    uint8_t *secret; /* KH_PASSPHRASE_MAX bytes of kh_secret_alloc */
+    size_t len;
+} kh_kek;
+
+/* Both write a message (KH_CONFIG_ERROR_MAX bytes) on failure, naming file and line where there is one. */
+KH_MUST_USE kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error);
+void kh_kek_free(kh_kek *kek);
+/*
+ * credentials: one for each identity of the configuration, in locked memory; those without a token stay zero. A token's
+ * file must name the identity it is used for.
+ */
+KH_MUST_USE kh_result kh_tokens_load(const kh_config *config, kh_credential *credentials, char *error);
+
+#endif

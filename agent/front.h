@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The front: the process that listens, decides who may do what, queues, and talks to the keeper through the ring. This
+ * header is what its files share; each of them has one concern:
+ *   front.c      the process: start, loop, end
+ *   control.c    what the supervisor sends
+ *   identity.c   who there is: tokens, uids, limits; survives a reload
+ *   listener.c   listening sockets
+ *   conn.c       connections
+ *   auth.c       hello and auth
+ *   admit.c      a request becomes a job, or is answered at once
+ *   operation.c  the life of a job: begin, end, cancel, expire
+ *   dispatch.c   queues to ring, completions to replies
+ *   manage.c     operations that manage keys
+ *   status.c     the JSON document of `status`
+ *
+ * One thread, one libev loop. Replies are written once per turn of the loop, the keeper is woken once per turn.
+ */
+#ifndef KH_AGENT_FRONT_H
+#define KH_AGENT_FRONT_H
+
+#include "acl.h"
+#include "boot.h"
+#include "channel.h"
+#include "config.h"
+#include "deadline.h"
+#include "directory.h"
+#include "histogram.h"
+#include "log.h"
+#include "queue.h"
+#include <ev.h>
+
+#define KH_OPS_ROOM 20     /* kh_op is below this */
+#define KH_RESULTS_ROOM 32 /* kh_result is below this */
+#define KH_LOOKUPS_MAX 64  /* lookups in the ring at a time */
+#define KH_STORE_JOBS_MAX 4 /* other store operations in the ring at a time */
+
+typedef struct kh_front kh_front;
+typedef struct kh_conn kh_conn;
+
+/* Who can call. Made when a configuration first names it, never freed, so that jobs may point to it. */
+typedef struct kh_identity {
+    kh_tenant tenant;                 /* first: a job's tenant is its identity */
+    char name[KH_NAME_MAX + 1];
+    bool is_root;
+    const kh_config_identity *config; /* of the current configuration; NULL: root, or no longer there */
+    kh_credential *credential;        /* in locked memory; NULL: none */
+    uint32_t connections;
+    uint64_t requests, refused, completed;
+    struct kh_identity *next;
+} kh_identity;
+
+typedef enum kh_conn_state {
+    KH_CONN_HELLO,   /* has not said who it is, or not proved it */
+    KH_CONN_READY,
+    KH_CONN_LAST,    /* what is in its output is the last */
+    KH_CONN_CLOSED,  /* freed at the end of the turn */
+} kh_conn_state;
+
+typedef struct kh_conn_list {
+    kh_conn *first, *last;
+    uint32_t count;
+} kh_conn_list;
+
+struct kh_conn {
+    ev_io io;
+    kh_front *front;
+    kh_server *server;
+    kh_conn_state state;
+    uid_t uid;
+    pid_t pid;
+    kh_identity *identity; /* READY; before: who it claims to be, NULL: nobody that is known */
+    uint8_t nonce_client[KH_NONCE_LEN], nonce_agent[KH_NONCE_LEN];
+    bool by_token;         /* it named an identity */
+    bool dirty;
+    bool counted;          /* in identity->connections */
+    kh_conn_list *list;    /* handshaking or ready */
+    kh_conn *dirty_next;
+    kh_conn *next, *prev;  /* handshaking: by age; ready: by last activity */
+    uint64_t active_ms;    /* when it came, or was last active */
+    uint64_t stalled_ms;   /* since when its output does not move; 0: it moves */
+    uint32_t job_count;
+    kh_job *jobs;
+};
+
+typedef struct kh_listener {
+    ev_io io;
+    kh_front *front;
+    char *path;
+    uint64_t accepted;
+    struct kh_listener *next;
+} kh_listener;
+
+typedef struct kh_front_stats {
+    uint64_t results[KH_OPS_ROOM][KH_RESULTS_ROOM];
+    kh_histogram total[KH_OPS_ROOM];   /* arrival to reply; private-key operations and lookups */
+    kh_histogram queued[KH_LANE_COUNT]; /* arrival to ring */
+    uint64_t lane_done[KH_LANE_COUNT];
+    uint64_t accepted, refused_full, refused_auth, closed_idle, closed_silent, closed_stalled, closed_protocol;
+    uint64_t keeper_losses, lookups;
+    double rate[KH_LANE_COUNT];        /* completions per second, smoothed */
+    uint64_t rate_base[KH_LANE_COUNT];
+    uint64_t rate_ns;
+} kh_front_stats;
+
+struct kh_front {
+    struct ev_loop *loop;
+    int channel_fd;
+    ev_io channel_io;
+    uint64_t now_ns;       /* CLOCK_MONOTONIC, of this callback */
+    uint64_t started_s;    /* Unix time */
+    uint64_t started_ns;
+    /* configuration */
+    kh_config *config, *next_config;
+    kh_boot_config boot, next_boot;
+    kh_identity *identities;
+    kh_identity root;
+    kh_credential *credentials; /* locked; KH_IDENTITIES_MAX of them, by index in the configuration */
+    kh_credential *next_credentials;
+    kh_credential *nobody;      /* a random secret: what unknown identities are measured against */
+    kh_listener *listeners;
+    /* connections */
+    kh_conn_list handshaking, ready;
+    kh_conn *dirty;
+    ev_timer sweep;
+    ev_timer accept_pause;
+    ev_timer alive;
+    /* jobs */
+    kh_jobs *jobs;
+    kh_queue queue;
+    kh_deadlines deadlines;
+    ev_timer deadline_timer;
+    uint64_t deadline_armed_ns, delay_armed_ns;
+    kh_job_list in_ring_jobs;
+    kh_job_list delayed;
+    ev_timer delay_timer;
+    uint32_t waiting_jobs;  /* jobs with somebody who waits */
+    kh_directory *directory;
+    /* keeper */
+    kh_keystore *keystore;  /* NULL: none serves */
+    ev_io keystore_io;
+    uint32_t in_ring[KH_LANE_COUNT];
+    uint32_t lookups_in_ring;
+    uint64_t lookup_seq;
+    ev_prepare prepare;
+    kh_boot_process processes[KH_BOOT_PROCESSES];
+    uint32_t process_count;
+    bool draining;
+    bool drained;
+    uint64_t drain_until_ns;
+    kh_front_stats stats;
+    kh_log_limit log_refused, log_auth, log_protocol, log_overload, log_slow;
+};
+
+uint64_t kh_front_clock(void); /* CLOCK_MONOTONIC in nanoseconds */
+static inline uint64_t kh_front_ms(const kh_front *front)
+{
+    return front->now_ns / 1000000;
+}
+/* A string constant or zero-terminated string as a view. */
+static inline kh_bytes kh_text_bytes(const char *text)
+{
+    return (kh_bytes){(const uint8_t *)text, __builtin_strlen(text)};
+}
+
+/* ---- front.c: the role's main. Returns an exit code. */
+int kh_front_main(void);
+
+/* ---- control.c */
+/* Takes the boot messages up to the first COMMIT. KH_E_CLOSED, KH_E_INVALID, KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_control_boot(kh_front *front);
+void kh_control_start(kh_front *front);
+
+/* ---- identity.c */
+/* Takes up front->config and front->credentials: new identities appear, gone ones lose their rights. */
+KH_MUST_USE kh_result kh_identities_apply(kh_front *front);
+kh_identity *kh_identity_by_name(kh_front *front, const uint8_t *name, size_t len);
+/* root, or the identity that the configuration gives that uid; NULL: none. */
+kh_identity *kh_identity_by_uid(kh_front *front, uid_t uid);
+/* Whether it is still somebody: root or configured. */
+bool kh_identity_valid(const kh_identity *identity);
+/* What the acl's functions take: NULL for root, an empty one for an identity that is gone. */
+const kh_config_identity *kh_identity_rights(const kh_identity *identity);
+
+/* ---- listener.c */
+/* Takes over a listening descriptor. KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_listener_add(kh_front *front, int fd, const char *path);
+/* Drops the listeners that the configuration no longer names. */
+void kh_listeners_apply(kh_front *front);
+void kh_listeners_stop(kh_front *front);
+void kh_listeners_start(kh_front *front);
+
+/* ---- conn.c */
+/* Takes over an accepted descriptor. When it is full, the oldest caller that has not said who it is makes room. */
+KH_MUST_USE kh_result kh_conn_open(kh_front *front, int fd);
+/* Queues a reply; it is written at the end of the turn. A closed connection swallows it. */
+void kh_conn_reply(kh_conn *conn, const kh_reply *reply);
+/* Ends the connection: its jobs are cancelled; it is freed at the end of the turn. `why` is for the log. */
+void kh_conn_close(kh_conn *conn, const char *why);
+/* Writes what is to be written, closes what is to be closed: once per turn. */
+void kh_conns_flush(kh_front *front);
+void kh_conns_start(kh_front *front);
+/* Closes connections whose identity is gone. */
+void kh_conns_apply(kh_front *front);
+/* Whether anything is still to be written. */
+bool kh_conns_pending(kh_front *front);
+
+/* ---- auth.c */
+void kh_auth_hello(kh_conn *conn, const kh_request *req);
+void kh_auth_proof(kh_conn *conn, const kh_request *req);
+
+/* ---- admit.c */
+/* One request of a connection that is ready. Answers it, now or later. */
+void kh_admit(kh_conn *conn, const kh_request *req);
+/* Goes on with a job whose key is known now. */
+void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *infos, size_t count);
+/* A reply that is all status. */
+void kh_refuse(kh_conn *conn, kh_op op, uint32_t id, kh_result why, const char *detail);
+/* Fills the protocol's entry from the keystore's; views point into info. */
+void kh_entry_from_info(const kh_key_info *info, bool with_spki, kh_key_entry *entry);
+
+/* ---- operation.c */
+/*
+ * A job for this request, admitted and counted, with room for data_len bytes; NULL: it was refused and answered.
+ * It is in no queue yet.
+ */
+kh_job *kh_operation_begin(kh_conn *conn, const kh_request *req, size_t data_len);
+/* Answers with that status, data of a private-key operation, or nothing else; frees or detaches the job. */
+void kh_operation_end(kh_front *front, kh_job *job, kh_result status, const uint8_t *data, size_t len);
+/* The same with a reply made by the caller; op and id are filled in. */
+void kh_operation_reply(kh_front *front, kh_job *job, kh_reply *reply);
+void kh_operation_cancel(kh_conn *conn, uint32_t request_id);
+/* All jobs of a connection that goes away. */
+void kh_operation_abandon(kh_conn *conn);
+void kh_operation_expire(kh_front *front);
+/* Milliseconds after which a refused caller may try again. */
+uint32_t kh_retry_after(const kh_front *front, kh_lane lane);
+
+/* ---- dispatch.c */
+void kh_dispatch_start(kh_front *front);
+/* A new ring (takes the descriptors), or NULL: the keeper is gone. */
+void kh_dispatch_ring(kh_front *front, int fds[3]);
+void kh_dispatch_keeper_down(kh_front *front);
+/* Fills the ring from the queues and wakes the keeper. */
+void kh_dispatch(kh_front *front);
+void kh_dispatch_rates(kh_front *front);
+
+/* ---- manage.c */
+void kh_manage(kh_conn *conn, const kh_request *req);
+/* The keeper's answer to a store operation: answers the caller, or (list) queues the job again for the next page. */
+void kh_manage_done(kh_front *front, kh_job *job, const kh_completion *completion);
+/* Frees what a job of a store operation holds besides itself. */
+void kh_manage_drop(kh_job *job);
+
+/* ---- status.c */
+void kh_status(kh_conn *conn, const kh_request *req);
+
+#endif

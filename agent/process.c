@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starting a role. */
+#include "process.h"
+#include "boot.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define EXIT_NOT_STARTED 127
+
+/* Between fork and exec: only what is safe there. */
+static void fail(const char *what)
+{
+    const char *text = strerrordesc_np(errno);
+
+    (void)!write(STDERR_FILENO, what, strlen(what));
+    (void)!write(STDERR_FILENO, ": ", 2);
+    (void)!write(STDERR_FILENO, text, strlen(text));
+    (void)!write(STDERR_FILENO, "\n", 1);
+    _exit(EXIT_NOT_STARTED);
+}
+
+static void set_limits(const kh_process_spec *spec)
+{
+    const struct rlimit none = {0, 0}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    struct rlimit files = {spec->descriptors, spec->descriptors};
+
+    setrlimit(RLIMIT_CORE, &none);
+    setrlimit(RLIMIT_MEMLOCK, &all); /* refused without privileges: the keeper warns then */
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0 && getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+static void drop_privileges(const kh_process_spec *spec)
+{
+    if (spec->change_user && (setgroups(0, NULL) != 0 || setresgid(spec->user.gid, spec->user.gid, spec->user.gid) != 0 ||
+                              setresuid(spec->user.uid, spec->user.uid, spec->user.uid) != 0)) {
+        fail("keyholdd: cannot change the user");
+    }
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+        fail("keyholdd: no_new_privs");
+    }
+}
+
+static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
+{
+    char *const argv[] = {(char *)(uintptr_t)spec->role, NULL};
+    int exe = -1;
+
+    prctl(PR_SET_NAME, spec->role + strlen("keyholdd: "), 0, 0, 0);
+    exe = fcntl(spec->exe_fd, F_DUPFD_CLOEXEC, 64);
+    if (dup2(spec->channel_fd, KH_BOOT_FD) < 0) { /* also clears close-on-exec */
+        fail("keyholdd: dup2");
+    }
+    if (exe < 0 || close_range(KH_BOOT_FD + 1, (unsigned)exe - 1, 0) != 0 || close_range((unsigned)exe + 1, ~0u, 0) != 0) {
+        fail("keyholdd: close_range");
+    }
+    set_limits(spec);
+    drop_privileges(spec);
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* after the change of user, which would clear it */
+    if (getppid() != parent) {
+        _exit(EXIT_NOT_STARTED);
+    }
+    fexecve(exe, argv, env);
+    fail("keyholdd: cannot start itself again");
+}
+
+/* What the roles find in their environment: nothing that steers libraries. */
+static void make_env(char **env, size_t cap)
+{
+    size_t count = 0;
+#ifdef KH_TEST_PROBES
+    static const char *const kept[] = {"KEYHOLD_PROBE", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"};
+
+    for (size_t i = 0; i < sizeof kept / sizeof *kept && count + 1 < cap; i++) {
+        const char *value = getenv(kept[i]);
+
+        if (value != NULL && asprintf(&env[count], "%s=%s", kept[i], value) > 0) {
+            count++;
+        }
+    }
+#else
+    (void)cap;
+#endif
+    env[count] = NULL;
+}
+
+pid_t kh_process_start(const kh_process_spec *spec)
+{
+    char *env[8] = {NULL};
+    pid_t parent = getpid(), pid = -1;
+
+    make_env(env, sizeof env / sizeof *env);
+    pid = fork();
+    if (pid == 0) {
+        become(spec, parent, env);
+    }
+    for (size_t i = 0; env[i] != NULL; i++) {
+        free(env[i]);
+    }
+    return pid;
+}

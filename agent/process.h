@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starting a role: the same program again, from the descriptor it was started from, in a fresh address space. */
+#ifndef KH_AGENT_PROCESS_H
+#define KH_AGENT_PROCESS_H
+
+#include "config.h"
+#include <sys/types.h>
+
+typedef struct kh_process_spec {
+    const char *role;   /* argv[0]: KH_ROLE_FRONT or KH_ROLE_KEEPER; its main is found by it */
+    int exe_fd;         /* of the program */
+    int channel_fd;     /* becomes KH_BOOT_FD; every other descriptor above 2 is closed */
+    bool change_user;
+    kh_user user;
+    size_t descriptors; /* RLIMIT_NOFILE */
+} kh_process_spec;
+
+/* Returns the child's pid, or -1 with errno. */
+pid_t kh_process_start(const kh_process_spec *spec);
+
+#endif

@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The supervisor's configuration, secrets and sockets: read at start, and again at SIGHUP. */
+#include "channel.h"
+#include "confine.h"
+#include "log.h"
+#include "secret.h"
+#include "supervisor.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define CREDENTIALS_SIZE (KH_IDENTITIES_MAX * sizeof(kh_credential))
+#define DEFAULT_FRONT_USER "keyhold-front"
+#define DEFAULT_KEEPER_USER "keyhold-keeper"
+
+static kh_result seal_text(const kh_config *config, int *fd)
+{
+    size_t at = 0;
+
+    *fd = memfd_create("keyhold-config", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    while (*fd >= 0 && at < config->text_len) {
+        ssize_t put = write(*fd, config->text + at, config->text_len - at);
+
+        if (put <= 0) {
+            break;
+        }
+        at += (size_t)put;
+    }
+    if (*fd < 0 || at < config->text_len ||
+        fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0) {
+        return KH_E_MEMORY;
+    }
+    return KH_OK;
+}
+
+kh_result kh_settings_load(const char *path, kh_settings *settings, char *error)
+{
+    kh_result result = KH_OK;
+
+    *settings = (kh_settings){.text_fd = -1};
+    result = kh_config_load(path, &settings->config, error);
+    if (result != KH_OK) {
+        return result;
+    }
+    settings->credentials = kh_secret_alloc(CREDENTIALS_SIZE, NULL);
+    if (settings->credentials == NULL || seal_text(settings->config, &settings->text_fd) != KH_OK) {
+        snprintf(error, KH_CONFIG_ERROR_MAX, "%s: out of memory", path);
+        result = KH_E_MEMORY;
+    } else {
+        result = kh_tokens_load(settings->config, settings->credentials, error);
+    }
+    if (result != KH_OK) {
+        kh_settings_free(settings);
+    }
+    return result;
+}
+
+void kh_settings_free(kh_settings *settings)
+{
+    kh_config_free(settings->config);
+    kh_secret_free(settings->credentials, CREDENTIALS_SIZE);
+    if (settings->text_fd >= 0) {
+        close(settings->text_fd);
+    }
+    *settings = (kh_settings){.text_fd = -1};
+}
+
+/* ---- Sockets ---- */
+
+static kh_result open_listener(const kh_config_listener *listener, kh_socket *out, char *error)
+{
+    int fd = kh_socket_inherited(listener->path);
+
+    if (fd >= 0) {
+        *out = (kh_socket){.fd = fd, .path = strdup(listener->path)};
+        return out->path != NULL ? KH_OK : KH_E_MEMORY;
+    }
+    return kh_socket_open(listener->path, SOCK_STREAM, listener->mode, listener->owner, listener->group, out, error);
+}
+
+static kh_socket *find_socket(kh_supervisor *supervisor, const char *path)
+{
+    for (size_t i = 0; i < supervisor->socket_count; i++) {
+        if (strcmp(supervisor->sockets[i].path, path) == 0) {
+            return &supervisor->sockets[i];
+        }
+    }
+    return NULL;
+}
+
+static void drop_sockets(kh_supervisor *supervisor, size_t from)
+{
+    while (supervisor->socket_count > from) {
+        kh_socket_close(&supervisor->sockets[--supervisor->socket_count]);
+    }
+}
+
+/* Opens what the configuration names and is not open yet; on failure none of those stay open. */
+static kh_result open_sockets(kh_supervisor *supervisor, const kh_config *config, char *error)
+{
+    size_t before = supervisor->socket_count;
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; i < config->listener_count && result == KH_OK; i++) {
+        if (find_socket(supervisor, config->listeners[i].path) != NULL) {
+            continue;
+        }
+        if (supervisor->socket_count == KH_LISTENERS_MAX) {
+            snprintf(error, KH_CONFIG_ERROR_MAX, "%s: too many listeners", config->path);
+            result = KH_E_INVALID;
+        } else {
+            result = open_listener(&config->listeners[i], &supervisor->sockets[supervisor->socket_count], error);
+            supervisor->socket_count += result == KH_OK;
+        }
+    }
+    if (result != KH_OK) {
+        drop_sockets(supervisor, before);
+    }
+    return result;
+}
+
+/* Closes what the configuration no longer names. */
+static void close_sockets(kh_supervisor *supervisor)
+{
+    const kh_config *config = supervisor->settings.config;
+
+    for (size_t i = 0; i < supervisor->socket_count;) {
+        bool named = false;
+
+        for (size_t j = 0; j < config->listener_count; j++) {
+            named = named || strcmp(config->listeners[j].path, supervisor->sockets[i].path) == 0;
+        }
+        if (named) {
+            i++;
+            continue;
+        }
+        kh_socket_close(&supervisor->sockets[i]);
+        supervisor->sockets[i] = supervisor->sockets[--supervisor->socket_count];
+    }
+}
+
+/* ---- Start ---- */
+
+static kh_result find_user(const char *text, const char *fallback, kh_user *user, char *error)
+{
+    const char *name = text != NULL ? text : fallback;
+
+    if (kh_config_user(name, user) == KH_OK) {
+        return KH_OK;
+    }
+    snprintf(error, KH_CONFIG_ERROR_MAX, "there is no user \"%s\": make it, or name another one in the configuration", name);
+    return KH_E_INVALID;
+}
+
+kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
+{
+    const kh_config *config = supervisor->settings.config;
+    kh_result result = KH_OK;
+
+    supervisor->store = strdup(config->store);
+    supervisor->keeper_boot = (kh_boot_keeper){.workers = supervisor->workers,
+                                               .cache_keys = (uint32_t)config->cache_keys,
+                                               .batch_window_us = (uint32_t)config->batch_window_us,
+                                               .use_kernels = config->kernels};
+    if (supervisor->store == NULL) {
+        return KH_E_MEMORY;
+    }
+    if (supervisor->privileged &&
+        ((result = find_user(config->front_user, DEFAULT_FRONT_USER, &supervisor->front_user, error)) != KH_OK ||
+         (result = find_user(config->keeper_user, DEFAULT_KEEPER_USER, &supervisor->keeper_user, error)) != KH_OK)) {
+        return result;
+    }
+    if ((result = kh_kek_load(config, &supervisor->kek, error)) != KH_OK ||
+        (result = open_sockets(supervisor, config, error)) != KH_OK) {
+        return result;
+    }
+    if (config->admin_socket != NULL) {
+        result = kh_socket_open(config->admin_socket, SOCK_SEQPACKET, 0600, NULL, NULL, &supervisor->admin, error);
+    }
+    return result;
+}
+
+static void add_dir(kh_confine_path *paths, size_t *count, const char *file, int what)
+{
+    char *copy = strdup(file);
+
+    if (copy != NULL) {
+        paths[*count].path = strdup(dirname(copy));
+        paths[*count].what = what;
+        *count += paths[*count].path != NULL;
+    }
+    free(copy);
+}
+
+/* Directories, since files are replaced by renaming and sockets are made anew. */
+void kh_settings_confine(kh_supervisor *supervisor)
+{
+    const kh_config *config = supervisor->settings.config;
+    size_t most = 8 + config->identity_count + config->listener_count, count = 0;
+    kh_confine_path *paths = calloc(most, sizeof *paths);
+
+    if (paths == NULL) {
+        return;
+    }
+    add_dir(paths, &count, config->path, KH_PATH_READ);
+    add_dir(paths, &count, config->store, KH_PATH_STORE);
+    for (size_t i = 0; i < config->identity_count; i++) {
+        if (config->identities[i].token != NULL && config->identities[i].token[0] == '/') {
+            add_dir(paths, &count, config->identities[i].token, KH_PATH_READ);
+        }
+    }
+    for (size_t i = 0; i < config->listener_count; i++) {
+        add_dir(paths, &count, config->listeners[i].path, KH_PATH_SOCKETS);
+    }
+    if (config->admin_socket != NULL) {
+        add_dir(paths, &count, config->admin_socket, KH_PATH_SOCKETS);
+    }
+    if (getenv("CREDENTIALS_DIRECTORY") != NULL) {
+        paths[count].path = strdup(getenv("CREDENTIALS_DIRECTORY"));
+        paths[count].what = KH_PATH_READ;
+        count += paths[count].path != NULL;
+    }
+    if (!kh_confine_paths(paths, count)) {
+        kh_log(KH_LOG_WARN, "landlock_unavailable", KH_LT("means", "the supervisor's files are not confined"));
+    }
+    for (size_t i = 0; i < count; i++) {
+        free((char *)(uintptr_t)paths[i].path);
+    }
+    free(paths);
+}
+
+void kh_settings_stop(kh_supervisor *supervisor)
+{
+    drop_sockets(supervisor, 0);
+    kh_socket_close(&supervisor->admin);
+    kh_kek_free(&supervisor->kek);
+    kh_settings_free(&supervisor->settings);
+    free(supervisor->store);
+}
+
+/* ---- To the front ---- */
+
+static kh_result send_config(kh_supervisor *supervisor)
+{
+    const kh_config *config = supervisor->settings.config;
+    long delay_ms = supervisor->options->delay_ms >= 0 ? supervisor->options->delay_ms : config->debug_delay_ms;
+    uint8_t payload[4096 + sizeof(kh_boot_config)];
+    const kh_boot_config boot = {.workers = supervisor->workers,
+                                 .delay_ms = (uint32_t)delay_ms,
+                                 .operator_uid = (uint32_t)geteuid()};
+    size_t path_len = strlen(config->path);
+
+    if (path_len > 4095) {
+        return KH_E_TOO_LARGE;
+    }
+    memcpy(payload, &boot, sizeof boot);
+    memcpy(payload + sizeof boot, config->path, path_len);
+    return kh_channel_send(supervisor->front.channel_fd, KH_MSG_CONFIG, payload, sizeof boot + path_len,
+                           &supervisor->settings.text_fd, 1);
+}
+
+static kh_result send_tokens(kh_supervisor *supervisor)
+{
+    kh_boot_token *tokens = kh_secret_alloc(KH_BOOT_TOKENS * sizeof *tokens, NULL);
+    const kh_config *config = supervisor->settings.config;
+    kh_result result = tokens != NULL ? KH_OK : KH_E_MEMORY;
+    size_t count = 0;
+
+    for (size_t i = 0; i < config->identity_count && result == KH_OK; i++) {
+        if (config->identities[i].token != NULL) {
+            tokens[count].identity = (uint32_t)i;
+            memcpy(tokens[count++].secret, supervisor->settings.credentials[i].secret, KH_TOKEN_SECRET_LEN);
+        }
+        if (count == KH_BOOT_TOKENS || (count > 0 && i + 1 == config->identity_count)) {
+            result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_TOKENS, tokens, count * sizeof *tokens, NULL, 0);
+            count = 0;
+        }
+    }
+    if (count > 0 && result == KH_OK) {
+        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_TOKENS, tokens, count * sizeof *tokens, NULL, 0);
+    }
+    kh_secret_free(tokens, KH_BOOT_TOKENS * sizeof *tokens);
+    return result;
+}
+
+kh_result kh_settings_send(kh_supervisor *supervisor, size_t first_socket)
+{
+    kh_result result = send_config(supervisor);
+
+    if (result == KH_OK) {
+        result = send_tokens(supervisor);
+    }
+    for (size_t i = first_socket; i < supervisor->socket_count && result == KH_OK; i++) {
+        const kh_socket *sock = &supervisor->sockets[i];
+
+        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_LISTENER, sock->path, strlen(sock->path), &sock->fd, 1);
+    }
+    if (result == KH_OK) {
+        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_COMMIT, NULL, 0, NULL, 0);
+    }
+    return result;
+}
+
+static bool differs(const char *a, const char *b)
+{
+    return (a == NULL) != (b == NULL) || (a != NULL && strcmp(a, b) != 0);
+}
+
+/* What a running agent cannot change is left as it was, and said. */
+static void warn_restart(const kh_config *old, const kh_config *new)
+{
+    const struct {
+        const char *name;
+        bool changed;
+    } table[] = {
+        {"store", differs(old->store, new->store)},
+        {"kek_file", differs(old->kek_file, new->kek_file)},
+        {"kek_passphrase_file", differs(old->kek_passphrase_file, new->kek_passphrase_file)},
+        {"admin_socket", differs(old->admin_socket, new->admin_socket)},
+        {"front_user", differs(old->front_user, new->front_user)},
+        {"keeper_user", differs(old->keeper_user, new->keeper_user)},
+        {"workers", old->workers != new->workers},
+        {"kernels", old->kernels != new->kernels},
+        {"batch_window_us", old->batch_window_us != new->batch_window_us},
+        {"cache_keys", old->cache_keys != new->cache_keys},
+    };
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        if (table[i].changed) {
+            kh_log(KH_LOG_WARN, "restart_needed", KH_LT("option", table[i].name));
+        }
+    }
+}
+
+kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
+{
+    size_t before = supervisor->socket_count;
+    kh_settings next, old = supervisor->settings;
+    kh_result result = kh_settings_load(supervisor->options->config_path, &next, error);
+
+    if (result != KH_OK) {
+        return result;
+    }
+    result = open_sockets(supervisor, next.config, error);
+    if (result != KH_OK) {
+        kh_settings_free(&next);
+        return result;
+    }
+    warn_restart(old.config, next.config);
+    supervisor->settings = next;
+    kh_log_init("supervisor", next.config->log_level, next.config->log_format == KH_FORMAT_JSON);
+    /* A front that is not there or does not take it gets it at its next start. */
+    if (supervisor->front.pid != 0 && kh_settings_send(supervisor, before) != KH_OK) {
+        kh_child_kill(&supervisor->front, "does not take its configuration");
+    }
+    close_sockets(supervisor);
+    kh_settings_free(&old);
+    return KH_OK;
+}

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The supervisor: start, signals, what systemd is told, and the end. */
+#include "supervisor.h"
+#include "channel.h"
+#include "confine.h"
+#include "log.h"
+#include "probe.h"
+#include "secret.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FRONT_SILENCE_S 30.0 /* a front that has said nothing for so long is stuck */
+#define KEEPER_PATIENCE_S 5.0
+#define FRONT_PATIENCE_S 2.0 /* beyond its drain timeout */
+
+void kh_supervisor_end(kh_supervisor *supervisor, int exit_code)
+{
+    supervisor->exit_code = exit_code;
+    ev_break(supervisor->loop, EVBREAK_ALL);
+}
+
+void kh_supervisor_note_ready(kh_supervisor *supervisor)
+{
+    if (!supervisor->announced && supervisor->front.ready && supervisor->keeper.ready) {
+        supervisor->announced = true;
+        kh_log(KH_LOG_NOTICE, "ready", KH_LT("version", KH_VERSION));
+        sd_notify(0, "READY=1\nSTATUS=serving");
+    }
+}
+
+/* ---- SIGHUP ---- */
+
+static void on_hup(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+    kh_supervisor *supervisor = watcher->data;
+    char error[KH_CONFIG_ERROR_MAX] = "";
+    struct timespec now = {0};
+
+    (void)loop;
+    (void)events;
+    if (supervisor->stopping) {
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
+    if (kh_settings_reload(supervisor, error) != KH_OK) {
+        kh_log(KH_LOG_ERROR, "reload_failed", KH_LT("error", error), KH_LT("means", "the old configuration stays"));
+    } else {
+        kh_log(KH_LOG_NOTICE, "reloaded", KH_LT("file", supervisor->settings.config->path));
+    }
+    sd_notify(0, "READY=1");
+}
+
+/* ---- The end: first the front, which still needs the keeper; then the keeper ---- */
+
+static void on_patience(struct ev_loop *loop, ev_timer *timer, int events)
+{
+    kh_supervisor *supervisor = timer->data;
+
+    (void)loop;
+    (void)events;
+    kh_child_kill(supervisor->front.pid != 0 ? &supervisor->front : &supervisor->keeper, "does not stop");
+}
+
+static void wait_most(kh_supervisor *supervisor, double seconds)
+{
+    ev_timer_stop(supervisor->loop, &supervisor->patience);
+    ev_timer_init(&supervisor->patience, on_patience, seconds, 0.);
+    supervisor->patience.data = supervisor;
+    ev_now_update(supervisor->loop);
+    ev_timer_start(supervisor->loop, &supervisor->patience);
+}
+
+static void stop_keeper(kh_supervisor *supervisor)
+{
+    if (supervisor->keeper.pid == 0) {
+        kh_supervisor_end(supervisor, 0);
+        return;
+    }
+    if (kh_keeper_send_stop(supervisor->keeper.control_fd) != KH_OK) {
+        kh_child_kill(&supervisor->keeper, "does not read its channel");
+    }
+    wait_most(supervisor, KEEPER_PATIENCE_S);
+}
+
+void kh_supervisor_note_stopped(kh_supervisor *supervisor, kh_child *child)
+{
+    if (supervisor->front.pid == 0 && supervisor->keeper.pid == 0) {
+        kh_supervisor_end(supervisor, 0);
+    } else if (!child->is_keeper) {
+        stop_keeper(supervisor);
+    } else if (supervisor->front.pid != 0) {
+        kh_child_start(&supervisor->keeper); /* what is queued still needs one */
+    }
+}
+
+static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
+{
+    kh_supervisor *supervisor = watcher->data;
+    uint32_t most_ms = (uint32_t)supervisor->settings.config->drain_timeout_ms;
+
+    (void)loop;
+    (void)events;
+    if (supervisor->stopping) { /* asked twice: now */
+        kh_child_kill(&supervisor->front, "asked to stop twice");
+        kh_child_kill(&supervisor->keeper, "asked to stop twice");
+        return;
+    }
+    supervisor->stopping = true;
+    sd_notify(0, "STOPPING=1\nSTATUS=draining");
+    kh_log(KH_LOG_NOTICE, "stopping", KH_LN("signal", watcher->signum));
+    ev_timer_stop(supervisor->loop, &supervisor->front.restart);
+    ev_timer_stop(supervisor->loop, &supervisor->keeper.restart);
+    if (supervisor->front.pid == 0) {
+        stop_keeper(supervisor);
+        return;
+    }
+    if (kh_channel_send(supervisor->front.channel_fd, KH_MSG_DRAIN, &most_ms, sizeof most_ms, NULL, 0) != KH_OK) {
+        kh_child_kill(&supervisor->front, "does not read its channel");
+    }
+    wait_most(supervisor, most_ms / 1000. + FRONT_PATIENCE_S);
+}
+
+/* ---- Watchdogs: of the front, and systemd's of the agent ---- */
+
+static void on_watchdog(struct ev_loop *loop, ev_timer *timer, int events)
+{
+    kh_supervisor *supervisor = timer->data;
+    kh_child *front = &supervisor->front;
+
+    (void)events;
+    if (front->ready && ev_now(loop) - front->alive_at > FRONT_SILENCE_S) {
+        kh_child_kill(front, "is stuck");
+    }
+    if (supervisor->watchdog_s > 0) {
+        sd_notify(0, "WATCHDOG=1");
+    }
+}
+
+static void watch(kh_supervisor *supervisor, ev_signal *watcher, int signum,
+                  void (*handler)(struct ev_loop *, ev_signal *, int))
+{
+    ev_signal_init(watcher, handler, signum);
+    watcher->data = supervisor;
+    ev_signal_start(supervisor->loop, watcher);
+}
+
+static void start_watching(kh_supervisor *supervisor)
+{
+    uint64_t usec = 0;
+
+    if (sd_watchdog_enabled(0, &usec) > 0) {
+        supervisor->watchdog_s = (double)usec / 1e6;
+    }
+    watch(supervisor, &supervisor->hup, SIGHUP, on_hup);
+    watch(supervisor, &supervisor->term, SIGTERM, on_stop);
+    watch(supervisor, &supervisor->interrupt, SIGINT, on_stop);
+    ev_timer_init(&supervisor->watchdog, on_watchdog, 1.,
+                  supervisor->watchdog_s > 0 && supervisor->watchdog_s < 4 ? supervisor->watchdog_s / 2 : 2.);
+    supervisor->watchdog.data = supervisor;
+    ev_timer_start(supervisor->loop, &supervisor->watchdog);
+}
+
+/* ---- Start ---- */
+
+static uint32_t count_cpus(void)
+{
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+}
+
+static int check(const kh_options *options)
+{
+    char error[KH_CONFIG_ERROR_MAX] = "";
+    kh_settings settings;
+
+    if (kh_settings_load(options->config_path, &settings, error) != KH_OK) {
+        fprintf(stderr, "%s\n", error);
+        return 1;
+    }
+    printf("%s: ok, %zu listeners, %zu identities\n", settings.config->path, settings.config->listener_count,
+           settings.config->identity_count);
+    kh_settings_free(&settings);
+    return 0;
+}
+
+static kh_result start(kh_supervisor *supervisor, char *error)
+{
+    const kh_config *config = NULL;
+    kh_result result = kh_settings_load(supervisor->options->config_path, &supervisor->settings, error);
+
+    if (result != KH_OK) {
+        return result;
+    }
+    config = supervisor->settings.config;
+    kh_log_init("supervisor", config->log_level, config->log_format == KH_FORMAT_JSON);
+    supervisor->privileged = geteuid() == 0;
+    if (!supervisor->privileged) {
+        kh_log(KH_LOG_WARN, "unprivileged", KH_LT("means", "front and keeper run as the same user as the supervisor"));
+    }
+    supervisor->workers = config->workers > 0 ? (uint32_t)config->workers : count_cpus();
+    result = kh_settings_start(supervisor, error);
+    if (result != KH_OK) {
+        return result;
+    }
+    supervisor->loop = ev_default_loop(EVFLAG_NOENV | EVBACKEND_EPOLL);
+    if (supervisor->loop == NULL) {
+        snprintf(error, KH_CONFIG_ERROR_MAX, "no event loop: %s", strerror(errno));
+        return KH_E_MEMORY;
+    }
+    start_watching(supervisor);
+    kh_settings_confine(supervisor);
+    kh_confine(KH_CONFINE_SUPERVISOR);
+    kh_probe("supervisor");
+    return KH_OK;
+}
+
+int kh_supervise(const kh_options *options)
+{
+    static kh_supervisor supervisor;
+    char error[KH_CONFIG_ERROR_MAX] = "";
+
+    /* Before anything else: later /proc/self/exe may not be opened any more, and the file may have been replaced. */
+    supervisor.exe_fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    supervisor.options = options;
+    supervisor.settings.text_fd = -1;
+    supervisor.admin.fd = -1;
+    kh_secret_process();
+    kh_children_init(&supervisor);
+    if (options->check) {
+        return check(options);
+    }
+    signal(SIGPIPE, SIG_IGN);
+    if (start(&supervisor, error) != KH_OK) {
+        kh_log(KH_LOG_ERROR, "start_failed", KH_LT("error", error));
+        fprintf(stderr, "keyholdd: %s\n", error);
+        kh_settings_stop(&supervisor);
+        return 1;
+    }
+    kh_child_start(&supervisor.keeper);
+    kh_child_start(&supervisor.front);
+    ev_run(supervisor.loop, 0);
+    supervisor.stopping = true;
+    kh_settings_stop(&supervisor);
+    kh_log(KH_LOG_NOTICE, "stopped", KH_LN("exit", supervisor.exit_code));
+    return supervisor.exit_code;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The supervisor: starts first, reads configuration and secrets, opens the sockets, starts front and keeper and starts
+ * again whichever dies. It parses nothing that comes from a peer. This header is what its files share:
+ *   supervisor.c  start, signals, end
+ *   children.c    the roles: start, death, back-off, rings
+ *   settings.c    configuration and sockets, and how they change
+ */
+#ifndef KH_AGENT_SUPERVISOR_H
+#define KH_AGENT_SUPERVISOR_H
+
+#include "boot.h"
+#include "config.h"
+#include "credentials.h"
+#include "listen.h"
+#include <ev.h>
+
+typedef struct kh_options {
+    const char *config_path;
+    long delay_ms; /* -1: the configuration's */
+    bool check;    /* only check the configuration */
+} kh_options;
+
+typedef struct kh_supervisor kh_supervisor;
+
+typedef struct kh_child {
+    kh_supervisor *supervisor;
+    const char *role;     /* argv[0] */
+    const char *name;     /* "front", "keeper" */
+    bool is_keeper;
+    pid_t pid;            /* 0: not running */
+    bool ready;           /* it said so */
+    bool was_ready;       /* ever: a first start that fails is the end */
+    bool kill_sent;
+    int channel_fd;       /* -1: closed */
+    int control_fd;       /* keeper: kh_keeper_send_* */
+    uint32_t failures;    /* deaths in a row before it had served for a while */
+    double started, ready_at, alive_at; /* ev_now */
+    ev_child watcher;
+    ev_io channel_io;
+    ev_timer restart;
+} kh_child;
+
+typedef struct kh_settings {
+    kh_config *config;
+    kh_credential *credentials; /* KH_IDENTITIES_MAX, kh_secret_alloc */
+    int text_fd;                /* sealed memfd of config->text */
+} kh_settings;
+
+struct kh_supervisor {
+    const kh_options *options;
+    struct ev_loop *loop;
+    int exe_fd;
+    bool privileged;
+    uint32_t workers;
+    kh_settings settings;
+    kh_kek kek;
+    kh_user front_user, keeper_user;
+    kh_boot_keeper keeper_boot; /* of the first configuration: a keeper that starts again is the same */
+    char *store;
+    kh_socket sockets[KH_LISTENERS_MAX];
+    size_t socket_count;
+    kh_socket admin;
+    kh_child front, keeper;
+    int ring[3];
+    bool announced;  /* READY=1 was sent */
+    bool stopping;
+    int exit_code;
+    double watchdog_s;
+    ev_signal hup, term, interrupt;
+    ev_timer patience, watchdog;
+};
+
+/* ---- supervisor.c. Returns an exit code. */
+int kh_supervise(const kh_options *options);
+/* Ends the loop with that code. */
+void kh_supervisor_end(kh_supervisor *supervisor, int exit_code);
+/* A child became ready, or not: tells systemd when both are for the first time. */
+void kh_supervisor_note_ready(kh_supervisor *supervisor);
+/* The front or keeper is gone while the agent is stopping. */
+void kh_supervisor_note_stopped(kh_supervisor *supervisor, kh_child *child);
+
+/* ---- settings.c; error: KH_CONFIG_ERROR_MAX bytes */
+KH_MUST_USE kh_result kh_settings_load(const char *path, kh_settings *settings, char *error);
+void kh_settings_free(kh_settings *settings);
+/* Users, key-encryption key, sockets: once, before confinement. */
+KH_MUST_USE kh_result kh_settings_start(kh_supervisor *supervisor, char *error);
+/* Reads the file again; on success the front has it. On failure nothing changes. */
+KH_MUST_USE kh_result kh_settings_reload(kh_supervisor *supervisor, char *error);
+/* Sends the current configuration and tokens to the front, and the sockets from `first` on. KH_E_IO. */
+KH_MUST_USE kh_result kh_settings_send(kh_supervisor *supervisor, size_t first_socket);
+void kh_settings_confine(kh_supervisor *supervisor);
+void kh_settings_stop(kh_supervisor *supervisor);
+
+/* ---- children.c */
+void kh_children_init(kh_supervisor *supervisor);
+/* Starts the child now; if that fails, later. */
+void kh_child_start(kh_child *child);
+/* SIGKILL: it does not answer. */
+void kh_child_kill(kh_child *child, const char *why);
+void kh_children_send_processes(kh_supervisor *supervisor);
+
+#endif
