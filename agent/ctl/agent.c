@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opening a way to the agent, and calling it: the admin socket or the wire. The operations on keys are in agent_keys.c. */
+/* Opening a way to the agent, and calling it: the admin socket or the wire. The operations on keys are in
+ * agent_keys.c. */
 #include "agent_private.h"
 
 #include <errno.h>
@@ -17,8 +18,8 @@ kh_result ctl_load_config(ctl_run *ctl, kh_config **config)
 
     path = given ? path : CTL_DEFAULT_CONFIG;
     if (access(path, R_OK) != 0) {
-        return ctl_fail(&ctl->error, errno == EACCES ? KH_E_FORBIDDEN : KH_E_IO, "cannot read %s: %s; %s", path,
-                        strerror(errno),
+        return ctl_fail(&ctl->error, errno == EACCES ? KH_E_FORBIDDEN : KH_E_IO, "cannot read %s: %s; %s",
+                        path, strerror(errno),
                         errno == EACCES ? "run this as root"
                         : given         ? "check the name given with --config"
                                         : "run keyholdctl init, or name the file with --config");
@@ -31,16 +32,20 @@ kh_result ctl_load_config(ctl_run *ctl, kh_config **config)
 static kh_result cannot_reach(ctl_error *error, const char *path, const char *why)
 {
     if (access(path, W_OK) != 0 && errno == EACCES) {
-        return ctl_fail(error, KH_E_FORBIDDEN, "no permission to use %s; run this as root or give --token", path);
+        return ctl_fail(error, KH_E_FORBIDDEN, "no permission to use %s; run this as root or give --token",
+                        path);
     }
     if (access(path, F_OK) != 0) {
-        return ctl_fail_unreachable(error, KH_E_UNAVAILABLE,
-                                    "the agent is not running: there is no socket %s; start it with systemctl start keyhold, or "
-                                    "name the right --config", path);
+        return ctl_fail_unreachable(
+            error, KH_E_UNAVAILABLE,
+            "the agent is not running: there is no socket %s; start it with systemctl start keyhold, or "
+            "name the right --config",
+            path);
     }
-    return ctl_fail_unreachable(error, KH_E_UNAVAILABLE,
-                                "the agent does not answer at %s (%s); start it with systemctl start keyhold, or see its log",
-                                path, why);
+    return ctl_fail_unreachable(
+        error, KH_E_UNAVAILABLE,
+        "the agent does not answer at %s (%s); start it with systemctl start keyhold, or see its log", path,
+        why);
 }
 
 static kh_result load_token(const char *path, kh_credential *cred, ctl_error *error)
@@ -51,35 +56,42 @@ static kh_result load_token(const char *path, kh_credential *cred, ctl_error *er
     case KH_OK:
         break;
     case KH_E_FORBIDDEN:
-        ctl_fail(error, result, "the token %s can be read by others; chmod 0600 %s, and make a new one if it was exposed", path,
-                 path);
+        ctl_fail(error, result,
+                 "the token %s can be read by others; chmod 0600 %s, and make a new one if it was exposed",
+                 path, path);
         break;
     case KH_E_MALFORMED:
         ctl_fail(error, result, "%s is not a token; make one with keyholdctl token create", path);
         break;
     default:
-        ctl_fail(error, result, "cannot read the token %s: %s; check the name, or run this as root", path, strerror(errno));
+        ctl_fail(error, result, "cannot read the token %s: %s; check the name, or run this as root", path,
+                 strerror(errno));
         break;
     }
     return result;
 }
 
-static kh_result cannot_open(ctl_error *error, const char *address, const char *token, kh_result result, const char *detail)
+static kh_result cannot_open(ctl_error *error, const char *address, const char *token, kh_result result,
+                             const char *detail)
 {
     const char *why = detail[0] != '\0' ? detail : kh_result_text(result);
 
     if (result == KH_E_UNAUTHENTICATED && token != NULL) {
         return ctl_fail(error, result,
-                        "the agent at %s does not accept the token %s (%s); is its identity in the agent's configuration, and was "
-                        "the agent told (SIGHUP)?", address, token, why);
+                        "the agent at %s does not accept the token %s (%s); is its identity in the agent's "
+                        "configuration, and was "
+                        "the agent told (SIGHUP)?",
+                        address, token, why);
     }
     if (result == KH_E_UNAUTHENTICATED || result == KH_E_FORBIDDEN) {
-        return ctl_fail(error, result, "the agent at %s does not know uid %u (%s); run this as root or give --token", address,
-                        (unsigned)geteuid(), why);
+        return ctl_fail(error, result,
+                        "the agent at %s does not know uid %u (%s); run this as root or give --token",
+                        address, (unsigned)geteuid(), why);
     }
     if (result == KH_E_VERSION) {
-        return ctl_fail(error, result, "the agent at %s speaks another version (%s); install the same version of both", address,
-                        why);
+        return ctl_fail(error, result,
+                        "the agent at %s speaks another version (%s); install the same version of both",
+                        address, why);
     }
     if (result == KH_E_INVALID) {
         return ctl_fail_usage(error, "\"%s\" is not an address; it is unix:/path", address);
@@ -89,7 +101,7 @@ static kh_result cannot_open(ctl_error *error, const char *address, const char *
 
 kh_result ctl_agent_open_at(ctl_run *ctl, const char *address, const char *token, ctl_agent **out)
 {
-    kh_credential cred = { 0 };
+    kh_credential cred = {0};
     char detail[256] = "";
     kh_result result = KH_OK;
     ctl_agent *agent = calloc(1, sizeof(*agent));
@@ -104,8 +116,8 @@ kh_result ctl_agent_open_at(ctl_run *ctl, const char *address, const char *token
     if (token != NULL && (result = load_token(token, &cred, &ctl->error)) != KH_OK) {
         goto done;
     }
-    result = kh_client_open(address, token != NULL ? &cred : NULL, "keyholdctl", ctl->timeout_ms, &agent->client, detail,
-                            sizeof(detail));
+    result = kh_client_open(address, token != NULL ? &cred : NULL, "keyholdctl", ctl->timeout_ms,
+                            &agent->client, detail, sizeof(detail));
     if (result != KH_OK) {
         agent->client = NULL;
         result = cannot_open(&ctl->error, address, token, result, detail);
@@ -123,7 +135,8 @@ static kh_result open_admin(ctl_run *ctl, const char *path, ctl_agent **out)
 {
     ctl_agent *agent = calloc(1, sizeof(*agent));
 
-    if (agent == NULL || asprintf(&agent->address, "admin:%s", path) < 0 || (agent->admin = strdup(path)) == NULL) {
+    if (agent == NULL || asprintf(&agent->address, "admin:%s", path) < 0 ||
+        (agent->admin = strdup(path)) == NULL) {
         if (agent != NULL) {
             ctl_agent_close(agent);
         }
@@ -145,7 +158,8 @@ static kh_result open_configured(ctl_run *ctl, ctl_way way, const char *token, c
         goto done;
     }
     if (way == CTL_WAY_ADMIN && config->admin_socket == NULL) {
-        result = ctl_fail(&ctl->error, KH_E_INVALID, "%s has no admin_socket; add one and restart the agent", config->path);
+        result = ctl_fail(&ctl->error, KH_E_INVALID, "%s has no admin_socket; add one and restart the agent",
+                          config->path);
     } else if (way == CTL_WAY_ADMIN && access(config->admin_socket, W_OK) != 0) {
         result = cannot_reach(&ctl->error, config->admin_socket, "");
     } else if (way == CTL_WAY_ADMIN || (way == CTL_WAY_ANY && token == NULL && config->admin_socket != NULL &&
@@ -171,8 +185,10 @@ kh_result ctl_agent_open(ctl_run *ctl, ctl_way way, ctl_agent **agent)
 
     *agent = NULL;
     if (way == CTL_WAY_ADMIN && (address != NULL || token != NULL)) {
-        return ctl_fail_usage(&ctl->error, "this command goes over the agent's admin socket; leave out --socket and --token, and "
-                                           "run it as root on the agent's host");
+        return ctl_fail_usage(
+            &ctl->error,
+            "this command goes over the agent's admin socket; leave out --socket and --token, and "
+            "run it as root on the agent's host");
     }
     if (address != NULL && address[0] == '/') { /* a plain path is meant as one */
         (void)snprintf(plain, sizeof(plain), "unix:%s", address);
@@ -212,20 +228,20 @@ static const char *advice(kh_result result)
         kh_result result;
         const char *text;
     } table[] = {
-        { KH_E_NOT_FOUND, "see keyholdctl key list" },
-        { KH_E_EXISTS, "choose another name, or add a version with --new-version" },
-        { KH_E_DUPLICATE, "use that one, or add --allow-duplicate" },
-        { KH_E_WEAK, "use rsa2048 or more, p256, p384, p521 or ed25519" },
-        { KH_E_FORBIDDEN, "run this as root on the agent's host" },
-        { KH_E_UNAUTHENTICATED, "give the right --token" },
-        { KH_E_STORAGE, "make room and check the store's directory" },
-        { KH_E_DAMAGED, "run keyholdctl store check and restore the store from its backup" },
-        { KH_E_DISABLED, "enable it with keyholdctl key enable" },
-        { KH_E_LOCKED, "stop the other agent" },
-        { KH_E_CRYPTO, "was the store made anew? see its import.pub" },
-        { KH_E_OVERLOADED, "try again" },
-        { KH_E_DEADLINE, "try again, or raise --timeout" },
-        { KH_E_VERSION, "install the same version of keyholdctl and keyholdd" },
+        {KH_E_NOT_FOUND, "see keyholdctl key list"},
+        {KH_E_EXISTS, "choose another name, or add a version with --new-version"},
+        {KH_E_DUPLICATE, "use that one, or add --allow-duplicate"},
+        {KH_E_WEAK, "use rsa2048 or more, p256, p384, p521 or ed25519"},
+        {KH_E_FORBIDDEN, "run this as root on the agent's host"},
+        {KH_E_UNAUTHENTICATED, "give the right --token"},
+        {KH_E_STORAGE, "make room and check the store's directory"},
+        {KH_E_DAMAGED, "run keyholdctl store check and restore the store from its backup"},
+        {KH_E_DISABLED, "enable it with keyholdctl key enable"},
+        {KH_E_LOCKED, "stop the other agent"},
+        {KH_E_CRYPTO, "was the store made anew? see its import.pub"},
+        {KH_E_OVERLOADED, "try again"},
+        {KH_E_DEADLINE, "try again, or raise --timeout"},
+        {KH_E_VERSION, "install the same version of keyholdctl and keyholdd"},
     };
 
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
@@ -239,21 +255,21 @@ static const char *advice(kh_result result)
 static kh_result fail_call(ctl_agent *agent, kh_result result, const char *what, kh_bytes detail)
 {
     if (detail.len > 0) {
-        return ctl_fail(agent->error, result, "%s: %s (%.*s); %s", what, kh_result_text(result), (int)detail.len,
-                        (const char *)detail.data, advice(result));
+        return ctl_fail(agent->error, result, "%s: %s (%.*s); %s", what, kh_result_text(result),
+                        (int)detail.len, (const char *)detail.data, advice(result));
     }
     return ctl_fail(agent->error, result, "%s: %s; %s", what, kh_result_text(result), advice(result));
 }
 
-kh_result ctl_agent_admin(ctl_agent *agent, const kh_record *record, const char *what, uint8_t *out, size_t cap,
-                          size_t *out_len)
+kh_result ctl_agent_admin(ctl_agent *agent, const kh_record *record, const char *what, uint8_t *out,
+                          size_t cap, size_t *out_len)
 {
     kh_result result = kh_admin_call(agent->admin, record, out, cap, out_len, agent->timeout_ms);
 
     if (result == KH_E_UNAVAILABLE || result == KH_E_CLOSED || result == KH_E_IO) {
         return cannot_reach(agent->error, agent->admin, kh_result_text(result));
     }
-    return result == KH_OK ? KH_OK : fail_call(agent, result, what, (kh_bytes){ NULL, 0 });
+    return result == KH_OK ? KH_OK : fail_call(agent, result, what, (kh_bytes){NULL, 0});
 }
 
 kh_result ctl_agent_wire(ctl_agent *agent, kh_request *request, const char *what, kh_reply *reply)
@@ -263,10 +279,11 @@ kh_result ctl_agent_wire(ctl_agent *agent, kh_request *request, const char *what
     request->deadline_ms = agent->timeout_ms;
     result = kh_client_call(agent->client, request, reply);
     if (result == KH_E_INVALID || result == KH_E_TOO_LARGE) {
-        return fail_call(agent, result, what, (kh_bytes){ NULL, 0 });
+        return fail_call(agent, result, what, (kh_bytes){NULL, 0});
     }
     if (result != KH_OK) {
-        return ctl_fail_unreachable(agent->error, result, "%s: the agent at %s did not answer (%s); see its log", what,
+        return ctl_fail_unreachable(agent->error, result,
+                                    "%s: the agent at %s did not answer (%s); see its log", what,
                                     agent->address, kh_result_text(result));
     }
     return reply->status == KH_OK ? KH_OK : fail_call(agent, reply->status, what, reply->detail);

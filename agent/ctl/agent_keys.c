@@ -7,7 +7,7 @@
 
 static kh_bytes bytes_of(const char *text)
 {
-    return (kh_bytes){ (const uint8_t *)text, strlen(text) };
+    return (kh_bytes){(const uint8_t *)text, strlen(text)};
 }
 
 /* The agent's entry as the store would tell it. KH_E_MALFORMED: lengths that cannot be. */
@@ -35,22 +35,24 @@ static kh_result entry_to_info(const kh_key_entry *entry, kh_key_info *info)
 /* One request whose reply is one entry. */
 static kh_result wire_entry(ctl_agent *agent, kh_request *request, const char *what, kh_key_info *info)
 {
-    kh_reply reply = { 0 };
+    kh_reply reply = {0};
     kh_result result = ctl_agent_wire(agent, request, what, &reply);
 
     return result == KH_OK ? entry_to_info(&reply.entry, info) : result;
 }
 
 /* One record whose answer is one kh_key_info. */
-static kh_result admin_info(ctl_agent *agent, kh_store_op op, const void *data, size_t len, const char *what, kh_key_info *info)
+static kh_result admin_info(ctl_agent *agent, kh_store_op op, const void *data, size_t len, const char *what,
+                            kh_key_info *info)
 {
-    kh_record record = { .op = op, .data = data, .data_len = (uint32_t)len };
-    kh_key_info answer = { 0 };
+    kh_record record = {.op = op, .data = data, .data_len = (uint32_t)len};
+    kh_key_info answer = {0};
     size_t out_len = 0;
     kh_result result = ctl_agent_admin(agent, &record, what, (uint8_t *)&answer, sizeof(answer), &out_len);
 
     if (result == KH_OK && out_len != sizeof(answer)) {
-        result = ctl_fail(agent->error, KH_E_VERSION, "%s: the agent is of another build; install the same version of both", what);
+        result = ctl_fail(agent->error, KH_E_VERSION,
+                          "%s: the agent is of another build; install the same version of both", what);
     }
     if (result == KH_OK) {
         answer.name[KH_NAME_MAX] = '\0';
@@ -59,10 +61,10 @@ static kh_result admin_info(ctl_agent *agent, kh_store_op op, const void *data, 
     return result;
 }
 
-static kh_result lookup_admin(ctl_agent *agent, const char *name, const uint8_t *id, const char *what, kh_key_info *infos,
-                              size_t cap, size_t *count)
+static kh_result lookup_admin(ctl_agent *agent, const char *name, const uint8_t *id, const char *what,
+                              kh_key_info *infos, size_t cap, size_t *count)
 {
-    kh_record record = { .op = KH_STORE_LOOKUP, .flags = name == NULL };
+    kh_record record = {.op = KH_STORE_LOOKUP, .flags = name == NULL};
     uint8_t *out = malloc(KH_LOOKUP_MAX * sizeof(*infos));
     size_t len = 0;
     kh_result result = KH_E_MEMORY;
@@ -81,9 +83,10 @@ static kh_result lookup_admin(ctl_agent *agent, const char *name, const uint8_t 
     return result;
 }
 
-kh_result ctl_agent_lookup(ctl_agent *agent, const char *name, const uint8_t *id, kh_key_info *infos, size_t cap, size_t *count)
+kh_result ctl_agent_lookup(ctl_agent *agent, const char *name, const uint8_t *id, kh_key_info *infos,
+                           size_t cap, size_t *count)
 {
-    kh_request request = { .op = KH_OP_PUBLIC_KEY, .key_is_id = name == NULL };
+    kh_request request = {.op = KH_OP_PUBLIC_KEY, .key_is_id = name == NULL};
     char what[KH_NAME_MAX + 64] = "cannot look up the key of a certificate";
     kh_result result = KH_OK;
     uint32_t version = 0;
@@ -92,15 +95,18 @@ kh_result ctl_agent_lookup(ctl_agent *agent, const char *name, const uint8_t *id
     *count = 0;
     if (name != NULL) {
         if (kh_name_split(name, strlen(name), &name_len, &version) != KH_OK) {
-            return ctl_fail_usage(agent->error, "\"%s\" is not a key name; it is 1 to %d letters, digits, '.', '_' and '-', "
-                                                "beginning with a letter or digit, and perhaps /VERSION", name, KH_NAME_MAX);
+            return ctl_fail_usage(
+                agent->error,
+                "\"%s\" is not a key name; it is 1 to %d letters, digits, '.', '_' and '-', "
+                "beginning with a letter or digit, and perhaps /VERSION",
+                name, KH_NAME_MAX);
         }
         (void)snprintf(what, sizeof(what), "cannot look up %s", name);
     }
     if (agent->client == NULL) {
         return lookup_admin(agent, name, id, what, infos, cap, count);
     }
-    request.key = name != NULL ? bytes_of(name) : (kh_bytes){ id, KH_KEY_ID_LEN };
+    request.key = name != NULL ? bytes_of(name) : (kh_bytes){id, KH_KEY_ID_LEN};
     result = wire_entry(agent, &request, what, &infos[0]);
     *count = result == KH_OK ? 1 : 0;
     return result;
@@ -118,19 +124,24 @@ static void page_mark(const kh_key_info *info, char mark[KH_NAME_MAX + 16])
     (void)snprintf(mark, KH_NAME_MAX + 16, "%s/%u", info->name, info->version);
 }
 
-static kh_result list_admin(ctl_agent *agent, const char *glob, kh_result (*each)(void *ctx, const kh_key_info *info), void *ctx)
+static kh_result list_admin(ctl_agent *agent, const char *glob,
+                            kh_result (*each)(void *ctx, const kh_key_info *info), void *ctx)
 {
     kh_key_info *page = calloc(KH_LIST_PAGE, sizeof(*page));
     char mark[KH_NAME_MAX + 16] = "";
-    kh_result result = page != NULL ? KH_OK : ctl_fail(agent->error, KH_E_MEMORY, "cannot list keys: out of memory");
+    kh_result result =
+        page != NULL ? KH_OK : ctl_fail(agent->error, KH_E_MEMORY, "cannot list keys: out of memory");
     size_t count = 1;
 
     while (result == KH_OK && count > 0) {
-        kh_record record = { .op = KH_STORE_LIST, .arg = KH_LIST_PAGE, .data = (const uint8_t *)mark,
-                             .data_len = (uint32_t)strlen(mark) };
+        kh_record record = {.op = KH_STORE_LIST,
+                            .arg = KH_LIST_PAGE,
+                            .data = (const uint8_t *)mark,
+                            .data_len = (uint32_t)strlen(mark)};
         size_t len = 0;
 
-        result = ctl_agent_admin(agent, &record, "cannot list keys", (uint8_t *)page, KH_LIST_PAGE * sizeof(*page), &len);
+        result = ctl_agent_admin(agent, &record, "cannot list keys", (uint8_t *)page,
+                                 KH_LIST_PAGE * sizeof(*page), &len);
         count = result == KH_OK ? len / sizeof(*page) : 0;
         for (size_t i = 0; i < count && result == KH_OK; i++) {
             page[i].name[KH_NAME_MAX] = '\0';
@@ -144,7 +155,8 @@ static kh_result list_admin(ctl_agent *agent, const char *glob, kh_result (*each
     return result;
 }
 
-kh_result ctl_agent_list(ctl_agent *agent, const char *glob, kh_result (*each)(void *ctx, const kh_key_info *info), void *ctx)
+kh_result ctl_agent_list(ctl_agent *agent, const char *glob,
+                         kh_result (*each)(void *ctx, const kh_key_info *info), void *ctx)
 {
     char mark[KH_NAME_MAX + 16] = "";
     kh_result result = KH_OK;
@@ -154,21 +166,23 @@ kh_result ctl_agent_list(ctl_agent *agent, const char *glob, kh_result (*each)(v
         return list_admin(agent, glob, each, ctx);
     }
     while (result == KH_OK && more) {
-        kh_request request = { .op = KH_OP_LIST, .name = bytes_of(glob), .after = bytes_of(mark), .arg = KH_LIST_MAX };
-        kh_reply reply = { 0 };
+        kh_request request = {
+            .op = KH_OP_LIST, .name = bytes_of(glob), .after = bytes_of(mark), .arg = KH_LIST_MAX};
+        kh_reply reply = {0};
 
         result = ctl_agent_wire(agent, &request, "cannot list keys", &reply);
         more = result == KH_OK && reply.more && reply.entry_count > 0;
         for (uint32_t i = 0; result == KH_OK && i < reply.entry_count; i++) {
-            kh_key_entry entry = { 0 };
-            kh_key_info info = { 0 };
+            kh_key_entry entry = {0};
+            kh_key_info info = {0};
 
             result = kh_reply_entry(&reply, i, &entry);
             if (result == KH_OK && (result = entry_to_info(&entry, &info)) == KH_OK) {
                 result = each(ctx, &info);
                 page_mark(&info, mark);
             } else {
-                ctl_fail(agent->error, result, "cannot list keys: the agent's answer is malformed; see its log");
+                ctl_fail(agent->error, result,
+                         "cannot list keys: the agent's answer is malformed; see its log");
             }
         }
     }
@@ -177,8 +191,12 @@ kh_result ctl_agent_list(ctl_agent *agent, const char *glob, kh_result (*each)(v
 
 kh_result ctl_agent_create(ctl_agent *agent, const kh_key_info *wanted, kh_key_info *made)
 {
-    kh_request request = { .op = KH_OP_CREATE, .name = bytes_of(wanted->name), .key_type = wanted->type, .bits = wanted->bits,
-                           .usage = wanted->usage, .flags = wanted->flags };
+    kh_request request = {.op = KH_OP_CREATE,
+                          .name = bytes_of(wanted->name),
+                          .key_type = wanted->type,
+                          .bits = wanted->bits,
+                          .usage = wanted->usage,
+                          .flags = wanted->flags};
     char what[KH_NAME_MAX + 64];
 
     (void)snprintf(what, sizeof(what), "cannot create %s", wanted->name);
@@ -188,10 +206,14 @@ kh_result ctl_agent_create(ctl_agent *agent, const kh_key_info *wanted, kh_key_i
     return wire_entry(agent, &request, what, made);
 }
 
-kh_result ctl_agent_import(ctl_agent *agent, const kh_key_info *wanted, const uint8_t *sealed, size_t len, kh_key_info *made)
+kh_result ctl_agent_import(ctl_agent *agent, const kh_key_info *wanted, const uint8_t *sealed, size_t len,
+                           kh_key_info *made)
 {
-    kh_request request = { .op = KH_OP_IMPORT, .name = bytes_of(wanted->name), .usage = wanted->usage, .flags = wanted->flags,
-                           .data = { sealed, len } };
+    kh_request request = {.op = KH_OP_IMPORT,
+                          .name = bytes_of(wanted->name),
+                          .usage = wanted->usage,
+                          .flags = wanted->flags,
+                          .data = {sealed, len}};
     char what[KH_NAME_MAX + 64];
     kh_result result = KH_E_MEMORY;
     uint8_t *both = NULL;
@@ -213,7 +235,7 @@ kh_result ctl_agent_import(ctl_agent *agent, const kh_key_info *wanted, const ui
 
 kh_result ctl_agent_set_state(ctl_agent *agent, const kh_key_info *wanted, kh_key_info *newest)
 {
-    kh_request request = { .op = KH_OP_SET_STATE, .arg = wanted->state };
+    kh_request request = {.op = KH_OP_SET_STATE, .arg = wanted->state};
     char name[KH_NAME_MAX + 16];
     char what[KH_NAME_MAX + 64];
 
@@ -228,12 +250,12 @@ kh_result ctl_agent_set_state(ctl_agent *agent, const kh_key_info *wanted, kh_ke
 
 kh_result ctl_agent_import_key(ctl_agent *agent, uint8_t import_public[32])
 {
-    kh_request request = { .op = KH_OP_IMPORT_KEY };
-    kh_record record = { .op = KH_STORE_IMPORT_KEY };
+    kh_request request = {.op = KH_OP_IMPORT_KEY};
+    kh_record record = {.op = KH_STORE_IMPORT_KEY};
     static const char what[] = "cannot fetch the store's import key";
-    kh_reply reply = { 0 };
+    kh_reply reply = {0};
     uint8_t out[32];
-    kh_bytes got = { NULL, 0 };
+    kh_bytes got = {NULL, 0};
     kh_result result = KH_OK;
 
     if (agent->client == NULL) {
@@ -244,7 +266,8 @@ kh_result ctl_agent_import_key(ctl_agent *agent, uint8_t import_public[32])
         got = reply.data;
     }
     if (result == KH_OK && got.len != 32) {
-        result = ctl_fail(agent->error, KH_E_MALFORMED, "%s: the answer is malformed; see the agent's log", what);
+        result =
+            ctl_fail(agent->error, KH_E_MALFORMED, "%s: the answer is malformed; see the agent's log", what);
     }
     if (result == KH_OK) {
         memcpy(import_public, got.data, 32);

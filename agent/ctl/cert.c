@@ -16,10 +16,10 @@
 #define DAYS_DEFAULT 365
 
 /* Only the admin socket signs what is not TLS with a key that is for TLS. */
-static kh_result certify(ctl_agent *agent, const kh_key_info *info, const certbuild *build, uint8_t *signature, size_t cap,
-                         size_t *len)
+static kh_result certify(ctl_agent *agent, const kh_key_info *info, const certbuild *build,
+                         uint8_t *signature, size_t cap, size_t *len)
 {
-    kh_record record = { .op = KH_STORE_CERTIFY, .key_ref = info->ref, .scheme = certbuild_scheme(build) };
+    kh_record record = {.op = KH_STORE_CERTIFY, .key_ref = info->ref, .scheme = certbuild_scheme(build)};
     char what[KH_NAME_MAX + 64];
     size_t tbs_len = 0;
 
@@ -47,7 +47,8 @@ static kh_result make(ctl_run *ctl, const certbuild_wish *wish)
     } else if (wish->subject == NULL) {
         result = ctl_fail_usage(&ctl->error, "the subject is missing; give --subject \"/CN=www.example\"");
     } else if (out != NULL && strcmp(out, "-") != 0 && access(out, F_OK) == 0) {
-        result = ctl_fail(&ctl->error, KH_E_EXISTS, "%s exists already and is not overwritten; remove it or choose another name", out);
+        result = ctl_fail(&ctl->error, KH_E_EXISTS,
+                          "%s exists already and is not overwritten; remove it or choose another name", out);
     } else {
         result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
     }
@@ -83,7 +84,8 @@ kh_result ctl_cmd_cert_self_signed(ctl_run *ctl)
         .san = ctl_args_value(&ctl->args, "san"),
         .not_before = time(NULL),
     };
-    kh_result result = ctl_args_number(&ctl->args, "days", 1, DAYS_MAX, DAYS_DEFAULT, &wish.days, &ctl->error);
+    kh_result result =
+        ctl_args_number(&ctl->args, "days", 1, DAYS_MAX, DAYS_DEFAULT, &wish.days, &ctl->error);
 
     return result == KH_OK ? make(ctl, &wish) : result;
 }
@@ -104,7 +106,7 @@ kh_result ctl_cmd_cert_match(ctl_run *ctl)
     const char *name = ctl->args.operands[0];
     const char *path = ctl->args.operands[1];
     kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
-    uint8_t id[KH_KEY_ID_LEN] = { 0 };
+    uint8_t id[KH_KEY_ID_LEN] = {0};
     char hex[2 * KH_KEY_ID_LEN + 1];
     kh_key_type type = KH_KEY_NONE;
     unsigned bits = 0;
@@ -116,8 +118,10 @@ kh_result ctl_cmd_cert_match(ctl_run *ctl)
                                      : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot compare: out of memory");
 
     if (result == KH_OK && keyfile_certificate_id(cert, id, &type, &bits) != KH_OK) {
-        result = ctl_fail(&ctl->error, KH_E_UNSUPPORTED, "the key of the certificate %s is of a kind that is not supported; use "
-                                                         "another certificate", path);
+        result = ctl_fail(&ctl->error, KH_E_UNSUPPORTED,
+                          "the key of the certificate %s is of a kind that is not supported; use "
+                          "another certificate",
+                          path);
     }
     if (result == KH_OK) {
         result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
@@ -136,12 +140,14 @@ kh_result ctl_cmd_cert_match(ctl_run *ctl)
     }
     if (match == count) {
         result = ctl_fail(&ctl->error, KH_E_MISMATCH,
-                          "the certificate %s does not belong to the key %s: their public keys differ (the certificate's key has the id "
-                          "%.16s…); get a certificate for this key with keyholdctl cert csr", path, name,
-                          output_hex(id, sizeof(id), hex));
+                          "the certificate %s does not belong to the key %s: their public keys differ (the "
+                          "certificate's key has the id "
+                          "%.16s…); get a certificate for this key with keyholdctl cert csr",
+                          path, name, output_hex(id, sizeof(id), hex));
     } else if (ctl->json) {
         result = output_json(json_pack("{s:b, s:s, s:I}", "match", 1, "name", infos[match].name, "version",
-                                       (json_int_t)infos[match].version), &ctl->error);
+                                       (json_int_t)infos[match].version),
+                             &ctl->error);
     } else {
         (void)printf("%s belongs to %s/%u\n", path, infos[match].name, infos[match].version);
     }

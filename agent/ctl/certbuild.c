@@ -14,7 +14,7 @@
 #define SANS_MAX 256 /* names in one certificate */
 
 struct certbuild {
-    X509 *cert;    /* one of these two */
+    X509 *cert; /* one of these two */
     X509_REQ *req;
     EVP_PKEY *pkey; /* the public key */
     kh_scheme scheme;
@@ -29,14 +29,15 @@ static const struct {
     int nid;
     int parameters;
 } algorithms[] = {
-    { KH_KEY_RSA, KH_RSA_PKCS1_SHA256, NID_sha256WithRSAEncryption, V_ASN1_NULL },
-    { KH_KEY_P256, KH_ECDSA_SHA256, NID_ecdsa_with_SHA256, V_ASN1_UNDEF },
-    { KH_KEY_P384, KH_ECDSA_SHA384, NID_ecdsa_with_SHA384, V_ASN1_UNDEF },
-    { KH_KEY_P521, KH_ECDSA_SHA512, NID_ecdsa_with_SHA512, V_ASN1_UNDEF },
-    { KH_KEY_ED25519, KH_ED25519, NID_ED25519, V_ASN1_UNDEF },
+    {KH_KEY_RSA, KH_RSA_PKCS1_SHA256, NID_sha256WithRSAEncryption, V_ASN1_NULL},
+    {KH_KEY_P256, KH_ECDSA_SHA256, NID_ecdsa_with_SHA256, V_ASN1_UNDEF},
+    {KH_KEY_P384, KH_ECDSA_SHA384, NID_ecdsa_with_SHA384, V_ASN1_UNDEF},
+    {KH_KEY_P521, KH_ECDSA_SHA512, NID_ecdsa_with_SHA512, V_ASN1_UNDEF},
+    {KH_KEY_ED25519, KH_ED25519, NID_ED25519, V_ASN1_UNDEF},
 };
 
-/* ---- The subject ------------------------------------------------------------------------------------------------ */
+/* ---- The subject
+ * ------------------------------------------------------------------------------------------------ */
 
 /* Takes one "KEY=value" up to the next plain "/"; *at moves behind it. */
 static kh_result add_attribute(X509_NAME *name, const char **at, ctl_error *error)
@@ -48,7 +49,9 @@ static kh_result add_attribute(X509_NAME *name, const char **at, ctl_error *erro
     const char *c = *at + key_len + 1;
 
     if (key_len == 0 || key_len >= sizeof(key) || (*at)[key_len] != '=') {
-        return ctl_fail_usage(error, "the subject has no \"NAME=value\" at \"%s\"; write it as \"/C=DE/O=Site/CN=www.example\"", *at);
+        return ctl_fail_usage(
+            error, "the subject has no \"NAME=value\" at \"%s\"; write it as \"/C=DE/O=Site/CN=www.example\"",
+            *at);
     }
     memcpy(key, *at, key_len);
     key[key_len] = '\0';
@@ -66,10 +69,14 @@ static kh_result add_attribute(X509_NAME *name, const char **at, ctl_error *erro
         return ctl_fail_usage(error, "the subject's %s is empty; give a value or leave it out", key);
     }
     if (OBJ_txt2nid(key) == NID_undef) {
-        return ctl_fail_usage(error, "the subject's \"%s\" is not a known attribute; use C, ST, L, O, OU, CN, …", key);
+        return ctl_fail_usage(
+            error, "the subject's \"%s\" is not a known attribute; use C, ST, L, O, OU, CN, …", key);
     }
-    if (!X509_NAME_add_entry_by_txt(name, key, MBSTRING_UTF8, (const unsigned char *)value, (int)len, -1, 0)) {
-        return ctl_fail_usage(error, "the subject's %s=\"%s\" is not allowed (wrong length or characters); correct it", key, value);
+    if (!X509_NAME_add_entry_by_txt(name, key, MBSTRING_UTF8, (const unsigned char *)value, (int)len, -1,
+                                    0)) {
+        return ctl_fail_usage(
+            error, "the subject's %s=\"%s\" is not allowed (wrong length or characters); correct it", key,
+            value);
     }
     *at = *c == '/' ? c + 1 : c;
     return KH_OK;
@@ -81,7 +88,8 @@ static kh_result parse_subject(const char *text, X509_NAME *name, ctl_error *err
     const char *at = text + 1;
 
     if (text[0] != '/' || text[1] == '\0') {
-        return ctl_fail_usage(error, "the subject \"%s\" does not begin with \"/\"; write it as \"/CN=www.example\"", text);
+        return ctl_fail_usage(
+            error, "the subject \"%s\" does not begin with \"/\"; write it as \"/CN=www.example\"", text);
     }
     while (*at != '\0' && result == KH_OK) {
         result = add_attribute(name, &at, error);
@@ -89,7 +97,8 @@ static kh_result parse_subject(const char *text, X509_NAME *name, ctl_error *err
     return result;
 }
 
-/* ---- Subject alternative names ---------------------------------------------------------------------------------- */
+/* ---- Subject alternative names
+ * ---------------------------------------------------------------------------------- */
 
 /* A name that a TLS client could look for: letters, digits, "-" and ".", perhaps with "*." in front. */
 static bool is_host_name(const char *text)
@@ -106,7 +115,7 @@ static kh_result add_name(GENERAL_NAMES *names, const char *item, ctl_error *err
     static const struct {
         const char *prefix;
         int type;
-    } kinds[] = { { "DNS:", GEN_DNS }, { "IP:", GEN_IPADD }, { "email:", GEN_EMAIL }, { "URI:", GEN_URI } };
+    } kinds[] = {{"DNS:", GEN_DNS}, {"IP:", GEN_IPADD}, {"email:", GEN_EMAIL}, {"URI:", GEN_URI}};
     GENERAL_NAME *name = NULL;
     ASN1_STRING *value = NULL;
     size_t kind = 0;
@@ -115,16 +124,21 @@ static kh_result add_name(GENERAL_NAMES *names, const char *item, ctl_error *err
         kind++;
     }
     if (kind == 4) {
-        return ctl_fail_usage(error, "\"%s\" is not a subject alternative name; write DNS:name, IP:address, email:address or URI:uri",
-                              item);
+        return ctl_fail_usage(
+            error,
+            "\"%s\" is not a subject alternative name; write DNS:name, IP:address, email:address or URI:uri",
+            item);
     }
     item += strlen(kinds[kind].prefix);
     if (kinds[kind].type == GEN_DNS && !is_host_name(item)) {
-        return ctl_fail_usage(error, "\"%s\" is not a host name; correct DNS:%s (international names in their xn-- form)", item, item);
+        return ctl_fail_usage(
+            error, "\"%s\" is not a host name; correct DNS:%s (international names in their xn-- form)", item,
+            item);
     }
     if (kinds[kind].type == GEN_IPADD) {
         value = a2i_IPADDRESS(item);
-    } else if (item[0] != '\0' && (value = ASN1_IA5STRING_new()) != NULL && !ASN1_STRING_set(value, item, -1)) {
+    } else if (item[0] != '\0' && (value = ASN1_IA5STRING_new()) != NULL &&
+               !ASN1_STRING_set(value, item, -1)) {
         ASN1_STRING_free(value);
         value = NULL;
     }
@@ -150,9 +164,11 @@ static kh_result parse_sans(const char *text, GENERAL_NAMES *names, ctl_error *e
     for (char *item = copy != NULL ? strtok_r(copy, ",", &save) : NULL; item != NULL && result == KH_OK;
          item = strtok_r(NULL, ",", &save)) {
         item += strspn(item, " ");
-        result = sk_GENERAL_NAME_num(names) < SANS_MAX
-                     ? add_name(names, item, error)
-                     : ctl_fail_usage(error, "more than %d subject alternative names; make several certificates", SANS_MAX);
+        result =
+            sk_GENERAL_NAME_num(names) < SANS_MAX
+                ? add_name(names, item, error)
+                : ctl_fail_usage(error, "more than %d subject alternative names; make several certificates",
+                                 SANS_MAX);
     }
     free(copy);
     return result;
@@ -171,9 +187,10 @@ static kh_result default_sans(X509_NAME *subject, GENERAL_NAMES *names, ctl_erro
     return add_name(names, item, error);
 }
 
-/* ---- Extensions ------------------------------------------------------------------------------------------------- */
+/* ---- Extensions
+ * ------------------------------------------------------------------------------------------------- */
 
-static bool push_extension(STACK_OF(X509_EXTENSION) **extensions, int nid, bool critical, void *value)
+static bool push_extension(STACK_OF(X509_EXTENSION) * *extensions, int nid, bool critical, void *value)
 {
     X509_EXTENSION *extension = X509V3_EXT_i2d(nid, critical, value);
     bool pushed = extension != NULL && X509v3_add_ext(extensions, extension, -1) != NULL;
@@ -182,8 +199,9 @@ static bool push_extension(STACK_OF(X509_EXTENSION) **extensions, int nid, bool 
     return pushed;
 }
 
-/* What the key may be used for, in X.509's words: they follow from the key's usage, so that both say the same. */
-static bool push_usages(STACK_OF(X509_EXTENSION) **extensions, const kh_key_info *info)
+/* What the key may be used for, in X.509's words: they follow from the key's usage, so that both say the
+ * same. */
+static bool push_usages(STACK_OF(X509_EXTENSION) * *extensions, const kh_key_info *info)
 {
     EXTENDED_KEY_USAGE *extended = EXTENDED_KEY_USAGE_new();
     ASN1_BIT_STRING *bits = ASN1_BIT_STRING_new();
@@ -208,7 +226,7 @@ static bool push_usages(STACK_OF(X509_EXTENSION) **extensions, const kh_key_info
     return pushed;
 }
 
-static bool push_basic_constraints(STACK_OF(X509_EXTENSION) **extensions)
+static bool push_basic_constraints(STACK_OF(X509_EXTENSION) * *extensions)
 {
     BASIC_CONSTRAINTS *constraints = BASIC_CONSTRAINTS_new(); /* CA:FALSE */
     bool pushed = constraints != NULL && push_extension(extensions, NID_basic_constraints, true, constraints);
@@ -218,7 +236,7 @@ static bool push_basic_constraints(STACK_OF(X509_EXTENSION) **extensions)
 }
 
 /* RFC 5280, 4.2.1.2, method 1: SHA-1 of the key's bits. It is a name, not a protection. */
-static bool push_key_identifier(STACK_OF(X509_EXTENSION) **extensions, const X509 *cert)
+static bool push_key_identifier(STACK_OF(X509_EXTENSION) * *extensions, const X509 *cert)
 {
     ASN1_OCTET_STRING *identifier = ASN1_OCTET_STRING_new();
     unsigned char digest[EVP_MAX_MD_SIZE];
@@ -231,27 +249,30 @@ static bool push_key_identifier(STACK_OF(X509_EXTENSION) **extensions, const X50
     return pushed;
 }
 
-static kh_result make_extensions(const kh_key_info *info, const certbuild_wish *wish, X509_NAME *subject, const X509 *cert,
-                                 STACK_OF(X509_EXTENSION) **extensions, ctl_error *error)
+static kh_result make_extensions(const kh_key_info *info, const certbuild_wish *wish, X509_NAME *subject,
+                                 const X509 *cert, STACK_OF(X509_EXTENSION) * *extensions, ctl_error *error)
 {
     GENERAL_NAMES *names = GENERAL_NAMES_new();
     kh_result result = KH_E_MEMORY;
     bool pushed = false;
 
     if (names != NULL) {
-        result = wish->san != NULL ? parse_sans(wish->san, names, error) : default_sans(subject, names, error);
+        result =
+            wish->san != NULL ? parse_sans(wish->san, names, error) : default_sans(subject, names, error);
     }
     if (result == KH_OK) {
         pushed = push_basic_constraints(extensions) && push_usages(extensions, info) &&
                  (cert == NULL || push_key_identifier(extensions, cert)) &&
-                 (sk_GENERAL_NAME_num(names) == 0 || push_extension(extensions, NID_subject_alt_name, false, names));
+                 (sk_GENERAL_NAME_num(names) == 0 ||
+                  push_extension(extensions, NID_subject_alt_name, false, names));
         result = pushed ? KH_OK : KH_E_CRYPTO;
     }
     GENERAL_NAMES_free(names);
     return result;
 }
 
-/* ---- Building ---------------------------------------------------------------------------------------------------- */
+/* ---- Building
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* 159 random bits below a set top bit: positive, of constant length, never zero. */
 static bool set_serial(X509 *cert)
@@ -269,8 +290,8 @@ static bool set_serial(X509 *cert)
     return set;
 }
 
-static kh_result build_certificate(certbuild *build, const kh_key_info *info, const certbuild_wish *wish, X509_NAME *subject,
-                                   const X509_ALGOR *algorithm, ctl_error *error)
+static kh_result build_certificate(certbuild *build, const kh_key_info *info, const certbuild_wish *wish,
+                                   X509_NAME *subject, const X509_ALGOR *algorithm, ctl_error *error)
 {
     STACK_OF(X509_EXTENSION) *extensions = NULL;
     const X509_ALGOR *outer = NULL;
@@ -280,8 +301,9 @@ static kh_result build_certificate(certbuild *build, const kh_key_info *info, co
     int tbs_len = 0;
 
     build->cert = cert;
-    if (cert == NULL || !X509_set_version(cert, X509_VERSION_3) || !set_serial(cert) || !X509_set_subject_name(cert, subject) ||
-        !X509_set_issuer_name(cert, subject) || !X509_set_pubkey(cert, build->pkey) ||
+    if (cert == NULL || !X509_set_version(cert, X509_VERSION_3) || !set_serial(cert) ||
+        !X509_set_subject_name(cert, subject) || !X509_set_issuer_name(cert, subject) ||
+        !X509_set_pubkey(cert, build->pkey) ||
         ASN1_TIME_adj(X509_getm_notBefore(cert), wish->not_before, 0, 0) == NULL ||
         ASN1_TIME_adj(X509_getm_notAfter(cert), wish->not_before, (int)wish->days, -1) == NULL) {
         goto done;
@@ -296,9 +318,11 @@ static kh_result build_certificate(certbuild *build, const kh_key_info *info, co
             goto done;
         }
     }
-    /* OpenSSL has no setters for the two algorithm fields outside X509_sign; the objects themselves are the certificate's. */
+    /* OpenSSL has no setters for the two algorithm fields outside X509_sign; the objects themselves are the
+     * certificate's. */
     X509_get0_signature(&signature, &outer, cert);
-    if (!X509_ALGOR_copy((X509_ALGOR *)X509_get0_tbs_sigalg(cert), algorithm) || !X509_ALGOR_copy((X509_ALGOR *)outer, algorithm)) {
+    if (!X509_ALGOR_copy((X509_ALGOR *)X509_get0_tbs_sigalg(cert), algorithm) ||
+        !X509_ALGOR_copy((X509_ALGOR *)outer, algorithm)) {
         result = KH_E_MEMORY;
         goto done;
     }
@@ -310,8 +334,8 @@ done:
     return result;
 }
 
-static kh_result build_request(certbuild *build, const kh_key_info *info, const certbuild_wish *wish, X509_NAME *subject,
-                               X509_ALGOR *algorithm, ctl_error *error)
+static kh_result build_request(certbuild *build, const kh_key_info *info, const certbuild_wish *wish,
+                               X509_NAME *subject, X509_ALGOR *algorithm, ctl_error *error)
 {
     STACK_OF(X509_EXTENSION) *extensions = NULL;
     X509_REQ *req = X509_REQ_new();
@@ -319,8 +343,8 @@ static kh_result build_request(certbuild *build, const kh_key_info *info, const 
     int tbs_len = 0;
 
     build->req = req;
-    if (req == NULL || !X509_REQ_set_version(req, X509_REQ_VERSION_1) || !X509_REQ_set_subject_name(req, subject) ||
-        !X509_REQ_set_pubkey(req, build->pkey)) {
+    if (req == NULL || !X509_REQ_set_version(req, X509_REQ_VERSION_1) ||
+        !X509_REQ_set_subject_name(req, subject) || !X509_REQ_set_pubkey(req, build->pkey)) {
         goto done;
     }
     result = make_extensions(info, wish, subject, NULL, &extensions, error);
@@ -339,7 +363,8 @@ done:
     return result;
 }
 
-kh_result certbuild_new(const kh_key_info *info, const certbuild_wish *wish, certbuild **out, ctl_error *error)
+kh_result certbuild_new(const kh_key_info *info, const certbuild_wish *wish, certbuild **out,
+                        ctl_error *error)
 {
     certbuild *build = calloc(1, sizeof(*build));
     X509_NAME *subject = X509_NAME_new();
@@ -352,7 +377,8 @@ kh_result certbuild_new(const kh_key_info *info, const certbuild_wish *wish, cer
     if (build == NULL || subject == NULL || algorithm == NULL) {
         goto done;
     }
-    while (row < sizeof(algorithms) / sizeof(algorithms[0]) && algorithms[row].type != (kh_key_type)info->type) {
+    while (row < sizeof(algorithms) / sizeof(algorithms[0]) &&
+           algorithms[row].type != (kh_key_type)info->type) {
         row++;
     }
     result = KH_E_CRYPTO;
@@ -370,7 +396,8 @@ kh_result certbuild_new(const kh_key_info *info, const certbuild_wish *wish, cer
                                : build_certificate(build, info, wish, subject, algorithm, error);
     }
     if (result == KH_OK && build->tbs_len > KH_MESSAGE_MAX) {
-        result = ctl_fail(error, KH_E_TOO_LARGE, "the certificate is too large to be signed; use fewer names");
+        result =
+            ctl_fail(error, KH_E_TOO_LARGE, "the certificate is too large to be signed; use fewer names");
     }
     if (result == KH_OK) {
         *out = build;
@@ -425,8 +452,8 @@ static bool finish_certificate(certbuild *build, const uint8_t *signature, size_
     const ASN1_BIT_STRING *bits = NULL;
 
     X509_get0_signature(&bits, NULL, build->cert);
-    return set_signature((ASN1_BIT_STRING *)bits, signature, len) && X509_verify(build->cert, build->pkey) == 1 &&
-           PEM_write_bio_X509(bio, build->cert) == 1;
+    return set_signature((ASN1_BIT_STRING *)bits, signature, len) &&
+           X509_verify(build->cert, build->pkey) == 1 && PEM_write_bio_X509(bio, build->cert) == 1;
 }
 
 static bool finish_request(certbuild *build, const uint8_t *signature, size_t len, BIO *bio)
@@ -441,7 +468,8 @@ static bool finish_request(certbuild *build, const uint8_t *signature, size_t le
     return X509_REQ_verify(build->req, build->pkey) == 1 && PEM_write_bio_X509_REQ(bio, build->req) == 1;
 }
 
-kh_result certbuild_finish(certbuild *build, const uint8_t *signature, size_t len, char **pem, ctl_error *error)
+kh_result certbuild_finish(certbuild *build, const uint8_t *signature, size_t len, char **pem,
+                           ctl_error *error)
 {
     BIO *bio = BIO_new(BIO_s_mem());
     kh_result result = KH_OK;
@@ -450,8 +478,11 @@ kh_result certbuild_finish(certbuild *build, const uint8_t *signature, size_t le
 
     *pem = NULL;
     if (bio == NULL || len > KH_SIGNATURE_MAX ||
-        !(build->cert != NULL ? finish_certificate(build, signature, len, bio) : finish_request(build, signature, len, bio))) {
-        result = ctl_fail(error, KH_E_CRYPTO, "the agent's signature does not verify with the key; nothing was written; report this");
+        !(build->cert != NULL ? finish_certificate(build, signature, len, bio)
+                              : finish_request(build, signature, len, bio))) {
+        result =
+            ctl_fail(error, KH_E_CRYPTO,
+                     "the agent's signature does not verify with the key; nothing was written; report this");
         goto done;
     }
     pem_len = BIO_get_mem_data(bio, &data);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * check-nginx: does the agent have the key of each certificate that an nginx configuration names? Without --config, --socket
- * and --token it asks the way nginx would: at the keyhold_agent in effect, with its token.
+ * check-nginx: does the agent have the key of each certificate that an nginx configuration names? Without
+ * --config, --socket and --token it asks the way nginx would: at the keyhold_agent in effect, with its token.
  */
 #include "agent.h"
 #include "keyfile.h"
@@ -20,18 +20,18 @@
 #include <unistd.h>
 
 /* X(constant, word in the table and in JSON, whether it makes the check fail) */
-#define VERDICTS(X)                                                                                         \
-    X(V_OK, "ok", 0)                                                                                        \
-    X(V_READY, "in the agent, local key in use", 0)                                                         \
-    X(V_LOCAL, "local key, not in the agent", 0)                                                            \
-    X(V_VARIABLE, "not checkable: has variables", 0)                                                        \
-    X(V_MISSING, "MISSING", 1)                                                                              \
-    X(V_DISABLED, "DISABLED", 1)                                                                            \
-    X(V_USAGE, "WRONG USAGE: not for tls-server", 1)                                                        \
-    X(V_UNREADABLE, "CERTIFICATE NOT READABLE", 1)                                                          \
-    X(V_UNSUPPORTED, "KEY TYPE NOT SUPPORTED", 1)                                                           \
-    X(V_OTHER_KEY, "REFERENCE IS TO ANOTHER KEY", 1)                                                        \
-    X(V_NO_KEY, "NO KEY: neither keyhold on nor ssl_certificate_key", 1)                                    \
+#define VERDICTS(X)                                                                                          \
+    X(V_OK, "ok", 0)                                                                                         \
+    X(V_READY, "in the agent, local key in use", 0)                                                          \
+    X(V_LOCAL, "local key, not in the agent", 0)                                                             \
+    X(V_VARIABLE, "not checkable: has variables", 0)                                                         \
+    X(V_MISSING, "MISSING", 1)                                                                               \
+    X(V_DISABLED, "DISABLED", 1)                                                                             \
+    X(V_USAGE, "WRONG USAGE: not for tls-server", 1)                                                         \
+    X(V_UNREADABLE, "CERTIFICATE NOT READABLE", 1)                                                           \
+    X(V_UNSUPPORTED, "KEY TYPE NOT SUPPORTED", 1)                                                            \
+    X(V_OTHER_KEY, "REFERENCE IS TO ANOTHER KEY", 1)                                                         \
+    X(V_NO_KEY, "NO KEY: neither keyhold on nor ssl_certificate_key", 1)                                     \
     X(V_VARIABLE_ON, "VARIABLES with keyhold on: use a key reference", 1)
 
 typedef enum verdict {
@@ -44,7 +44,7 @@ static const struct {
     const char *word;
     bool bad;
 } verdicts[] = {
-#define KH_X(constant, word, bad) { word, bad },
+#define KH_X(constant, word, bad) {word, bad},
     VERDICTS(KH_X)
 #undef KH_X
 };
@@ -77,15 +77,18 @@ static kh_result agent_at(checker *c, const char *address, const char *token, ct
     for (i = 0; i < c->agent_count; i++) {
         if (address == NULL ? c->agents[i].address == NULL
                             : c->agents[i].address != NULL && strcmp(c->agents[i].address, address) == 0 &&
-                                  strcmp(c->agents[i].token != NULL ? c->agents[i].token : "", token != NULL ? token : "") == 0) {
+                                  strcmp(c->agents[i].token != NULL ? c->agents[i].token : "",
+                                         token != NULL ? token : "") == 0) {
             *agent = c->agents[i].agent;
             return KH_OK;
         }
     }
     if (i == AGENTS_MAX) {
-        return ctl_fail(&c->ctl->error, KH_E_TOO_LARGE, "the configuration names more than %d agents; check with --socket", AGENTS_MAX);
+        return ctl_fail(&c->ctl->error, KH_E_TOO_LARGE,
+                        "the configuration names more than %d agents; check with --socket", AGENTS_MAX);
     }
-    result = address != NULL ? ctl_agent_open_at(c->ctl, address, token, agent) : ctl_agent_open(c->ctl, CTL_WAY_ANY, agent);
+    result = address != NULL ? ctl_agent_open_at(c->ctl, address, token, agent)
+                             : ctl_agent_open(c->ctl, CTL_WAY_ANY, agent);
     if (result == KH_OK) {
         c->agents[i].address = address;
         c->agents[i].token = token;
@@ -143,12 +146,13 @@ static kh_result ask_all(checker *c, const nginxsite *site, const uint8_t *id, v
     return result;
 }
 
-/* Whether a key file is a reference, and then to which key. A private key is looked at only for its label, and wiped. */
+/* Whether a key file is a reference, and then to which key. A private key is looked at only for its label,
+ * and wiped. */
 static key_kind look_at_key(checker *c, const char *name, uint8_t id[KH_KEY_ID_LEN])
 {
     static const char begin[] = "-----BEGIN " KH_REFERENCE_LABEL "-----";
-    ctl_error ignored = { 0 };
-    ctl_secret file = { 0 };
+    ctl_error ignored = {0};
+    ctl_secret file = {0};
     key_kind kind = KEY_LOCAL;
     char *label = NULL, *header = NULL;
     unsigned char *der = NULL;
@@ -162,7 +166,8 @@ static key_kind look_at_key(checker *c, const char *name, uint8_t id[KH_KEY_ID_L
     if (nginxconf_has_variable(name)) {
         return KEY_VARIABLE;
     }
-    if (strncmp(name, "engine:", 7) == 0 || strncmp(name, "store:", 6) == 0 || strncmp(name, "data:", 5) == 0 ||
+    if (strncmp(name, "engine:", 7) == 0 || strncmp(name, "store:", 6) == 0 ||
+        strncmp(name, "data:", 5) == 0 ||
         ctl_secret_read_file(nginxconf_path(c->conf, name), KEYFILE_MAX, &file, &ignored) != KH_OK ||
         memmem(file.data, file.len, begin, sizeof(begin) - 1) == NULL) {
         goto done;
@@ -170,7 +175,8 @@ static key_kind look_at_key(checker *c, const char *name, uint8_t id[KH_KEY_ID_L
     kind = KEY_REFERENCE;
     memset(id, 0, KH_KEY_ID_LEN); /* a reference that cannot be read is to no key */
     bio = BIO_new_mem_buf(file.data, (int)file.len);
-    if (bio != NULL && PEM_read_bio(bio, &label, &header, &der, &der_len) == 1 && strcmp(label, KH_REFERENCE_LABEL) == 0 &&
+    if (bio != NULL && PEM_read_bio(bio, &label, &header, &der, &der_len) == 1 &&
+        strcmp(label, KH_REFERENCE_LABEL) == 0 &&
         kh_reference_decode(der, (size_t)der_len, &reference_name, &spki) == KH_OK) {
         const unsigned char *at = spki.data;
         EVP_PKEY *pkey = d2i_PUBKEY(NULL, &at, (long)spki.len);
@@ -195,12 +201,13 @@ static verdict judge_variable(const nginxsite *site)
     return site->keyhold ? V_VARIABLE_ON : V_VARIABLE;
 }
 
-static kh_result judge(checker *c, const nginxsite *site, uint8_t id[KH_KEY_ID_LEN], bool *id_known, verdict *says)
+static kh_result judge(checker *c, const nginxsite *site, uint8_t id[KH_KEY_ID_LEN], bool *id_known,
+                       verdict *says)
 {
-    uint8_t reference[KH_KEY_ID_LEN] = { 0 };
+    uint8_t reference[KH_KEY_ID_LEN] = {0};
     const char *path = nginxconf_path(c->conf, site->certificate);
     kh_key_type type = KH_KEY_NONE;
-    ctl_error ignored = { 0 };
+    ctl_error ignored = {0};
     unsigned bits = 0;
     X509 *cert = NULL;
     kh_result result = KH_OK;
@@ -250,12 +257,14 @@ static kh_result add_row(checker *c, const nginxsite *site, const char *id, verd
     c->bad += bad;
     c->missing += says == V_MISSING;
     if (c->ctl->json) {
-        row = json_pack("{s:s, s:I, s:s, s:s, s:s*, s:b, s:s, s:b}", "file", site->file, "line", (json_int_t)site->line,
-                        "server_name", site->server_name, "certificate", site->certificate, "key_id", id[0] != '\0' ? id : NULL,
-                        "keyhold", site->keyhold, "verdict", verdicts[says].word, "ok", !bad);
+        row = json_pack("{s:s, s:I, s:s, s:s, s:s*, s:b, s:s, s:b}", "file", site->file, "line",
+                        (json_int_t)site->line, "server_name", site->server_name, "certificate",
+                        site->certificate, "key_id", id[0] != '\0' ? id : NULL, "keyhold", site->keyhold,
+                        "verdict", verdicts[says].word, "ok", !bad);
         return row != NULL && json_array_append_new(c->json, row) == 0
                    ? KH_OK
-                   : ctl_fail(&c->ctl->error, KH_E_MEMORY, "cannot print the table: out of memory, or a name is not UTF-8");
+                   : ctl_fail(&c->ctl->error, KH_E_MEMORY,
+                              "cannot print the table: out of memory, or a name is not UTF-8");
     }
     (void)snprintf(place, sizeof(place), "%s:%u", site->file, site->line);
     if (site->more_names > 0) {
@@ -263,7 +272,8 @@ static kh_result add_row(checker *c, const nginxsite *site, const char *id, verd
     } else {
         (void)snprintf(name, sizeof(name), "%.200s", site->server_name[0] != '\0' ? site->server_name : "-");
     }
-    output_table_row(c->table, (const char *[]){ place, name, site->certificate, id[0] != '\0' ? id : "-", verdicts[says].word });
+    output_table_row(c->table, (const char *[]){place, name, site->certificate, id[0] != '\0' ? id : "-",
+                                                verdicts[says].word});
     return KH_OK;
 }
 
@@ -277,7 +287,7 @@ static kh_result check_sites(checker *c)
         return ctl_fail(&c->ctl->error, result, "cannot check: out of memory");
     }
     for (size_t i = 0; i < count && result == KH_OK; i++) {
-        uint8_t id[KH_KEY_ID_LEN] = { 0 };
+        uint8_t id[KH_KEY_ID_LEN] = {0};
         char hex[2 * KH_KEY_ID_LEN + 1] = "";
         bool id_known = false;
         verdict says = V_OK;
@@ -305,14 +315,18 @@ static kh_result check_sites(checker *c)
     }
     if (result == KH_OK && c->bad > 0) {
         (void)fflush(stdout);
-        result = ctl_fail(&c->ctl->error, KH_E_NOT_FOUND, "%zu of %zu certificates will not work with the agent, %zu of them for want of "
-                                                          "their key; %s", c->bad, count, c->missing,
-                          c->missing > 0 ? "import it with keyholdctl key import NAME FILE --cert CERT" : "see the table");
+        result = ctl_fail(&c->ctl->error, KH_E_NOT_FOUND,
+                          "%zu of %zu certificates will not work with the agent, %zu of them for want of "
+                          "their key; %s",
+                          c->bad, count, c->missing,
+                          c->missing > 0 ? "import it with keyholdctl key import NAME FILE --cert CERT"
+                                         : "see the table");
     }
     return result;
 }
 
-/* Absolute, but with links as they are: nginx takes relative names from where the file was named, not from where it lies. */
+/* Absolute, but with links as they are: nginx takes relative names from where the file was named, not from
+ * where it lies. */
 static char *absolute_name(const char *name)
 {
     char *cwd = name[0] == '/' ? NULL : getcwd(NULL, 0);
@@ -330,16 +344,16 @@ static char *absolute_name(const char *name)
 
 kh_result ctl_cmd_check_nginx(ctl_run *ctl)
 {
-    static const char *const headings[] = { "FILE:LINE", "SERVER", "CERTIFICATE", "KEY", "VERDICT" };
+    static const char *const headings[] = {"FILE:LINE", "SERVER", "CERTIFICATE", "KEY", "VERDICT"};
     const char *prefix = ctl_args_value(&ctl->args, "prefix");
     char *path = absolute_name(ctl->args.operands[0]);
     char *dir = path != NULL ? strdup(path) : NULL;
     char error[CTL_ERROR_MAX] = "";
-    checker c = { .ctl = ctl, .table = output_table_new(headings, 5), .json = json_array() };
+    checker c = {.ctl = ctl, .table = output_table_new(headings, 5), .json = json_array()};
     kh_result result = KH_OK;
 
-    c.as_nginx = ctl_args_value(&ctl->args, "config") == NULL && ctl_args_value(&ctl->args, "socket") == NULL &&
-                 ctl_args_value(&ctl->args, "token") == NULL;
+    c.as_nginx = ctl_args_value(&ctl->args, "config") == NULL &&
+                 ctl_args_value(&ctl->args, "socket") == NULL && ctl_args_value(&ctl->args, "token") == NULL;
     if (path == NULL || dir == NULL || c.table == NULL || c.json == NULL) {
         result = ctl_fail(&ctl->error, KH_E_MEMORY, "cannot check %s: out of memory", ctl->args.operands[0]);
         goto done;
@@ -348,7 +362,8 @@ kh_result ctl_cmd_check_nginx(ctl_run *ctl)
         result = ctl_fail(&ctl->error, KH_E_IO, "cannot read %s: %s; check the name", path, strerror(errno));
         goto done;
     }
-    result = nginxconf_parse(&nginxconf_files, path, prefix != NULL ? prefix : dirname(dir), &c.conf, error, sizeof(error));
+    result = nginxconf_parse(&nginxconf_files, path, prefix != NULL ? prefix : dirname(dir), &c.conf, error,
+                             sizeof(error));
     if (result != KH_OK) {
         ctl_fail(&ctl->error, result, "%s; correct the configuration (nginx -t)", error);
         goto done;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What all parts of keyholdctl share: exit codes, the one error, the parsed command line, and the run of one command.
- * keyholdctl has one thread. Functions that fail leave one line for people in a ctl_error; only main() prints it.
+ * What all parts of keyholdctl share: exit codes, the one error, the parsed command line, and the run of one
+ * command. keyholdctl has one thread. Functions that fail leave one line for people in a ctl_error; only
+ * main() prints it.
  */
 #ifndef KEYHOLD_CTL_H
 #define KEYHOLD_CTL_H
@@ -14,7 +15,8 @@
 /* Exit codes, as documented in keyholdctl(1). */
 typedef enum ctl_exit { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 } ctl_exit;
 
-/* ---- The error (error.c) ---------------------------------------------------------------------------------------- */
+/* ---- The error (error.c)
+ * ---------------------------------------------------------------------------------------- */
 
 #define CTL_ERROR_MAX 1024
 
@@ -26,21 +28,23 @@ typedef struct ctl_error {
 } ctl_error;
 
 /* Sets the error, exit code 1, and returns `result`. A later call replaces an earlier one. */
-kh_result ctl_fail(ctl_error *error, kh_result result, const char *format, ...) __attribute__((format(printf, 3, 4)));
+kh_result ctl_fail(ctl_error *error, kh_result result, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* The same with exit code 2 and KH_E_INVALID: the command line is wrong. */
 kh_result ctl_fail_usage(ctl_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same with exit code 3: the agent cannot be reached. */
 kh_result ctl_fail_unreachable(ctl_error *error, kh_result result, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* ---- The command line (options.c) ------------------------------------------------------------------------------- */
+/* ---- The command line (options.c)
+ * ------------------------------------------------------------------------------- */
 
 #define CTL_OPTIONS_MAX 16
 #define CTL_OPERANDS_MAX 2
 
 /*
- * One option. value: NULL for a flag; "FILE" for one that must have a value; "[SEC]" for one that may have one, and
- * then only as --name=value. A table ends with a name of NULL.
+ * One option. value: NULL for a flag; "FILE" for one that must have a value; "[SEC]" for one that may have
+ * one, and then only as --name=value. A table ends with a name of NULL.
  */
 typedef struct ctl_option {
     const char *name;
@@ -75,15 +79,18 @@ typedef struct ctl_args {
 /* KH_E_INVALID with a usage error that names the nearest known word. Pure. */
 KH_MUST_USE kh_result ctl_args_parse(const ctl_command *commands, int argc, char *const *argv, ctl_args *args,
                                      ctl_error *error);
-/* The value of an option of the command or a global one; NULL: not given, or the command has no such option. */
+/* The value of an option of the command or a global one; NULL: not given, or the command has no such option.
+ */
 const char *ctl_args_value(const ctl_args *args, const char *name);
 /* A whole number in [min, max]; `fallback` when the option is not given. KH_E_INVALID with a usage error. */
-KH_MUST_USE kh_result ctl_args_number(const ctl_args *args, const char *name, long min, long max, long fallback,
-                                      long *number, ctl_error *error);
-/* Edit distance (insert, delete, replace, swap of neighbours) of words of at most 63 bytes; SIZE_MAX beyond that. */
+KH_MUST_USE kh_result ctl_args_number(const ctl_args *args, const char *name, long min, long max,
+                                      long fallback, long *number, ctl_error *error);
+/* Edit distance (insert, delete, replace, swap of neighbours) of words of at most 63 bytes; SIZE_MAX beyond
+ * that. */
 size_t ctl_distance(const char *a, const char *b);
 
-/* ---- One run ---------------------------------------------------------------------------------------------------- */
+/* ---- One run
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef struct ctl_run {
     const ctl_command *commands; /* the table, for help and completion */
@@ -93,7 +100,8 @@ typedef struct ctl_run {
     ctl_error error;
 } ctl_run;
 
-/* The commands; each file of ctl/ has those of one concern. They print to stdout and return KH_OK or set ctl->error. */
+/* The commands; each file of ctl/ has those of one concern. They print to stdout and return KH_OK or set
+ * ctl->error. */
 kh_result ctl_cmd_init(ctl_run *ctl);
 kh_result ctl_cmd_key_create(ctl_run *ctl);
 kh_result ctl_cmd_key_import(ctl_run *ctl);

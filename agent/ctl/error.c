@@ -5,7 +5,8 @@
 #include <stdarg.h>
 #include <string.h>
 
-static kh_result fail(ctl_error *error, kh_result result, ctl_exit exit_code, const char *format, va_list args)
+static kh_result fail(ctl_error *error, kh_result result, ctl_exit exit_code, const char *format,
+                      va_list args)
 {
     int len = 0;
 
@@ -15,7 +16,8 @@ static kh_result fail(ctl_error *error, kh_result result, ctl_exit exit_code, co
     if (len < 0) {
         error->text[0] = '\0';
     }
-    /* File names and the agent's words come from outside: one line stays one line, and no terminal is driven by it. */
+    /* File names and the agent's words come from outside: one line stays one line, and no terminal is driven
+     * by it. */
     for (char *c = error->text; *c != '\0'; c++) {
         if ((unsigned char)*c < 0x20 || *c == 0x7f) {
             *c = '?';

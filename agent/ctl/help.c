@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* help, version and the shell completion: all of them are read off the tables that the command line is parsed with. */
+/* help, version and the shell completion: all of them are read off the tables that the command line is parsed
+ * with. */
 #include "ctl.h"
 
 #include <openssl/crypto.h>
@@ -12,7 +13,8 @@ static void print_option(const ctl_option *option)
     if (option->value == NULL) {
         (void)snprintf(left, sizeof(left), "--%s", option->name);
     } else if (option->value[0] == '[') {
-        (void)snprintf(left, sizeof(left), "--%s[=%.*s]", option->name, (int)strcspn(option->value + 1, "]"), option->value + 1);
+        (void)snprintf(left, sizeof(left), "--%s[=%.*s]", option->name, (int)strcspn(option->value + 1, "]"),
+                       option->value + 1);
     } else {
         (void)snprintf(left, sizeof(left), "--%s %s", option->name, option->value);
     }
@@ -21,14 +23,16 @@ static void print_option(const ctl_option *option)
 
 static void print_name(const ctl_command *command)
 {
-    (void)printf("%s%s%s", command->group != NULL ? command->group : "", command->group != NULL ? " " : "", command->name);
+    (void)printf("%s%s%s", command->group != NULL ? command->group : "", command->group != NULL ? " " : "",
+                 command->name);
 }
 
 static void print_command(const ctl_command *command)
 {
     (void)printf("usage: keyholdctl [OPTION…] ");
     print_name(command);
-    (void)printf("%s%s\n\n%s\n", command->operands[0] != '\0' ? " " : "", command->operands, command->summary);
+    (void)printf("%s%s\n\n%s\n", command->operands[0] != '\0' ? " " : "", command->operands,
+                 command->summary);
     if (command->options != NULL) {
         (void)printf("\nOptions:\n");
         for (const ctl_option *option = command->options; option->name != NULL; option++) {
@@ -77,8 +81,8 @@ kh_result ctl_cmd_help(ctl_run *ctl)
         }
     }
     if (shown == 0) {
-        return ctl_fail_usage(&ctl->error, "there is no command \"%s%s%s\"; see keyholdctl help", first, second != NULL ? " " : "",
-                              second != NULL ? second : "");
+        return ctl_fail_usage(&ctl->error, "there is no command \"%s%s%s\"; see keyholdctl help", first,
+                              second != NULL ? " " : "", second != NULL ? second : "");
     }
     return KH_OK;
 }
@@ -90,7 +94,8 @@ kh_result ctl_cmd_version(ctl_run *ctl)
     return KH_OK;
 }
 
-/* ---- Completion ------------------------------------------------------------------------------------------------- */
+/* ---- Completion
+ * ------------------------------------------------------------------------------------------------- */
 
 static void print_option_words(const ctl_option *option)
 {
@@ -114,23 +119,27 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
     const char *last = "";
 
     if (strcmp(ctl->args.operands[0], "bash") != 0) {
-        return ctl_fail_usage(&ctl->error, "there is no completion for \"%s\"; there is one for bash", ctl->args.operands[0]);
+        return ctl_fail_usage(&ctl->error, "there is no completion for \"%s\"; there is one for bash",
+                              ctl->args.operands[0]);
     }
-    (void)printf("# Completion of keyholdctl for bash; made by keyholdctl completion bash.\n"
-                 "_keyholdctl() {\n"
-                 "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word skip='' count=0\n"
-                 "    local command='' group='' options='' operands='' globals=()\n"
-                 "    COMPREPLY=()\n"
-                 "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
-                 "        if [ -n \"$skip\" ]; then [ \"$skip\" = keep ] && globals+=(\"$word\"); skip=''; continue; fi\n"
-                 "        case $word in\n"
-                 "        --config | --socket | --token) globals+=(\"$word\") skip=keep ;;\n"
-                 "        --out | --type | --usage | --cert | --pin | --passphrase-file | --passphrase-env | --subject | --san | --days | \\\n"
-                 "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout) skip=drop ;;\n"
-                 "        -*) ;;\n"
-                 "        *) if [ -n \"$command\" ]; then count=$((count + 1))\n"
-                 "           elif [ -n \"$group\" ]; then command=\"$group $word\"\n"
-                 "           else case $word in ");
+    (void)printf(
+        "# Completion of keyholdctl for bash; made by keyholdctl completion bash.\n"
+        "_keyholdctl() {\n"
+        "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word skip='' count=0\n"
+        "    local command='' group='' options='' operands='' globals=()\n"
+        "    COMPREPLY=()\n"
+        "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+        "        if [ -n \"$skip\" ]; then [ \"$skip\" = keep ] && globals+=(\"$word\"); skip=''; continue; "
+        "fi\n"
+        "        case $word in\n"
+        "        --config | --socket | --token) globals+=(\"$word\") skip=keep ;;\n"
+        "        --out | --type | --usage | --cert | --pin | --passphrase-file | --passphrase-env | "
+        "--subject | --san | --days | \\\n"
+        "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout) skip=drop ;;\n"
+        "        -*) ;;\n"
+        "        *) if [ -n \"$command\" ]; then count=$((count + 1))\n"
+        "           elif [ -n \"$group\" ]; then command=\"$group $word\"\n"
+        "           else case $word in ");
     for (const ctl_command *command = ctl->commands; command->name != NULL; command++) {
         if (command->group != NULL && strcmp(command->group, last) != 0) {
             (void)printf("%s%s", last[0] != '\0' ? " | " : "", command->group);
@@ -146,19 +155,22 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
     }
     (void)printf("    esac\n"
                  "    case $prev in\n"
-                 "    --config | --token | --cert | --out | --pin | --passphrase-file) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
+                 "    --config | --token | --cert | --out | --pin | --passphrase-file) COMPREPLY=($(compgen "
+                 "-f -- \"$cur\")); return ;;\n"
                  "    --dir | --prefix) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n"
                  "    --user-front | --user-keeper) COMPREPLY=($(compgen -u -- \"$cur\")); return ;;\n"
-                 "    --type) COMPREPLY=($(compgen -W \"rsa2048 rsa3072 rsa4096 p256 p384 p521 ed25519\" -- \"$cur\")); return ;;\n"
+                 "    --type) COMPREPLY=($(compgen -W \"rsa2048 rsa3072 rsa4096 p256 p384 p521 ed25519\" -- "
+                 "\"$cur\")); return ;;\n"
                  "    --usage) COMPREPLY=($(compgen -W \"");
 #define KH_X(constant, bit, name) (void)printf(" %s", name);
     KH_USAGES(KH_X)
 #undef KH_X
-    (void)printf("\" -- \"$cur\")); return ;;\n"
-                 "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env) return ;;\n"
-                 "    esac\n"
-                 "    case $cur in\n"
-                 "    -*) COMPREPLY=($(compgen -W \"$options");
+    (void)printf(
+        "\" -- \"$cur\")); return ;;\n"
+        "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env) return ;;\n"
+        "    esac\n"
+        "    case $cur in\n"
+        "    -*) COMPREPLY=($(compgen -W \"$options");
     print_option_words(ctl_global_options);
     (void)printf("\" -- \"$cur\")); return ;;\n"
                  "    esac\n");
@@ -179,23 +191,26 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
             continue;
         }
         (void)printf("        %s) COMPREPLY=($(compgen -W \"", group);
-        for (; command->name != NULL && command->group != NULL && strcmp(command->group, group) == 0; command++) {
+        for (; command->name != NULL && command->group != NULL && strcmp(command->group, group) == 0;
+             command++) {
             (void)printf(" %s", command->name);
         }
         (void)printf("\" -- \"$cur\")) ;;\n");
     }
-    (void)printf("        esac\n"
-                 "    else\n"
-                 "        case $count,$operands in\n"
-                 "        0,NAME | 0,NAME\\ * | 0,NAME\\[*)\n"
-                 "            case $command in key\\ create | key\\ import | token\\ create) return ;; esac\n"
-                 "            COMPREPLY=($(compgen -W \"$(keyholdctl \"${globals[@]}\" key list 2>/dev/null |\n"
-                 "                while read -r word _; do [ \"$word\" = NAME ] || echo \"$word\"; done)\" -- \"$cur\")) ;;\n"
-                 "        0,SHELL) COMPREPLY=($(compgen -W bash -- \"$cur\")) ;;\n"
-                 "        0,FILE | 1,NAME\\ *) COMPREPLY=($(compgen -f -- \"$cur\")) ;;\n"
-                 "        esac\n"
-                 "    fi\n"
-                 "}\n"
-                 "complete -o filenames -F _keyholdctl keyholdctl\n");
+    (void)printf(
+        "        esac\n"
+        "    else\n"
+        "        case $count,$operands in\n"
+        "        0,NAME | 0,NAME\\ * | 0,NAME\\[*)\n"
+        "            case $command in key\\ create | key\\ import | token\\ create) return ;; esac\n"
+        "            COMPREPLY=($(compgen -W \"$(keyholdctl \"${globals[@]}\" key list 2>/dev/null |\n"
+        "                while read -r word _; do [ \"$word\" = NAME ] || echo \"$word\"; done)\" -- "
+        "\"$cur\")) ;;\n"
+        "        0,SHELL) COMPREPLY=($(compgen -W bash -- \"$cur\")) ;;\n"
+        "        0,FILE | 1,NAME\\ *) COMPREPLY=($(compgen -f -- \"$cur\")) ;;\n"
+        "        esac\n"
+        "    fi\n"
+        "}\n"
+        "complete -o filenames -F _keyholdctl keyholdctl\n");
     return KH_OK;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * init: makes what an agent needs to start, and nothing twice. The steps go from what others depend on to what depends on
- * them; each says whether it made something or found it. What is found is left as it is.
+ * init: makes what an agent needs to start, and nothing twice. The steps go from what others depend on to
+ * what depends on them; each says whether it made something or found it. What is found is left as it is.
  */
 #include "agent.h"
 #include "layout.h"
@@ -49,7 +49,8 @@ static void tell(init_run *run, const char *what, const char *path, bool made)
 static kh_result load_kek(init_run *run, ctl_secret *secret, kh_kek_kind *kind)
 {
     ctl_run *ctl = run->ctl;
-    ctl_passphrase_source source = { .file = run->at.passphrase_file, .prompt = "Passphrase of the store", .twice = true };
+    ctl_passphrase_source source = {
+        .file = run->at.passphrase_file, .prompt = "Passphrase of the store", .twice = true};
     kh_result result = KH_OK;
 
     if (run->at.passphrase_file != NULL) {
@@ -63,7 +64,8 @@ static kh_result load_kek(init_run *run, ctl_secret *secret, kh_kek_kind *kind)
         secret->len = 32;
     }
     if (result != KH_OK) {
-        ctl_fail(&ctl->error, result, "cannot read the key-encryption key %s: %s; %s", run->at.kek, kh_result_text(result),
+        ctl_fail(&ctl->error, result, "cannot read the key-encryption key %s: %s; %s", run->at.kek,
+                 kh_result_text(result),
                  result == KH_E_FORBIDDEN ? "its mode must be 0600" : "restore it from its backup");
     }
     return result;
@@ -83,13 +85,15 @@ static kh_result make_kek(init_run *run)
     }
     /* A fresh KEK beside an old store would look like the right one and never be it. */
     if (exists(run->at.store)) {
-        return ctl_fail(&ctl->error, KH_E_NOT_FOUND, "the store %s exists, but its key-encryption key %s does not; restore it from its "
-                                                     "backup, or move the store away to begin anew", run->at.store, run->at.kek);
+        return ctl_fail(&ctl->error, KH_E_NOT_FOUND,
+                        "the store %s exists, but its key-encryption key %s does not; restore it from its "
+                        "backup, or move the store away to begin anew",
+                        run->at.store, run->at.kek);
     }
     result = kh_kek_file_create(run->at.kek);
     if (result != KH_OK) {
-        return ctl_fail(&ctl->error, result, "cannot make %s: %s (%s); check the directory", run->at.kek, kh_result_text(result),
-                        strerror(errno));
+        return ctl_fail(&ctl->error, result, "cannot make %s: %s (%s); check the directory", run->at.kek,
+                        kh_result_text(result), strerror(errno));
     }
     tell(run, "key-encryption key", run->at.kek, true);
     return KH_OK;
@@ -97,7 +101,7 @@ static kh_result make_kek(init_run *run)
 
 static kh_result own_store(init_run *run)
 {
-    static const char *const suffixes[] = { "", "-wal", "-shm", "-journal" };
+    static const char *const suffixes[] = {"", "-wal", "-shm", "-journal"};
     char *path = NULL;
 
     for (size_t i = 0; run->at.privileged && i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
@@ -105,7 +109,8 @@ static kh_result own_store(init_run *run)
             return ctl_fail(&run->ctl->error, KH_E_MEMORY, "cannot hand over the store: out of memory");
         }
         if (lchown(path, run->at.keeper.uid, run->at.keeper.gid) != 0 && errno != ENOENT) {
-            ctl_fail(&run->ctl->error, KH_E_STORAGE, "cannot give %s to the keeper's user: %s; chown it", path, strerror(errno));
+            ctl_fail(&run->ctl->error, KH_E_STORAGE, "cannot give %s to the keeper's user: %s; chown it",
+                     path, strerror(errno));
             free(path);
             return KH_E_STORAGE;
         }
@@ -118,7 +123,7 @@ static kh_result make_store(init_run *run)
 {
     ctl_run *ctl = run->ctl;
     kh_kek_kind kind = KH_KEK_FILE;
-    ctl_secret kek = { 0 };
+    ctl_secret kek = {0};
     kh_result result = KH_OK;
 
     if (exists(run->at.store)) {
@@ -126,8 +131,11 @@ static kh_result make_store(init_run *run)
         return KH_OK;
     }
     if (exists(run->at.pin)) {
-        return ctl_fail(&ctl->error, KH_E_EXISTS, "%s pins the import key of a store, but %s does not exist; restore the store from its "
-                                                  "backup, or remove the pin to begin anew", run->at.pin, run->at.store);
+        return ctl_fail(
+            &ctl->error, KH_E_EXISTS,
+            "%s pins the import key of a store, but %s does not exist; restore the store from its "
+            "backup, or remove the pin to begin anew",
+            run->at.pin, run->at.store);
     }
     result = load_kek(run, &kek, &kind);
     if (result != KH_OK) {
@@ -135,7 +143,8 @@ static kh_result make_store(init_run *run)
     }
     result = kh_store_init(run->at.store, kind, kek.data, kek.len, run->import_public);
     if (result != KH_OK) {
-        ctl_fail(&ctl->error, result, "cannot make the store %s: %s; check the directory", run->at.store, kh_result_text(result));
+        ctl_fail(&ctl->error, result, "cannot make the store %s: %s; check the directory", run->at.store,
+                 kh_result_text(result));
         goto done;
     }
     run->import_known = true;
@@ -146,17 +155,20 @@ done:
     return result;
 }
 
-/* An older store without a pin: its running keeper knows the key, and the admin socket leads past the front. */
+/* An older store without a pin: its running keeper knows the key, and the admin socket leads past the front.
+ */
 static kh_result ask_keeper(init_run *run)
 {
-    kh_record record = { .op = KH_STORE_IMPORT_KEY };
+    kh_record record = {.op = KH_STORE_IMPORT_KEY};
     size_t len = 0;
 
     if (kh_admin_call(run->at.admin_socket, &record, run->import_public, sizeof(run->import_public), &len,
                       run->ctl->timeout_ms) != KH_OK ||
         len != sizeof(run->import_public)) {
-        return ctl_fail(&run->ctl->error, KH_E_NOT_FOUND, "the pin %s of the store's import key is missing; start the agent and run "
-                                                          "keyholdctl init again, which then takes it from the keeper", run->at.pin);
+        return ctl_fail(&run->ctl->error, KH_E_NOT_FOUND,
+                        "the pin %s of the store's import key is missing; start the agent and run "
+                        "keyholdctl init again, which then takes it from the keeper",
+                        run->at.pin);
     }
     run->import_known = true;
     return KH_OK;
@@ -178,7 +190,8 @@ static kh_result make_pin(init_run *run)
     }
     if (result == KH_OK) {
         pin_format(run->import_public, line);
-        result = output_new_file(run->at.pin, line, strlen(line), 0644, (uid_t)-1, (gid_t)-1, &run->ctl->error);
+        result =
+            output_new_file(run->at.pin, line, strlen(line), 0644, (uid_t)-1, (gid_t)-1, &run->ctl->error);
     }
     if (result == KH_OK) {
         tell(run, "pin of the import key", run->at.pin, true);
@@ -214,7 +227,8 @@ static kh_result make_config(init_run *run)
     if (text == NULL) {
         return ctl_fail(&run->ctl->error, KH_E_MEMORY, "cannot write %s: out of memory", run->at.config);
     }
-    result = output_new_file(run->at.config, text, strlen(text), 0644, (uid_t)-1, (gid_t)-1, &run->ctl->error);
+    result =
+        output_new_file(run->at.config, text, strlen(text), 0644, (uid_t)-1, (gid_t)-1, &run->ctl->error);
     if (result == KH_OK) {
         tell(run, "configuration", run->at.config, true);
     }
@@ -222,7 +236,8 @@ static kh_result make_config(init_run *run)
     return result;
 }
 
-static kh_result make_directory(init_run *run, const char *what, const char *path, mode_t mode, const kh_user *owner)
+static kh_result make_directory(init_run *run, const char *what, const char *path, mode_t mode,
+                                const kh_user *owner)
 {
     ctl_error *error = &run->ctl->error;
 
@@ -231,11 +246,15 @@ static kh_result make_directory(init_run *run, const char *what, const char *pat
         return KH_OK;
     }
     if (mkdir(path, 0700) != 0) {
-        return ctl_fail(error, errno == EACCES ? KH_E_FORBIDDEN : KH_E_IO, "cannot make %s: %s; %s", path, strerror(errno),
-                        errno == ENOENT ? "make the directory above it first" : "run this as root or choose another place");
+        return ctl_fail(error, errno == EACCES ? KH_E_FORBIDDEN : KH_E_IO, "cannot make %s: %s; %s", path,
+                        strerror(errno),
+                        errno == ENOENT ? "make the directory above it first"
+                                        : "run this as root or choose another place");
     }
-    if ((owner != NULL && run->at.privileged && lchown(path, owner->uid, owner->gid) != 0) || chmod(path, mode) != 0) {
-        return ctl_fail(error, KH_E_IO, "cannot set owner and mode of %s: %s; check the file system", path, strerror(errno));
+    if ((owner != NULL && run->at.privileged && lchown(path, owner->uid, owner->gid) != 0) ||
+        chmod(path, mode) != 0) {
+        return ctl_fail(error, KH_E_IO, "cannot set owner and mode of %s: %s; check the file system", path,
+                        strerror(errno));
     }
     tell(run, what, path, true);
     return KH_OK;
@@ -247,11 +266,13 @@ static kh_result make_directories(init_run *run)
     struct stat status;
     kh_result result = make_directory(run, "directory", at->config_dir, 0755, NULL);
 
-    /* The directory given with --dir is ours to open: mktemp's mode would keep the keeper out. Nobody gets to list it. */
+    /* The directory given with --dir is ours to open: mktemp's mode would keep the keeper out. Nobody gets to
+     * list it. */
     if (result == KH_OK && at->single && at->privileged && stat(at->config_dir, &status) == 0 &&
         (status.st_mode & 0011) != 0011 && chmod(at->config_dir, (status.st_mode & 07777) | 0011) != 0) {
-        result = ctl_fail(&run->ctl->error, KH_E_IO, "cannot open %s for the agent's users: %s; chmod 0711 it", at->config_dir,
-                          strerror(errno));
+        result =
+            ctl_fail(&run->ctl->error, KH_E_IO, "cannot open %s for the agent's users: %s; chmod 0711 it",
+                     at->config_dir, strerror(errno));
     }
     if (result == KH_OK) {
         result = layout_check_parents(at, &run->ctl->error);
@@ -272,8 +293,8 @@ static kh_result report(init_run *run)
 
     kh_import_fingerprint(run->import_public, fingerprint);
     if (run->ctl->json) {
-        json_t *value = json_pack("{s:s, s:s, s:O, s:O}", "config", at->config, "import_fingerprint", fingerprint, "made",
-                                  run->made, "exists", run->found);
+        json_t *value = json_pack("{s:s, s:s, s:O, s:O}", "config", at->config, "import_fingerprint",
+                                  fingerprint, "made", run->made, "exists", run->found);
 
         return output_json(value, &run->ctl->error);
     }
@@ -288,9 +309,11 @@ static kh_result report(init_run *run)
     }
     if (at->single) {
         (void)printf("  keyholdd --config %s\n  keyholdctl --config %s ping\n"
-                     "  keyholdctl --config %s key create NAME --type p256\n", at->config, at->config, at->config);
+                     "  keyholdctl --config %s key create NAME --type p256\n",
+                     at->config, at->config, at->config);
     } else {
-        (void)printf("  systemctl enable --now keyhold\n  keyholdctl ping\n  keyholdctl key create NAME --type p256\n");
+        (void)printf("  systemctl enable --now keyhold\n  keyholdctl ping\n  keyholdctl key create NAME "
+                     "--type p256\n");
     }
     (void)printf("  in nginx: keyhold_agent unix:%s token=%s;\n", at->agent_socket, at->token);
     return KH_OK;
@@ -298,9 +321,9 @@ static kh_result report(init_run *run)
 
 kh_result ctl_cmd_init(ctl_run *ctl)
 {
-    static kh_result (*const steps[])(init_run *run) = { make_directories, make_kek, make_store, make_pin,
-                                                         make_token,       make_config, report };
-    init_run run = { .ctl = ctl, .made = json_array(), .found = json_array() };
+    static kh_result (*const steps[])(init_run * run) = {make_directories, make_kek,    make_store, make_pin,
+                                                         make_token,       make_config, report};
+    init_run run = {.ctl = ctl, .made = json_array(), .found = json_array()};
     kh_result result = layout_from_args(ctl, &run.at);
 
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]) && result == KH_OK; i++) {

@@ -11,7 +11,7 @@
 static kh_result look_up(ctl_run *ctl, kh_key_info *infos, size_t cap, size_t *count)
 {
     const char *name = ctl->args.operands[0];
-    kh_key_info checked = { 0 };
+    kh_key_info checked = {0};
     ctl_agent *agent = NULL;
     kh_result result = keyview_name(name, true, &checked, &ctl->error);
 
@@ -35,8 +35,11 @@ static kh_result parse_usage(ctl_run *ctl, uint32_t fallback, uint32_t *usage)
     unsigned parsed = fallback;
 
     if (text != NULL && kh_usage_parse(text, &parsed) != KH_OK) {
-        return ctl_fail_usage(&ctl->error, "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
-                                           "decrypt, wrap, tls-dhe", text);
+        return ctl_fail_usage(
+            &ctl->error,
+            "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
+            "decrypt, wrap, tls-dhe",
+            text);
     }
     *usage = parsed;
     return KH_OK;
@@ -46,16 +49,17 @@ kh_result ctl_cmd_key_create(ctl_run *ctl)
 {
     const char *type = ctl_args_value(&ctl->args, "type");
     bool new_version = ctl_args_value(&ctl->args, "new-version") != NULL;
-    kh_key_info wanted = { 0 };
-    kh_key_info made = { 0 };
+    kh_key_info wanted = {0};
+    kh_key_info made = {0};
     kh_key_type key_type = KH_KEY_NONE;
     unsigned bits = 0;
     ctl_agent *agent = NULL;
     kh_result result = keyview_name(ctl->args.operands[0], false, &wanted, &ctl->error);
 
     if (result == KH_OK && type == NULL) {
-        result = ctl_fail_usage(&ctl->error, "the type of the key is missing; give --type rsa2048, rsa3072, rsa4096, p256, p384, "
-                                             "p521 or ed25519");
+        result = ctl_fail_usage(
+            &ctl->error, "the type of the key is missing; give --type rsa2048, rsa3072, rsa4096, p256, p384, "
+                         "p521 or ed25519");
     } else if (result == KH_OK && kh_key_type_parse(type, &key_type, &bits) != KH_OK) {
         unsigned rsa = 0;
 
@@ -64,8 +68,11 @@ kh_result ctl_cmd_key_create(ctl_run *ctl)
             result = ctl_fail_usage(&ctl->error, "%s is %s; use an even size of 2048 to 4096 bits", type,
                                     rsa < 2048 ? "a weak key" : "not supported");
         } else {
-            result = ctl_fail_usage(&ctl->error, "key type \"%s\" is not known; use rsa2048, rsa3072, rsa4096, p256, p384, p521 or "
-                                                 "ed25519", type);
+            result = ctl_fail_usage(
+                &ctl->error,
+                "key type \"%s\" is not known; use rsa2048, rsa3072, rsa4096, p256, p384, p521 or "
+                "ed25519",
+                type);
         }
     }
     if (result == KH_OK) {
@@ -89,7 +96,8 @@ done:
     return result;
 }
 
-/* ---- list ------------------------------------------------------------------------------------------------------- */
+/* ---- list
+ * ------------------------------------------------------------------------------------------------------- */
 
 typedef struct listing {
     output_table *table;
@@ -105,19 +113,20 @@ static kh_result list_one(void *ctx, const kh_key_info *info)
         return json_array_append_new(list->json, keyview_json(info)) == 0 ? KH_OK : KH_E_MEMORY;
     }
     (void)snprintf(version, sizeof(version), "%u", info->version);
-    output_table_row(list->table, (const char *[]){ info->name, version, keyview_type(info->type, info->bits, type),
-                                                    kh_usage_format(info->usage, usage, sizeof(usage)),
-                                                    keyview_state(info->state), output_time(info->created, created),
-                                                    output_hex(info->id, 8, id) });
+    output_table_row(list->table,
+                     (const char *[]){info->name, version, keyview_type(info->type, info->bits, type),
+                                      kh_usage_format(info->usage, usage, sizeof(usage)),
+                                      keyview_state(info->state), output_time(info->created, created),
+                                      output_hex(info->id, 8, id)});
     return KH_OK;
 }
 
 kh_result ctl_cmd_key_list(ctl_run *ctl)
 {
-    static const char *const headings[] = { "NAME", "VERSION", "TYPE", "USAGE", "STATE", "CREATED", "ID" };
+    static const char *const headings[] = {"NAME", "VERSION", "TYPE", "USAGE", "STATE", "CREATED", "ID"};
     const char *glob = ctl->args.operand_count > 0 ? ctl->args.operands[0] : "*";
     ctl_agent *agent = NULL;
-    listing list = { NULL, NULL };
+    listing list = {NULL, NULL};
     kh_result result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
 
     if (result != KH_OK) {
@@ -177,12 +186,13 @@ done:
     return result;
 }
 
-/* ---- state ------------------------------------------------------------------------------------------------------ */
+/* ---- state
+ * ------------------------------------------------------------------------------------------------------ */
 
 static kh_result set_state(ctl_run *ctl, uint32_t state)
 {
-    kh_key_info wanted = { .state = state };
-    kh_key_info newest = { 0 };
+    kh_key_info wanted = {.state = state};
+    kh_key_info newest = {0};
     ctl_agent *agent = NULL;
     kh_result result = keyview_name(ctl->args.operands[0], true, &wanted, &ctl->error);
 
@@ -224,8 +234,8 @@ kh_result ctl_cmd_key_delete(ctl_run *ctl)
 static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, const char *done_word)
 {
     const char *name = ctl->args.operands[0];
-    kh_key_info wanted = { 0 };
-    kh_record record = { .op = op, .data = (const uint8_t *)&wanted, .data_len = sizeof(wanted) };
+    kh_key_info wanted = {0};
+    kh_record record = {.op = op, .data = (const uint8_t *)&wanted, .data_len = sizeof(wanted)};
     ctl_agent *agent = NULL;
     char what[KH_NAME_MAX + 64];
     uint8_t out[sizeof(kh_key_info)];
@@ -240,7 +250,8 @@ static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, c
         result = ctl_agent_admin(agent, &record, what, out, sizeof(out), &out_len);
     }
     if (result == KH_E_NOT_FOUND) {
-        ctl_fail(&ctl->error, result, "cannot %s %s: there is no deleted key of that name; see keyholdctl key list", verb, name);
+        ctl_fail(&ctl->error, result,
+                 "cannot %s %s: there is no deleted key of that name; see keyholdctl key list", verb, name);
     } else if (result == KH_OK && ctl->json) {
         result = output_json(json_pack("{s:s, s:s}", "name", name, "state", done_word), &ctl->error);
     } else if (result == KH_OK) {
@@ -258,13 +269,17 @@ kh_result ctl_cmd_key_recover(ctl_run *ctl)
 kh_result ctl_cmd_key_purge(ctl_run *ctl)
 {
     if (ctl_args_value(&ctl->args, "yes") == NULL) {
-        return ctl_fail_usage(&ctl->error, "purging destroys %s and all its versions for good, nothing brings them back; add --yes if "
-                                           "that is meant", ctl->args.operands[0]);
+        return ctl_fail_usage(
+            &ctl->error,
+            "purging destroys %s and all its versions for good, nothing brings them back; add --yes if "
+            "that is meant",
+            ctl->args.operands[0]);
     }
     return admin_by_name(ctl, KH_STORE_PURGE, "purge", "purged");
 }
 
-/* ---- the public half -------------------------------------------------------------------------------------------- */
+/* ---- the public half
+ * -------------------------------------------------------------------------------------------- */
 
 kh_result ctl_cmd_key_reference(ctl_run *ctl)
 {
@@ -272,16 +287,18 @@ kh_result ctl_cmd_key_reference(ctl_run *ctl)
     size_t count = 0;
     size_t len = 0;
     char pem[2048];
-    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
-                                     : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot make a reference: out of memory");
+    kh_result result = infos != NULL
+                           ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
+                           : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot make a reference: out of memory");
 
     if (result != KH_OK) {
         goto done;
     }
-    result = kh_reference_encode(ctl->args.operands[0], (kh_bytes){ infos[0].spki, infos[0].spki_len }, pem, sizeof(pem), &len);
+    result = kh_reference_encode(ctl->args.operands[0], (kh_bytes){infos[0].spki, infos[0].spki_len}, pem,
+                                 sizeof(pem), &len);
     if (result != KH_OK) {
-        ctl_fail(&ctl->error, result, "cannot make a reference to %s: %s; see the agent's log", ctl->args.operands[0],
-                 kh_result_text(result));
+        ctl_fail(&ctl->error, result, "cannot make a reference to %s: %s; see the agent's log",
+                 ctl->args.operands[0], kh_result_text(result));
         goto done;
     }
     result = output_text(ctl_args_value(&ctl->args, "out"), pem, &ctl->error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * key import: reads a private key, checks it against its certificate, and sends it sealed to the store's pinned import key.
- * The key is in the clear only in this process's locked memory.
+ * key import: reads a private key, checks it against its certificate, and sends it sealed to the store's
+ * pinned import key. The key is in the clear only in this process's locked memory.
  */
 #include "agent.h"
 #include "keyfile.h"
@@ -34,17 +34,19 @@ static kh_result ask_passphrase(void *ctx, ctl_secret *passphrase, ctl_error *er
 
 static kh_result check_certificate(ctl_run *ctl, const char *path, const char *key_path, const keyfile *key)
 {
-    uint8_t id[KH_KEY_ID_LEN] = { 0 };
+    uint8_t id[KH_KEY_ID_LEN] = {0};
     kh_key_type type = KH_KEY_NONE;
     unsigned bits = 0;
     X509 *cert = NULL;
     kh_result result = keyfile_load_certificate(path, &cert, &ctl->error);
 
-    if (result == KH_OK &&
-        (keyfile_certificate_id(cert, id, &type, &bits) != KH_OK || CRYPTO_memcmp(id, key->id, sizeof(id)) != 0)) {
+    if (result == KH_OK && (keyfile_certificate_id(cert, id, &type, &bits) != KH_OK ||
+                            CRYPTO_memcmp(id, key->id, sizeof(id)) != 0)) {
         result = ctl_fail(&ctl->error, KH_E_MISMATCH,
-                          "the certificate %s does not belong to the key in %s: their public keys differ; give the certificate of this "
-                          "key (the server's own comes first in a chain)", path, key_path);
+                          "the certificate %s does not belong to the key in %s: their public keys differ; "
+                          "give the certificate of this "
+                          "key (the server's own comes first in a chain)",
+                          path, key_path);
     }
     X509_free(cert);
     return result;
@@ -58,8 +60,11 @@ static kh_result parse_wanted(ctl_run *ctl, kh_key_info *wanted)
     kh_result result = keyview_name(ctl->args.operands[0], false, wanted, &ctl->error);
 
     if (result == KH_OK && usage != NULL && kh_usage_parse(usage, &parsed) != KH_OK) {
-        result = ctl_fail_usage(&ctl->error, "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
-                                             "decrypt, wrap, tls-dhe", usage);
+        result = ctl_fail_usage(
+            &ctl->error,
+            "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
+            "decrypt, wrap, tls-dhe",
+            usage);
     }
     wanted->usage = parsed;
     wanted->flags = (ctl_args_value(&ctl->args, "allow-duplicate") != NULL ? KH_KEY_ALLOW_DUPLICATE : 0) |
@@ -67,7 +72,8 @@ static kh_result parse_wanted(ctl_run *ctl, kh_key_info *wanted)
     return result;
 }
 
-static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info *wanted, const keyfile *key, kh_key_info *made)
+static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info *wanted, const keyfile *key,
+                               kh_key_info *made)
 {
     uint8_t import_public[KH_IMPORT_PUBLIC_LEN];
     uint8_t sealed[KH_IMPORT_PKCS8_MAX + KH_IMPORT_OVERHEAD];
@@ -80,10 +86,11 @@ static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info
     if (result != KH_OK) {
         return result;
     }
-    result = kh_import_seal(import_public, wanted->name, wanted->usage, wanted->flags, key->pkcs8.data, key->pkcs8.len, sealed,
-                            sizeof(sealed), &sealed_len);
+    result = kh_import_seal(import_public, wanted->name, wanted->usage, wanted->flags, key->pkcs8.data,
+                            key->pkcs8.len, sealed, sizeof(sealed), &sealed_len);
     if (result != KH_OK) {
-        return ctl_fail(&ctl->error, result, "cannot seal the key for the agent: %s; report this", kh_result_text(result));
+        return ctl_fail(&ctl->error, result, "cannot seal the key for the agent: %s; report this",
+                        kh_result_text(result));
     }
     return ctl_agent_import(agent, wanted, sealed, sealed_len, made);
 }
@@ -97,8 +104,9 @@ static void name_duplicate(ctl_run *ctl, ctl_agent *agent, const kh_key_info *wa
 
     if (infos != NULL && ctl_agent_lookup(agent, NULL, key->id, infos, KH_LOOKUP_MAX, &count) == KH_OK) {
         ctl_fail(&ctl->error, KH_E_DUPLICATE,
-                 "cannot import %s: the same key is already stored as %s/%u; use that one, or add --allow-duplicate", wanted->name,
-                 infos[0].name, infos[0].version);
+                 "cannot import %s: the same key is already stored as %s/%u; use that one, or add "
+                 "--allow-duplicate",
+                 wanted->name, infos[0].name, infos[0].version);
     } else {
         ctl->error = before;
     }
@@ -109,11 +117,11 @@ kh_result ctl_cmd_key_import(ctl_run *ctl)
 {
     const char *path = ctl->args.operands[1];
     const char *cert = ctl_args_value(&ctl->args, "cert");
-    asking ask = { ctl, path };
-    kh_key_info wanted = { 0 };
-    kh_key_info made = { 0 };
-    keyfile key = { 0 };
-    ctl_secret file = { 0 };
+    asking ask = {ctl, path};
+    kh_key_info wanted = {0};
+    kh_key_info made = {0};
+    keyfile key = {0};
+    ctl_secret file = {0};
     ctl_agent *agent = NULL;
     kh_result result = parse_wanted(ctl, &wanted);
 
@@ -136,8 +144,9 @@ kh_result ctl_cmd_key_import(ctl_run *ctl)
         }
     }
     if (result == KH_OK && CRYPTO_memcmp(made.id, key.id, sizeof(made.id)) != 0) {
-        result = ctl_fail(&ctl->error, KH_E_INTERNAL, "the agent stored another key than the one in %s; delete %s and report this",
-                          path, wanted.name);
+        result = ctl_fail(&ctl->error, KH_E_INTERNAL,
+                          "the agent stored another key than the one in %s; delete %s and report this", path,
+                          wanted.name);
     }
     if (result == KH_OK) {
         result = keyview_print(ctl, &made);

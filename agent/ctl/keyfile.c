@@ -31,7 +31,8 @@ static kh_result need_passphrase(load *l)
     }
     l->asked = true;
     if (l->ask == NULL) {
-        return ctl_fail(l->error, KH_E_PASSPHRASE, "%s is encrypted; give its passphrase with --passphrase-file", l->name);
+        return ctl_fail(l->error, KH_E_PASSPHRASE,
+                        "%s is encrypted; give its passphrase with --passphrase-file", l->name);
     }
     return l->ask(l->ask_ctx, &l->passphrase, l->error);
 }
@@ -53,18 +54,20 @@ static kh_result wrong_passphrase(load *l)
     if (l->error->text[0] != '\0') {
         return l->error->result; /* asking already failed, with words of its own */
     }
-    return ctl_fail(l->error, KH_E_PASSPHRASE, "the passphrase of %s is wrong; give the right one with --passphrase-file",
-                    l->name);
+    return ctl_fail(l->error, KH_E_PASSPHRASE,
+                    "the passphrase of %s is wrong; give the right one with --passphrase-file", l->name);
 }
 
-/* Whether OpenSSL's queue says that an algorithm of the file is not there: RC2-40 of old PKCS#12 files, above all. */
+/* Whether OpenSSL's queue says that an algorithm of the file is not there: RC2-40 of old PKCS#12 files, above
+ * all. */
 static bool is_unsupported_algorithm(void)
 {
     unsigned long code = 0;
     bool found = false;
 
     while ((code = ERR_get_error()) != 0) {
-        found = found || ERR_GET_REASON(code) == ERR_R_UNSUPPORTED || ERR_GET_REASON(code) == EVP_R_UNSUPPORTED_ALGORITHM ||
+        found = found || ERR_GET_REASON(code) == ERR_R_UNSUPPORTED ||
+                ERR_GET_REASON(code) == EVP_R_UNSUPPORTED_ALGORITHM ||
                 ERR_GET_REASON(code) == EVP_R_UNKNOWN_PBE_ALGORITHM;
     }
     return found;
@@ -72,15 +75,19 @@ static bool is_unsupported_algorithm(void)
 
 static kh_result unsupported_encryption(load *l)
 {
-    return ctl_fail(l->error, KH_E_UNSUPPORTED,
-                    "%s is encrypted with an algorithm that OpenSSL no longer offers; convert it with \"openssl pkcs12 "
-                    "-legacy\" or \"openssl pkcs8\"", l->name);
+    return ctl_fail(
+        l->error, KH_E_UNSUPPORTED,
+        "%s is encrypted with an algorithm that OpenSSL no longer offers; convert it with \"openssl pkcs12 "
+        "-legacy\" or \"openssl pkcs8\"",
+        l->name);
 }
 
 static kh_result no_key(load *l)
 {
-    return ctl_fail(l->error, KH_E_MALFORMED, "%s holds no private key that can be read (PEM, DER, PKCS#8 or PKCS#12); is it "
-                                              "the right file?", l->name);
+    return ctl_fail(l->error, KH_E_MALFORMED,
+                    "%s holds no private key that can be read (PEM, DER, PKCS#8 or PKCS#12); is it "
+                    "the right file?",
+                    l->name);
 }
 
 static bool has_pem(const load *l)
@@ -103,7 +110,8 @@ static kh_result load_pem(load *l, EVP_PKEY **pkey)
     if (!l->asked) {
         return no_key(l);
     }
-    return l->passphrase.data != NULL && is_unsupported_algorithm() ? unsupported_encryption(l) : wrong_passphrase(l);
+    return l->passphrase.data != NULL && is_unsupported_algorithm() ? unsupported_encryption(l)
+                                                                    : wrong_passphrase(l);
 }
 
 static kh_result load_pkcs12(load *l, PKCS12 *p12, EVP_PKEY **pkey)
@@ -193,7 +201,8 @@ static kh_result refuse_type(load *l, const EVP_PKEY *pkey)
         (void)EVP_PKEY_get_utf8_string_param(pkey, OSSL_PKEY_PARAM_GROUP_NAME, group, sizeof(group), NULL);
     }
     return ctl_fail(l->error, KH_E_UNSUPPORTED,
-                    "%s is a key of a kind that is not supported (%s%s%s); use rsa2048 to rsa4096, p256, p384, p521 or ed25519",
+                    "%s is a key of a kind that is not supported (%s%s%s); use rsa2048 to rsa4096, p256, "
+                    "p384, p521 or ed25519",
                     l->name, type != NULL ? type : "unknown", group[0] != '\0' ? " " : "", group);
 }
 
@@ -204,12 +213,15 @@ static kh_result check_key(load *l, keyfile *key)
     int bits = EVP_PKEY_get_bits(key->pkey);
 
     if (EVP_PKEY_is_a(key->pkey, "RSA") && bits < 2048) {
-        return ctl_fail(l->error, KH_E_WEAK, "the key in %s is weak: RSA with %d bits; make one with at least 2048", l->name,
+        return ctl_fail(l->error, KH_E_WEAK,
+                        "the key in %s is weak: RSA with %d bits; make one with at least 2048", l->name,
                         bits);
     }
     if (EVP_PKEY_get_security_bits(key->pkey) < 112) {
-        return ctl_fail(l->error, KH_E_WEAK, "the key in %s is weak: %d bits of security; make one with at least 112 (rsa2048, "
-                                             "p256)", l->name, EVP_PKEY_get_security_bits(key->pkey));
+        return ctl_fail(l->error, KH_E_WEAK,
+                        "the key in %s is weak: %d bits of security; make one with at least 112 (rsa2048, "
+                        "p256)",
+                        l->name, EVP_PKEY_get_security_bits(key->pkey));
     }
     if (kh_key_id(key->pkey, key->id, NULL, NULL, &key->type, &key->bits) != KH_OK) {
         return refuse_type(l, key->pkey);
@@ -220,8 +232,10 @@ static kh_result check_key(load *l, keyfile *key)
         return ctl_fail(l->error, KH_E_MEMORY, "cannot check %s: out of memory", l->name);
     }
     if (key->type != KH_KEY_ED25519 && EVP_PKEY_pairwise_check(ctx) != 1) {
-        result = ctl_fail(l->error, KH_E_DAMAGED, "the key in %s is damaged: its private part does not fit its public part; use "
-                                                  "another copy", l->name);
+        result = ctl_fail(l->error, KH_E_DAMAGED,
+                          "the key in %s is damaged: its private part does not fit its public part; use "
+                          "another copy",
+                          l->name);
     }
     EVP_PKEY_CTX_free(ctx);
     return result;
@@ -247,10 +261,10 @@ static kh_result to_pkcs8(load *l, keyfile *key)
     return result;
 }
 
-kh_result keyfile_load(const uint8_t *data, size_t len, const char *name, keyfile_ask_fn ask, void *ask_ctx, keyfile *key,
-                       ctl_error *error)
+kh_result keyfile_load(const uint8_t *data, size_t len, const char *name, keyfile_ask_fn ask, void *ask_ctx,
+                       keyfile *key, ctl_error *error)
 {
-    load l = { .data = data, .len = len, .name = name, .ask = ask, .ask_ctx = ask_ctx, .error = error };
+    load l = {.data = data, .len = len, .name = name, .ask = ask, .ask_ctx = ask_ctx, .error = error};
     kh_result result = KH_OK;
 
     memset(key, 0, sizeof(*key));
@@ -283,7 +297,7 @@ void keyfile_free(keyfile *key)
 
 kh_result keyfile_load_certificate(const char *path, X509 **cert, ctl_error *error)
 {
-    ctl_secret file = { 0 };
+    ctl_secret file = {0};
     BIO *bio = NULL;
     const uint8_t *at = NULL;
     /* Read like a secret: people give the wrong file, and then it is the key. */
@@ -302,8 +316,9 @@ kh_result keyfile_load_certificate(const char *path, X509 **cert, ctl_error *err
         *cert = d2i_X509(NULL, &at, (long)file.len);
     }
     if (*cert == NULL) {
-        result = ctl_fail(error, KH_E_MALFORMED, "%s holds no certificate that can be read (PEM or DER); is it the right file?",
-                          path);
+        result =
+            ctl_fail(error, KH_E_MALFORMED,
+                     "%s holds no certificate that can be read (PEM or DER); is it the right file?", path);
     }
 done:
     ERR_clear_error();
@@ -312,7 +327,8 @@ done:
     return result;
 }
 
-kh_result keyfile_certificate_id(const X509 *cert, uint8_t id[KH_KEY_ID_LEN], kh_key_type *type, unsigned *bits)
+kh_result keyfile_certificate_id(const X509 *cert, uint8_t id[KH_KEY_ID_LEN], kh_key_type *type,
+                                 unsigned *bits)
 {
     const EVP_PKEY *pkey = X509_get0_pubkey(cert);
     kh_result result = pkey != NULL ? kh_key_id(pkey, id, NULL, NULL, type, bits) : KH_E_UNSUPPORTED;

@@ -36,10 +36,10 @@ static json_t *usage_json(uint32_t usage)
 {
     json_t *list = json_array();
 
-#define KH_X(constant, bit, name)                                                                           \
-    if (list != NULL && (usage & (bit)) != 0 && json_array_append_new(list, json_string(name)) != 0) {      \
-        json_decref(list);                                                                                  \
-        list = NULL;                                                                                        \
+#define KH_X(constant, bit, name)                                                                            \
+    if (list != NULL && (usage & (bit)) != 0 && json_array_append_new(list, json_string(name)) != 0) {       \
+        json_decref(list);                                                                                   \
+        list = NULL;                                                                                         \
     }
     KH_USAGES(KH_X)
 #undef KH_X
@@ -50,10 +50,11 @@ json_t *keyview_json(const kh_key_info *info)
 {
     char type[16], id[2 * KH_KEY_ID_LEN + 1], created[32];
 
-    return json_pack("{s:s, s:I, s:s, s:I, s:o, s:s, s:s, s:s}", "name", info->name, "version", (json_int_t)info->version,
-                     "type", keyview_type(info->type, info->bits, type), "bits", (json_int_t)info->bits, "usage",
-                     usage_json(info->usage), "state", keyview_state(info->state), "created",
-                     output_time(info->created, created), "id", output_hex(info->id, sizeof(info->id), id));
+    return json_pack("{s:s, s:I, s:s, s:I, s:o, s:s, s:s, s:s}", "name", info->name, "version",
+                     (json_int_t)info->version, "type", keyview_type(info->type, info->bits, type), "bits",
+                     (json_int_t)info->bits, "usage", usage_json(info->usage), "state",
+                     keyview_state(info->state), "created", output_time(info->created, created), "id",
+                     output_hex(info->id, sizeof(info->id), id));
 }
 
 kh_result keyview_print(ctl_run *ctl, const kh_key_info *info)
@@ -93,10 +94,13 @@ kh_result keyview_name(const char *text, bool version_allowed, kh_key_info *info
     size_t name_len = 0;
     uint32_t version = 0;
 
-    if (kh_name_split(text, strlen(text), &name_len, &version) != KH_OK || (version != 0 && !version_allowed)) {
-        return ctl_fail_usage(error, "\"%s\" is not a key name: 1 to %d letters, digits, '.', '_' and '-', beginning with a letter "
-                                     "or digit%s; choose another", text, KH_NAME_MAX,
-                              version_allowed ? ", and perhaps /VERSION" : ", without a version here");
+    if (kh_name_split(text, strlen(text), &name_len, &version) != KH_OK ||
+        (version != 0 && !version_allowed)) {
+        return ctl_fail_usage(
+            error,
+            "\"%s\" is not a key name: 1 to %d letters, digits, '.', '_' and '-', beginning with a letter "
+            "or digit%s; choose another",
+            text, KH_NAME_MAX, version_allowed ? ", and perhaps /VERSION" : ", without a version here");
     }
     memcpy(info->name, text, name_len);
     info->name[name_len] = '\0';

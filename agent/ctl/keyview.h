@@ -18,7 +18,9 @@ json_t *keyview_json(const kh_key_info *info);
 KH_MUST_USE kh_result keyview_print(ctl_run *ctl, const kh_key_info *info);
 /* The public key as PEM, from malloc; NULL: out of memory or no SPKI. */
 char *keyview_pem(const kh_key_info *info);
-/* KH_E_INVALID with a usage error unless text is NAME, or, where `version` is allowed, NAME/V. Fills info's name, version. */
-KH_MUST_USE kh_result keyview_name(const char *text, bool version_allowed, kh_key_info *info, ctl_error *error);
+/* KH_E_INVALID with a usage error unless text is NAME, or, where `version` is allowed, NAME/V. Fills info's
+ * name, version. */
+KH_MUST_USE kh_result keyview_name(const char *text, bool version_allowed, kh_key_info *info,
+                                   ctl_error *error);
 
 #endif

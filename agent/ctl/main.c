@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* keyholdctl: the operator's tool. This file has the table of commands and the one place where an error is printed. */
+/* keyholdctl: the operator's tool. This file has the table of commands and the one place where an error is
+ * printed. */
 #include "ctl.h"
 #include "secret.h"
 
@@ -10,92 +11,105 @@
 #include <unistd.h>
 
 static const ctl_option init_options[] = {
-    { "dir", "DIR", "put everything into DIR: an agent of its own, for tests and trials" },
-    { "user-front", "USER", "user of the front, a name or uid:gid (default keyhold-front; with --dir 64801:64801)" },
-    { "user-keeper", "USER", "user of the keeper (default keyhold-keeper; with --dir 64802:64802)" },
-    { "passphrase-file", "FILE", "seal the store under the passphrase in FILE (\"-\": ask) instead of a key file" },
-    { NULL, NULL, NULL },
+    {"dir", "DIR", "put everything into DIR: an agent of its own, for tests and trials"},
+    {"user-front", "USER",
+     "user of the front, a name or uid:gid (default keyhold-front; with --dir 64801:64801)"},
+    {"user-keeper", "USER", "user of the keeper (default keyhold-keeper; with --dir 64802:64802)"},
+    {"passphrase-file", "FILE",
+     "seal the store under the passphrase in FILE (\"-\": ask) instead of a key file"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option create_options[] = {
-    { "type", "TYPE", "rsa2048, rsa3072, rsa4096, p256, p384, p521 or ed25519" },
-    { "usage", "LIST", "what the key may be used for, fixed for ever (default tls-server)" },
-    { "new-version", NULL, "make the next version of a key that exists; its usage is inherited" },
-    { NULL, NULL, NULL },
+    {"type", "TYPE", "rsa2048, rsa3072, rsa4096, p256, p384, p521 or ed25519"},
+    {"usage", "LIST", "what the key may be used for, fixed for ever (default tls-server)"},
+    {"new-version", NULL, "make the next version of a key that exists; its usage is inherited"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option import_options[] = {
-    { "cert", "FILE", "refuse a key that does not belong to this certificate" },
-    { "usage", "LIST", "what the key may be used for, fixed for ever (default tls-server)" },
-    { "passphrase-file", "FILE", "the key's passphrase is the first line of FILE (\"-\": ask)" },
-    { "passphrase-env", "NAME", "the key's passphrase is in the environment's variable NAME" },
-    { "pin", "PIN", "the store's import key: a file, or SHA256:… (default import.pub beside the configuration)" },
-    { "allow-duplicate", NULL, "the same key may already be stored under another name" },
-    { "new-version", NULL, "import as the next version of a key that exists" },
-    { NULL, NULL, NULL },
+    {"cert", "FILE", "refuse a key that does not belong to this certificate"},
+    {"usage", "LIST", "what the key may be used for, fixed for ever (default tls-server)"},
+    {"passphrase-file", "FILE", "the key's passphrase is the first line of FILE (\"-\": ask)"},
+    {"passphrase-env", "NAME", "the key's passphrase is in the environment's variable NAME"},
+    {"pin", "PIN",
+     "the store's import key: a file, or SHA256:… (default import.pub beside the configuration)"},
+    {"allow-duplicate", NULL, "the same key may already be stored under another name"},
+    {"new-version", NULL, "import as the next version of a key that exists"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option out_options[] = {
-    { "out", "FILE", "write to a new FILE instead of standard output" },
-    { NULL, NULL, NULL },
+    {"out", "FILE", "write to a new FILE instead of standard output"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option purge_options[] = {
-    { "yes", NULL, "yes, destroy it for good" },
-    { NULL, NULL, NULL },
+    {"yes", NULL, "yes, destroy it for good"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option self_signed_options[] = {
-    { "subject", "NAME", "\"/C=DE/O=Site/CN=www.example\"" },
-    { "san", "LIST", "DNS:a,DNS:b,IP:192.0.2.1 (default: the CN, if it is a host name)" },
-    { "days", "N", "valid for N days from now (default 365)" },
-    { "out", "FILE", "write to a new FILE instead of standard output" },
-    { NULL, NULL, NULL },
+    {"subject", "NAME", "\"/C=DE/O=Site/CN=www.example\""},
+    {"san", "LIST", "DNS:a,DNS:b,IP:192.0.2.1 (default: the CN, if it is a host name)"},
+    {"days", "N", "valid for N days from now (default 365)"},
+    {"out", "FILE", "write to a new FILE instead of standard output"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option csr_options[] = {
-    { "subject", "NAME", "\"/C=DE/O=Site/CN=www.example\"" },
-    { "san", "LIST", "DNS:a,DNS:b,IP:192.0.2.1 (default: the CN, if it is a host name)" },
-    { "out", "FILE", "write to a new FILE instead of standard output" },
-    { NULL, NULL, NULL },
+    {"subject", "NAME", "\"/C=DE/O=Site/CN=www.example\""},
+    {"san", "LIST", "DNS:a,DNS:b,IP:192.0.2.1 (default: the CN, if it is a host name)"},
+    {"out", "FILE", "write to a new FILE instead of standard output"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option token_options[] = {
-    { "out", "FILE", "write to a new FILE (default NAME.token beside the configuration)" },
-    { NULL, NULL, NULL },
+    {"out", "FILE", "write to a new FILE (default NAME.token beside the configuration)"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option ping_options[] = {
-    { "count", "N", "so many times (default 1)" },
-    { NULL, NULL, NULL },
+    {"count", "N", "so many times (default 1)"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option status_options[] = {
-    { "watch", "[SEC]", "again every SEC seconds (default 2), with rates since the last time" },
-    { NULL, NULL, NULL },
+    {"watch", "[SEC]", "again every SEC seconds (default 2), with rates since the last time"},
+    {NULL, NULL, NULL},
 };
 static const ctl_option check_nginx_options[] = {
-    { "prefix", "DIR", "take relative names from DIR (default: the directory of FILE, as nginx does)" },
-    { "all", NULL, "a local key that the agent does not have is bad, too" },
-    { NULL, NULL, NULL },
+    {"prefix", "DIR", "take relative names from DIR (default: the directory of FILE, as nginx does)"},
+    {"all", NULL, "a local key that the agent does not have is bad, too"},
+    {NULL, NULL, NULL},
 };
 
 static const ctl_command commands[] = {
-    { NULL, "init", "", 0, 0, init_options, "make the store, its keys and a configuration; never overwrites", ctl_cmd_init },
-    { "key", "create", "NAME", 1, 1, create_options, "make a key in the store", ctl_cmd_key_create },
-    { "key", "import", "NAME FILE", 2, 2, import_options, "import a private key (PEM, DER, PKCS#8, PKCS#12)", ctl_cmd_key_import },
-    { "key", "list", "[GLOB]", 0, 1, NULL, "list keys", ctl_cmd_key_list },
-    { "key", "show", "NAME[/V]", 1, 1, NULL, "show a key's versions", ctl_cmd_key_show },
-    { "key", "enable", "NAME[/V]", 1, 1, NULL, "let a key be used again", ctl_cmd_key_enable },
-    { "key", "disable", "NAME[/V]", 1, 1, NULL, "let a key not be used", ctl_cmd_key_disable },
-    { "key", "delete", "NAME[/V]", 1, 1, NULL, "delete a key; recover brings it back", ctl_cmd_key_delete },
-    { "key", "recover", "NAME", 1, 1, NULL, "bring a deleted key back (admin socket)", ctl_cmd_key_recover },
-    { "key", "purge", "NAME", 1, 1, purge_options, "destroy a deleted key for good (admin socket)", ctl_cmd_key_purge },
-    { "key", "reference", "NAME[/V]", 1, 1, out_options, "print a key reference, which stands for the key's file", ctl_cmd_key_reference },
-    { "key", "public", "NAME[/V]", 1, 1, out_options, "print the public key as PEM", ctl_cmd_key_public },
-    { "cert", "self-signed", "NAME", 1, 1, self_signed_options, "make a self-signed certificate (admin socket)", ctl_cmd_cert_self_signed },
-    { "cert", "csr", "NAME", 1, 1, csr_options, "make a certificate request (admin socket)", ctl_cmd_cert_csr },
-    { "cert", "match", "NAME CERT", 2, 2, NULL, "say whether a certificate belongs to a key", ctl_cmd_cert_match },
-    { "token", "create", "NAME", 1, 1, token_options, "make a token by which a caller proves who it is", ctl_cmd_token_create },
-    { NULL, "ping", "", 0, 0, ping_options, "say whether the agent answers, and how fast", ctl_cmd_ping },
-    { NULL, "status", "", 0, 0, status_options, "show load, latency, batches, queues and callers", ctl_cmd_status },
-    { NULL, "check-nginx", "FILE", 1, 1, check_nginx_options, "say whether the agent has the key of each certificate", ctl_cmd_check_nginx },
-    { "store", "check", "", 0, 0, NULL, "check the integrity of every stored key (admin socket)", ctl_cmd_store_check },
-    { NULL, "version", "", 0, 0, NULL, "print the version", ctl_cmd_version },
-    { NULL, "help", "[COMMAND]", 0, 2, NULL, "say what there is, or more of one command", ctl_cmd_help },
-    { NULL, "completion", "SHELL", 1, 1, NULL, "print the completion for a shell (bash)", ctl_cmd_completion },
-    { NULL, NULL, NULL, 0, 0, NULL, NULL, NULL },
+    {NULL, "init", "", 0, 0, init_options, "make the store, its keys and a configuration; never overwrites",
+     ctl_cmd_init},
+    {"key", "create", "NAME", 1, 1, create_options, "make a key in the store", ctl_cmd_key_create},
+    {"key", "import", "NAME FILE", 2, 2, import_options, "import a private key (PEM, DER, PKCS#8, PKCS#12)",
+     ctl_cmd_key_import},
+    {"key", "list", "[GLOB]", 0, 1, NULL, "list keys", ctl_cmd_key_list},
+    {"key", "show", "NAME[/V]", 1, 1, NULL, "show a key's versions", ctl_cmd_key_show},
+    {"key", "enable", "NAME[/V]", 1, 1, NULL, "let a key be used again", ctl_cmd_key_enable},
+    {"key", "disable", "NAME[/V]", 1, 1, NULL, "let a key not be used", ctl_cmd_key_disable},
+    {"key", "delete", "NAME[/V]", 1, 1, NULL, "delete a key; recover brings it back", ctl_cmd_key_delete},
+    {"key", "recover", "NAME", 1, 1, NULL, "bring a deleted key back (admin socket)", ctl_cmd_key_recover},
+    {"key", "purge", "NAME", 1, 1, purge_options, "destroy a deleted key for good (admin socket)",
+     ctl_cmd_key_purge},
+    {"key", "reference", "NAME[/V]", 1, 1, out_options,
+     "print a key reference, which stands for the key's file", ctl_cmd_key_reference},
+    {"key", "public", "NAME[/V]", 1, 1, out_options, "print the public key as PEM", ctl_cmd_key_public},
+    {"cert", "self-signed", "NAME", 1, 1, self_signed_options,
+     "make a self-signed certificate (admin socket)", ctl_cmd_cert_self_signed},
+    {"cert", "csr", "NAME", 1, 1, csr_options, "make a certificate request (admin socket)", ctl_cmd_cert_csr},
+    {"cert", "match", "NAME CERT", 2, 2, NULL, "say whether a certificate belongs to a key",
+     ctl_cmd_cert_match},
+    {"token", "create", "NAME", 1, 1, token_options, "make a token by which a caller proves who it is",
+     ctl_cmd_token_create},
+    {NULL, "ping", "", 0, 0, ping_options, "say whether the agent answers, and how fast", ctl_cmd_ping},
+    {NULL, "status", "", 0, 0, status_options, "show load, latency, batches, queues and callers",
+     ctl_cmd_status},
+    {NULL, "check-nginx", "FILE", 1, 1, check_nginx_options,
+     "say whether the agent has the key of each certificate", ctl_cmd_check_nginx},
+    {"store", "check", "", 0, 0, NULL, "check the integrity of every stored key (admin socket)",
+     ctl_cmd_store_check},
+    {NULL, "version", "", 0, 0, NULL, "print the version", ctl_cmd_version},
+    {NULL, "help", "[COMMAND]", 0, 2, NULL, "say what there is, or more of one command", ctl_cmd_help},
+    {NULL, "completion", "SHELL", 1, 1, NULL, "print the completion for a shell (bash)", ctl_cmd_completion},
+    {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL},
 };
 
 /* --help and --version with or without a command. */
@@ -138,7 +152,7 @@ static kh_result run(ctl_run *ctl, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    ctl_run ctl = { .commands = commands };
+    ctl_run ctl = {.commands = commands};
     kh_result result = KH_OK;
 
     ctl_secret_harden();

@@ -80,10 +80,11 @@ static void *arena_alloc(nginxconf *conf, size_t len)
     return data;
 }
 
-static kh_result fail_at(parser *p, kh_result result, const char *file, unsigned line, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+static kh_result fail_at(parser *p, kh_result result, const char *file, unsigned line, const char *format,
+                         ...) __attribute__((format(printf, 5, 6)));
 
-static kh_result fail_at(parser *p, kh_result result, const char *file, unsigned line, const char *format, ...)
+static kh_result fail_at(parser *p, kh_result result, const char *file, unsigned line, const char *format,
+                         ...)
 {
     va_list args;
     int len = snprintf(p->error, p->error_cap, "%s:%u: ", file, line);
@@ -192,8 +193,8 @@ static kh_result read_quoted(reader *r, char quote, const char **word)
         return KH_E_MEMORY;
     }
     if (r->pos < r->len && !is_space(r->text[r->pos]) && strchr(";{)", r->text[r->pos]) == NULL) {
-        return fail_at(r->parser, KH_E_MALFORMED, r->file, r->line, "unexpected \"%c\" right after a closing quote",
-                       r->text[r->pos]);
+        return fail_at(r->parser, KH_E_MALFORMED, r->file, r->line,
+                       "unexpected \"%c\" right after a closing quote", r->text[r->pos]);
     }
     /* "if ("…")": nginx lets a closing parenthesis follow a quote, and makes it a word of its own. */
     return KH_OK;
@@ -219,7 +220,8 @@ static kh_result read_bare(reader *r, const char **word)
     return *word != NULL ? KH_OK : KH_E_MEMORY;
 }
 
-/* Reads the words of one directive, up to and with its ";" or "{", or a "}" or the end where a directive could begin. */
+/* Reads the words of one directive, up to and with its ";" or "{", or a "}" or the end where a directive
+ * could begin. */
 static kh_result read_words(reader *r, words *w, stop *stopped)
 {
     kh_result result = KH_OK;
@@ -242,7 +244,9 @@ static kh_result read_words(reader *r, words *w, stop *stopped)
         if (c == ';' || c == '{') {
             advance(r);
             *stopped = c == ';' ? STOP_SEMICOLON : STOP_OPEN;
-            return w->count > 0 ? KH_OK : fail_at(r->parser, KH_E_MALFORMED, r->file, r->line, "unexpected \"%c\"", c);
+            return w->count > 0
+                       ? KH_OK
+                       : fail_at(r->parser, KH_E_MALFORMED, r->file, r->line, "unexpected \"%c\"", c);
         }
         if (c == '}' && w->count == 0) {
             advance(r);
@@ -250,11 +254,12 @@ static kh_result read_words(reader *r, words *w, stop *stopped)
             return KH_OK;
         }
         if (c == '}') {
-            return fail_at(r->parser, KH_E_MALFORMED, r->file, r->line, "unexpected \"}\": is a \";\" missing after \"%s\"?",
-                           w->list[0]);
+            return fail_at(r->parser, KH_E_MALFORMED, r->file, r->line,
+                           "unexpected \"}\": is a \";\" missing after \"%s\"?", w->list[0]);
         }
         if (w->count == WORDS_MAX) {
-            return fail_at(r->parser, KH_E_TOO_LARGE, r->file, w->line, "a directive of more than %d words", WORDS_MAX);
+            return fail_at(r->parser, KH_E_TOO_LARGE, r->file, w->line, "a directive of more than %d words",
+                           WORDS_MAX);
         }
         if (c == '"' || c == '\'') {
             advance(r);
@@ -294,7 +299,8 @@ static void skip_lua_long(reader *r, size_t open_len)
     }
 }
 
-/* The body of a Lua block: braces count unless they stand in a Lua string or comment. Stands behind the "{". */
+/* The body of a Lua block: braces count unless they stand in a Lua string or comment. Stands behind the "{".
+ */
 static kh_result skip_lua(reader *r, unsigned line)
 {
     unsigned depth = 1;
@@ -345,14 +351,16 @@ static bool is_lua_block(const char *name)
     return len > sizeof(suffix) - 1 && strcmp(name + len - (sizeof(suffix) - 1), suffix) == 0;
 }
 
-static kh_result add_directive(reader *r, const words *w, bool block, place *where, nginxconf_directive **added)
+static kh_result add_directive(reader *r, const words *w, bool block, place *where,
+                               nginxconf_directive **added)
 {
     nginxconf *conf = r->parser->conf;
     nginxconf_directive *directive = NULL;
     const char **argv = NULL;
 
     if (++r->parser->directives > NGINXCONF_DIRECTIVES_MAX) {
-        return fail_at(r->parser, KH_E_TOO_LARGE, r->file, w->line, "more than %d directives", NGINXCONF_DIRECTIVES_MAX);
+        return fail_at(r->parser, KH_E_TOO_LARGE, r->file, w->line, "more than %d directives",
+                       NGINXCONF_DIRECTIVES_MAX);
     }
     directive = arena_alloc(conf, sizeof(*directive));
     argv = arena_alloc(conf, w->count * sizeof(*argv));
@@ -360,16 +368,20 @@ static kh_result add_directive(reader *r, const words *w, bool block, place *whe
         return KH_E_MEMORY;
     }
     memcpy(argv, w->list, w->count * sizeof(*argv));
-    *directive = (nginxconf_directive){
-        .file = r->file, .line = w->line, .argc = w->count, .argv = argv, .block = block, .parent = where->parent
-    };
+    *directive = (nginxconf_directive){.file = r->file,
+                                       .line = w->line,
+                                       .argc = w->count,
+                                       .argv = argv,
+                                       .block = block,
+                                       .parent = where->parent};
     *where->tail = directive;
     where->tail = &directive->next;
     *added = directive;
     return KH_OK;
 }
 
-static kh_result parse_file(parser *p, const char *path, const char *from_file, unsigned from_line, place *where);
+static kh_result parse_file(parser *p, const char *path, const char *from_file, unsigned from_line,
+                            place *where);
 
 /* What the callback of glob needs. */
 typedef struct include_ctx {
@@ -388,7 +400,7 @@ static kh_result include_one(void *ctx, const char *path)
 
 static kh_result parse_include(reader *r, const words *w, place *where)
 {
-    include_ctx ctx = { r->parser, r->file, w->line, where };
+    include_ctx ctx = {r->parser, r->file, w->line, where};
     kh_result result = KH_OK;
     const char *path = NULL;
 
@@ -431,7 +443,8 @@ static kh_result parse_block(reader *r, place *where, bool in_block, words *w)
             break;
         }
         if (stopped == STOP_CLOSE) {
-            return in_block ? KH_OK : fail_at(r->parser, KH_E_MALFORMED, r->file, r->line, "unexpected \"}\"");
+            return in_block ? KH_OK
+                            : fail_at(r->parser, KH_E_MALFORMED, r->file, r->line, "unexpected \"}\"");
         }
         if (stopped == STOP_END) {
             return !in_block ? KH_OK
@@ -444,13 +457,13 @@ static kh_result parse_block(reader *r, place *where, bool in_block, words *w)
         }
         result = add_directive(r, w, stopped == STOP_OPEN, where, &directive);
         if (result == KH_OK && stopped == STOP_OPEN) {
-            place inside = { directive, &directive->children, where->depth + 1 };
+            place inside = {directive, &directive->children, where->depth + 1};
 
             if (is_lua_block(directive->argv[0])) {
                 result = skip_lua(r, directive->line);
             } else if (inside.depth > NGINXCONF_DEPTH_MAX) {
-                result = fail_at(r->parser, KH_E_TOO_LARGE, r->file, directive->line, "blocks nested deeper than %d",
-                                 NGINXCONF_DEPTH_MAX);
+                result = fail_at(r->parser, KH_E_TOO_LARGE, r->file, directive->line,
+                                 "blocks nested deeper than %d", NGINXCONF_DEPTH_MAX);
             } else {
                 result = parse_block(r, &inside, true, w);
             }
@@ -467,9 +480,10 @@ static const char *copy_text(nginxconf *conf, const char *text)
     return copy != NULL ? memcpy(copy, text, len) : NULL;
 }
 
-static kh_result parse_file(parser *p, const char *path, const char *from_file, unsigned from_line, place *where)
+static kh_result parse_file(parser *p, const char *path, const char *from_file, unsigned from_line,
+                            place *where)
 {
-    reader r = { .parser = p, .line = 1 };
+    reader r = {.parser = p, .line = 1};
     kh_result result = KH_OK;
     char *text = NULL;
     words *w = NULL;
@@ -477,7 +491,9 @@ static kh_result parse_file(parser *p, const char *path, const char *from_file, 
     result = p->source->read(p->source->ctx, path, &text, &r.len);
     if (result != KH_OK) {
         fail_at(p, result, from_file, from_line, "cannot read %s: %s", path,
-                result == KH_E_IO ? "no such file" : result == KH_E_FORBIDDEN ? "permission denied" : kh_result_text(result));
+                result == KH_E_IO          ? "no such file"
+                : result == KH_E_FORBIDDEN ? "permission denied"
+                                           : kh_result_text(result));
         goto done;
     }
     p->bytes += r.len;
@@ -500,11 +516,11 @@ done:
     return result;
 }
 
-kh_result nginxconf_parse(const nginxconf_source *source, const char *path, const char *prefix, nginxconf **conf,
-                          char *error, size_t error_cap)
+kh_result nginxconf_parse(const nginxconf_source *source, const char *path, const char *prefix,
+                          nginxconf **conf, char *error, size_t error_cap)
 {
-    parser p = { .source = source, .error = error, .error_cap = error_cap };
-    place where = { NULL, NULL, 0 };
+    parser p = {.source = source, .error = error, .error_cap = error_cap};
+    place where = {NULL, NULL, 0};
     kh_result result = KH_E_MEMORY;
 
     *conf = NULL;

@@ -1,28 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A reader of nginx configurations: text in, a tree of directives out. Pure: files come through callbacks, so that tests
- * and the fuzzer need none. It follows nginx's own rules for words, quotes, escapes, comments, "${name}", blocks and
- * include, and skips the bodies of Lua blocks, which are not nginx's language.
+ * A reader of nginx configurations: text in, a tree of directives out. Pure: files come through callbacks, so
+ * that tests and the fuzzer need none. It follows nginx's own rules for words, quotes, escapes, comments,
+ * "${name}", blocks and include, and skips the bodies of Lua blocks, which are not nginx's language.
  *
- * A configuration is its owner's input, but may be huge or go in circles: nesting, includes, files, directives and bytes
- * are bounded, and exceeding a bound is a named error.
+ * A configuration is its owner's input, but may be huge or go in circles: nesting, includes, files,
+ * directives and bytes are bounded, and exceeding a bound is a named error.
  */
 #ifndef KEYHOLD_CTL_NGINXCONF_H
 #define KEYHOLD_CTL_NGINXCONF_H
 
 #include <keyhold/types.h>
 
-#define NGINXCONF_DEPTH_MAX 64            /* nested blocks */
-#define NGINXCONF_INCLUDE_MAX 32          /* nested includes */
-#define NGINXCONF_FILES_MAX 20000         /* files read, each as often as it is included */
+#define NGINXCONF_DEPTH_MAX 64    /* nested blocks */
+#define NGINXCONF_INCLUDE_MAX 32  /* nested includes */
+#define NGINXCONF_FILES_MAX 20000 /* files read, each as often as it is included */
 #define NGINXCONF_DIRECTIVES_MAX 2000000
-#define NGINXCONF_FILE_MAX (16u << 20)    /* bytes of one file */
-#define NGINXCONF_BYTES_MAX (256u << 20)  /* bytes of all files */
+#define NGINXCONF_FILE_MAX (16u << 20)   /* bytes of one file */
+#define NGINXCONF_BYTES_MAX (256u << 20) /* bytes of all files */
 
 typedef struct nginxconf_directive {
-    const char *file; /* as included, made absolute with the prefix */
-    unsigned line;    /* of the directive's first word */
-    unsigned argc;    /* at least 1: argv[0] is the name */
+    const char *file;  /* as included, made absolute with the prefix */
+    unsigned line;     /* of the directive's first word */
+    unsigned argc;     /* at least 1: argv[0] is the name */
     const char **argv; /* unquoted, escapes resolved; "$name" is left as it stands */
     bool block;
     struct nginxconf_directive *parent;   /* NULL at the top level */
@@ -30,7 +30,8 @@ typedef struct nginxconf_directive {
     struct nginxconf_directive *next;
 } nginxconf_directive;
 
-/* Where files come from. Both return KH_E_IO when there is no such file, KH_E_FORBIDDEN when it may not be read. */
+/* Where files come from. Both return KH_E_IO when there is no such file, KH_E_FORBIDDEN when it may not be
+ * read. */
 typedef struct nginxconf_source {
     void *ctx;
     /* *text: from malloc, the parser frees it. KH_E_TOO_LARGE above NGINXCONF_FILE_MAX. */
@@ -44,8 +45,9 @@ typedef struct nginxconf nginxconf;
 
 /*
  * Reads `path`. Relative names in include are taken from `prefix` (nginx: the directory of the main file).
- * On failure error holds "file:line: what": KH_E_MALFORMED, KH_E_TOO_LARGE (a bound), KH_E_IO, KH_E_FORBIDDEN,
- * KH_E_MEMORY. The result owns all directives and their text; free with nginxconf_free (NULL is fine).
+ * On failure error holds "file:line: what": KH_E_MALFORMED, KH_E_TOO_LARGE (a bound), KH_E_IO,
+ * KH_E_FORBIDDEN, KH_E_MEMORY. The result owns all directives and their text; free with nginxconf_free (NULL
+ * is fine).
  */
 KH_MUST_USE kh_result nginxconf_parse(const nginxconf_source *source, const char *path, const char *prefix,
                                       nginxconf **conf, char *error, size_t error_cap);

@@ -60,11 +60,11 @@ done:
     return result;
 }
 
-static kh_result glob_files(void *ctx, const char *pattern, kh_result (*each)(void *match_ctx, const char *path),
-                            void *match_ctx)
+static kh_result glob_files(void *ctx, const char *pattern,
+                            kh_result (*each)(void *match_ctx, const char *path), void *match_ctx)
 {
     kh_result result = KH_OK;
-    glob_t matches = { 0 };
+    glob_t matches = {0};
     int status = glob(pattern, 0, NULL, &matches);
 
     (void)ctx;
@@ -83,4 +83,4 @@ done:
     return result;
 }
 
-const nginxconf_source nginxconf_files = { NULL, read_file, glob_files };
+const nginxconf_source nginxconf_files = {NULL, read_file, glob_files};

@@ -23,7 +23,8 @@ static const nginxconf_directive *find_from(const nginxconf_directive *directive
     return directive;
 }
 
-/* The first directive of that name in the server, else in the block around it: a list is inherited whole or not at all. */
+/* The first directive of that name in the server, else in the block around it: a list is inherited whole or
+ * not at all. */
 static const nginxconf_directive *in_effect(const nginxconf_directive *server, const char *name)
 {
     const nginxconf_directive *found = find_from(server->children, name);
@@ -50,9 +51,11 @@ static bool listens_tls(const nginxconf_directive *listen)
 static bool address_is_tls(const nginxconf_directive *block, const char *address)
 {
     for (const nginxconf_directive *server = block->children; server != NULL; server = server->next) {
-        const nginxconf_directive *listen = server->block && is_named(server, "server") ? server->children : NULL;
+        const nginxconf_directive *listen =
+            server->block && is_named(server, "server") ? server->children : NULL;
 
-        for (listen = find_from(listen, "listen"); listen != NULL; listen = find_from(listen->next, "listen")) {
+        for (listen = find_from(listen, "listen"); listen != NULL;
+             listen = find_from(listen->next, "listen")) {
             if (listen->argc > 1 && strcmp(listen->argv[1], address) == 0 && listens_tls(listen)) {
                 return true;
             }
@@ -132,14 +135,15 @@ static kh_result add_server(collector *c, const nginxconf_directive *server)
 
 kh_result nginxsites_find(const nginxconf *conf, nginxsite **sites, size_t *count)
 {
-    collector c = { NULL, 0, 0 };
+    collector c = {NULL, 0, 0};
     kh_result result = KH_OK;
 
     for (const nginxconf_directive *top = nginxconf_top(conf); top != NULL; top = top->next) {
         if (!top->block || (!is_named(top, "http") && !is_named(top, "stream") && !is_named(top, "mail"))) {
             continue;
         }
-        for (const nginxconf_directive *server = top->children; server != NULL && result == KH_OK; server = server->next) {
+        for (const nginxconf_directive *server = top->children; server != NULL && result == KH_OK;
+             server = server->next) {
             if (server->block && is_named(server, "server")) {
                 result = add_server(&c, server);
             }
@@ -147,7 +151,7 @@ kh_result nginxsites_find(const nginxconf *conf, nginxsite **sites, size_t *coun
     }
     if (result != KH_OK) {
         free(c.sites);
-        c = (collector){ NULL, 0, 0 };
+        c = (collector){NULL, 0, 0};
     }
     *sites = c.sites;
     *count = c.count;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What check-nginx wants to know of an nginx configuration: each certificate that a TLS server of it uses, with nginx's
- * inheritance applied. Pure: works on the tree of nginxconf.h and opens nothing.
+ * What check-nginx wants to know of an nginx configuration: each certificate that a TLS server of it uses,
+ * with nginx's inheritance applied. Pure: works on the tree of nginxconf.h and opens nothing.
  */
 #ifndef KEYHOLD_CTL_NGINXSITES_H
 #define KEYHOLD_CTL_NGINXSITES_H
@@ -18,7 +18,8 @@ typedef struct nginxsite {
     const char *certificate; /* as written */
     const char *key;         /* the ssl_certificate_key at the same place in its list; NULL: none */
     bool keyhold;            /* "keyhold on" is in effect */
-    const nginxconf_directive *agents; /* the first keyhold_agent in effect; NULL: none. Its siblings follow. */
+    const nginxconf_directive
+        *agents; /* the first keyhold_agent in effect; NULL: none. Its siblings follow. */
 } nginxsite;
 
 /* *sites from malloc, the caller frees it; in the order of the configuration. KH_E_MEMORY. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The command line: tables of commands and options in, a ctl_args out. Global options may stand anywhere; what is not
- * known is answered with the nearest word that is.
+ * The command line: tables of commands and options in, a ctl_args out. Global options may stand anywhere;
+ * what is not known is answered with the nearest word that is.
  */
 #include "ctl.h"
 
@@ -10,14 +10,14 @@
 #include <string.h>
 
 const ctl_option ctl_global_options[] = {
-    { "config", "FILE", "the agent's configuration (default " CTL_DEFAULT_CONFIG ")" },
-    { "socket", "ADDR", "talk to the agent at unix:/path instead of the one in the configuration" },
-    { "token", "FILE", "prove who is calling with this token" },
-    { "timeout", "MS", "wait at most so many milliseconds for each answer (default 10000)" },
-    { "json", NULL, "print JSON for programs" },
-    { "help", NULL, "print help, for a command too" },
-    { "version", NULL, "print the version" },
-    { NULL, NULL, NULL },
+    {"config", "FILE", "the agent's configuration (default " CTL_DEFAULT_CONFIG ")"},
+    {"socket", "ADDR", "talk to the agent at unix:/path instead of the one in the configuration"},
+    {"token", "FILE", "prove who is calling with this token"},
+    {"timeout", "MS", "wait at most so many milliseconds for each answer (default 10000)"},
+    {"json", NULL, "print JSON for programs"},
+    {"help", NULL, "print help, for a command too"},
+    {"version", NULL, "print the version"},
+    {NULL, NULL, NULL},
 };
 
 #define WORD_MAX 63
@@ -51,7 +51,8 @@ size_t ctl_distance(const char *a, const char *b)
         row[0] = i;
         for (size_t j = 1; j <= b_len; j++) {
             row[j] = smallest(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1]));
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && before[j - 2] + 1 < row[j]) {
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                before[j - 2] + 1 < row[j]) {
                 row[j] = before[j - 2] + 1;
             }
         }
@@ -87,7 +88,7 @@ static int find_option(const ctl_option *table, const char *name, size_t len)
 
 static kh_result unknown_option(const ctl_command *command, const char *word, ctl_error *error)
 {
-    const ctl_option *tables[2] = { ctl_global_options, command != NULL ? command->options : NULL };
+    const ctl_option *tables[2] = {ctl_global_options, command != NULL ? command->options : NULL};
     const char *best = NULL;
     size_t best_distance = SIZE_MAX;
     char name[WORD_MAX + 1] = "";
@@ -103,9 +104,10 @@ static kh_result unknown_option(const ctl_command *command, const char *word, ct
     if (best != NULL) {
         return ctl_fail_usage(error, "unknown option --%s; did you mean --%s?", name, best);
     }
-    return ctl_fail_usage(error, "unknown option --%s; see keyholdctl help%s%s%s%s", name, command != NULL ? " " : "",
-                          command != NULL && command->group != NULL ? command->group : "",
-                          command != NULL && command->group != NULL ? " " : "", command != NULL ? command->name : "");
+    return ctl_fail_usage(
+        error, "unknown option --%s; see keyholdctl help%s%s%s%s", name, command != NULL ? " " : "",
+        command != NULL && command->group != NULL ? command->group : "",
+        command != NULL && command->group != NULL ? " " : "", command != NULL ? command->name : "");
 }
 
 static bool is_group(const ctl_command *commands, const char *word)
@@ -130,7 +132,8 @@ static const ctl_command *find_command(const ctl_command *commands, const char *
     return NULL;
 }
 
-static kh_result unknown_command(const ctl_command *commands, const char *group, const char *word, ctl_error *error)
+static kh_result unknown_command(const ctl_command *commands, const char *group, const char *word,
+                                 ctl_error *error)
 {
     const char *best = NULL;
     size_t best_distance = SIZE_MAX;
@@ -143,14 +146,16 @@ static kh_result unknown_command(const ctl_command *commands, const char *group,
         }
     }
     if (best == NULL) {
-        return ctl_fail_usage(error, "unknown command \"%s%s%s\"; see keyholdctl help", group != NULL ? group : "",
-                              group != NULL ? " " : "", word);
+        return ctl_fail_usage(error, "unknown command \"%s%s%s\"; see keyholdctl help",
+                              group != NULL ? group : "", group != NULL ? " " : "", word);
     }
-    return ctl_fail_usage(error, "unknown command \"%s%s%s\"; did you mean \"%s%s%s\"?", group != NULL ? group : "",
-                          group != NULL ? " " : "", word, group != NULL ? group : "", group != NULL ? " " : "", best);
+    return ctl_fail_usage(error, "unknown command \"%s%s%s\"; did you mean \"%s%s%s\"?",
+                          group != NULL ? group : "", group != NULL ? " " : "", word,
+                          group != NULL ? group : "", group != NULL ? " " : "", best);
 }
 
-/* One "--name", "--name=value" or "--name value"; *index moves past a value that was taken from the next word. */
+/* One "--name", "--name=value" or "--name value"; *index moves past a value that was taken from the next
+ * word. */
 static kh_result take_option(int argc, char *const *argv, int *index, ctl_args *args, ctl_error *error)
 {
     const char *word = argv[*index];
@@ -186,8 +191,8 @@ static kh_result take_option(int argc, char *const *argv, int *index, ctl_args *
         value = value != NULL ? value : "";
     } else if (value == NULL) {
         if (*index + 1 >= argc) {
-            return ctl_fail_usage(error, "option --%s needs a value: --%s %s", table[found].name, table[found].name,
-                                  table[found].value);
+            return ctl_fail_usage(error, "option --%s needs a value: --%s %s", table[found].name,
+                                  table[found].name, table[found].value);
         }
         *index += 1;
         value = argv[*index];
@@ -211,13 +216,15 @@ static kh_result take_word(const ctl_command *commands, const char *word, const 
     if (args->operand_count >= args->command->operands_max) {
         return ctl_fail_usage(error, "unexpected \"%s\"; the command is: keyholdctl %s%s%s %s", word,
                               args->command->group != NULL ? args->command->group : "",
-                              args->command->group != NULL ? " " : "", args->command->name, args->command->operands);
+                              args->command->group != NULL ? " " : "", args->command->name,
+                              args->command->operands);
     }
     args->operands[args->operand_count++] = word;
     return KH_OK;
 }
 
-kh_result ctl_args_parse(const ctl_command *commands, int argc, char *const *argv, ctl_args *args, ctl_error *error)
+kh_result ctl_args_parse(const ctl_command *commands, int argc, char *const *argv, ctl_args *args,
+                         ctl_error *error)
 {
     kh_result result = KH_OK;
     const char *group = NULL;
@@ -239,13 +246,15 @@ kh_result ctl_args_parse(const ctl_command *commands, int argc, char *const *arg
         return result;
     }
     if (args->command == NULL) {
-        return group != NULL ? ctl_fail_usage(error, "\"%s\" alone is no command; see keyholdctl help %s", group, group)
-                             : ctl_fail_usage(error, "no command is given; see keyholdctl help");
+        return group != NULL
+                   ? ctl_fail_usage(error, "\"%s\" alone is no command; see keyholdctl help %s", group, group)
+                   : ctl_fail_usage(error, "no command is given; see keyholdctl help");
     }
     if (args->operand_count < args->command->operands_min) {
         return ctl_fail_usage(error, "too few operands; the command is: keyholdctl %s%s%s %s",
                               args->command->group != NULL ? args->command->group : "",
-                              args->command->group != NULL ? " " : "", args->command->name, args->command->operands);
+                              args->command->group != NULL ? " " : "", args->command->name,
+                              args->command->operands);
     }
     return KH_OK;
 }
@@ -261,8 +270,8 @@ const char *ctl_args_value(const ctl_args *args, const char *name)
     return found >= 0 ? args->local[found] : NULL;
 }
 
-kh_result ctl_args_number(const ctl_args *args, const char *name, long min, long max, long fallback, long *number,
-                          ctl_error *error)
+kh_result ctl_args_number(const ctl_args *args, const char *name, long min, long max, long fallback,
+                          long *number, ctl_error *error)
 {
     const char *text = ctl_args_value(args, name);
     char *end = NULL;
@@ -275,7 +284,8 @@ kh_result ctl_args_number(const ctl_args *args, const char *name, long min, long
     errno = 0;
     value = strtol(text, &end, 10);
     if (errno != 0 || end == text || *end != '\0' || value < min || value > max) {
-        return ctl_fail_usage(error, "option --%s: \"%s\" is not a whole number from %ld to %ld", name, text, min, max);
+        return ctl_fail_usage(error, "option --%s: \"%s\" is not a whole number from %ld to %ld", name, text,
+                              min, max);
     }
     *number = value;
     return KH_OK;

@@ -76,7 +76,7 @@ static size_t width_of(const char *text)
 
 kh_result output_table_print(const output_table *table, FILE *stream)
 {
-    size_t widths[OUTPUT_COLUMNS_MAX] = { 0 };
+    size_t widths[OUTPUT_COLUMNS_MAX] = {0};
 
     for (size_t i = 0; i < table->rows * table->columns; i++) {
         size_t width = width_of(table->cells[i]);
@@ -110,7 +110,9 @@ void output_table_free(output_table *table)
 
 kh_result output_json(json_t *value, ctl_error *error)
 {
-    int status = value != NULL ? json_dumpf(value, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY) : -1;
+    int status = value != NULL
+                     ? json_dumpf(value, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER | JSON_ENCODE_ANY)
+                     : -1;
 
     json_decref(value);
     if (status != 0) {
@@ -165,16 +167,18 @@ static kh_result cannot_write(const char *path, ctl_error *error)
     int why = errno;
 
     if (why == EEXIST) {
-        return ctl_fail(error, KH_E_EXISTS, "%s exists already and is not overwritten; remove it or choose another name", path);
+        return ctl_fail(error, KH_E_EXISTS,
+                        "%s exists already and is not overwritten; remove it or choose another name", path);
     }
-    return ctl_fail(error, why == EACCES || why == EPERM ? KH_E_FORBIDDEN : KH_E_IO, "cannot write %s: %s; %s", path,
-                    strerror(why),
+    return ctl_fail(error, why == EACCES || why == EPERM ? KH_E_FORBIDDEN : KH_E_IO,
+                    "cannot write %s: %s; %s", path, strerror(why),
                     why == EACCES || why == EPERM || why == EROFS ? "run this as root or choose another place"
-                    : why == ENOENT                                ? "make the directory first"
-                                                                   : "check the disk");
+                    : why == ENOENT                               ? "make the directory first"
+                                                                  : "check the disk");
 }
 
-kh_result output_new_file(const char *path, const void *data, size_t len, mode_t mode, uid_t uid, gid_t gid, ctl_error *error)
+kh_result output_new_file(const char *path, const void *data, size_t len, mode_t mode, uid_t uid, gid_t gid,
+                          ctl_error *error)
 {
     kh_result result = KH_E_IO;
     struct stat status;
@@ -193,7 +197,8 @@ kh_result output_new_file(const char *path, const void *data, size_t len, mode_t
         result = cannot_write(path, error);
         goto done;
     }
-    /* The owner before the mode and the content: at no moment may anybody else read it. link(2) does not overwrite. */
+    /* The owner before the mode and the content: at no moment may anybody else read it. link(2) does not
+     * overwrite. */
     if (fchown(fd, uid, gid) != 0 || !write_all(fd, data, len) || fchmod(fd, mode) != 0 || fsync(fd) != 0 ||
         link(temporary, path) != 0) {
         result = cannot_write(path, error);

@@ -33,8 +33,8 @@ const char *output_hex(const uint8_t *data, size_t len, char *buf);
  * Writes a new file whole or not at all: a temporary neighbour is written, synced and linked to its name.
  * KH_E_EXISTS: there is one already; nothing is changed. uid and gid (uid_t)-1: the caller's. Error set.
  */
-KH_MUST_USE kh_result output_new_file(const char *path, const void *data, size_t len, mode_t mode, uid_t uid, gid_t gid,
-                                      ctl_error *error);
+KH_MUST_USE kh_result output_new_file(const char *path, const void *data, size_t len, mode_t mode, uid_t uid,
+                                      gid_t gid, ctl_error *error);
 /* Text to the file of --out, or to stdout when `path` is NULL or "-". */
 KH_MUST_USE kh_result output_text(const char *path, const char *text, ctl_error *error);
 

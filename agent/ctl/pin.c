@@ -20,7 +20,10 @@ void pin_format(const uint8_t import_public[KH_IMPORT_PUBLIC_LEN], char line[PIN
 
 static int nibble(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 kh_result pin_parse(const char *text, size_t len, uint8_t import_public[KH_IMPORT_PUBLIC_LEN])
@@ -47,16 +50,20 @@ kh_result pin_parse(const char *text, size_t len, uint8_t import_public[KH_IMPOR
 
 kh_result pin_load(const char *path, uint8_t import_public[KH_IMPORT_PUBLIC_LEN], ctl_error *error)
 {
-    ctl_secret file = { 0 };
+    ctl_secret file = {0};
     kh_result result = KH_OK;
 
     if (access(path, F_OK) != 0) {
-        return ctl_fail(error, KH_E_IO, "the pin of the store's import key is missing: %s; copy %s from the agent's host, or give "
-                                        "--pin with the fingerprint that keyholdctl init printed", path, PIN_FILE);
+        return ctl_fail(
+            error, KH_E_IO,
+            "the pin of the store's import key is missing: %s; copy %s from the agent's host, or give "
+            "--pin with the fingerprint that keyholdctl init printed",
+            path, PIN_FILE);
     }
     result = ctl_secret_read_file(path, PIN_LINE_MAX, &file, error);
     if (result == KH_OK && pin_parse((const char *)file.data, file.len, import_public) != KH_OK) {
-        result = ctl_fail(error, KH_E_MALFORMED, "%s is not a pin (one line, \"%sHEX\"); copy it again from the agent's host", path,
+        result = ctl_fail(error, KH_E_MALFORMED,
+                          "%s is not a pin (one line, \"%sHEX\"); copy it again from the agent's host", path,
                           magic);
     }
     ctl_secret_free(&file);
@@ -68,7 +75,7 @@ static kh_result expected_fingerprint(ctl_run *ctl, char expected[52])
 {
     const char *pin = ctl_args_value(&ctl->args, "pin");
     const char *config = ctl_args_value(&ctl->args, "config");
-    uint8_t pinned[KH_IMPORT_PUBLIC_LEN] = { 0 };
+    uint8_t pinned[KH_IMPORT_PUBLIC_LEN] = {0};
     char *config_copy = NULL;
     char *path = NULL;
     kh_result result = KH_OK;
@@ -78,7 +85,8 @@ static kh_result expected_fingerprint(ctl_run *ctl, char expected[52])
         return KH_OK;
     }
     config_copy = strdup(config != NULL ? config : CTL_DEFAULT_CONFIG);
-    if (config_copy == NULL || (pin == NULL && asprintf(&path, "%s/%s", dirname(config_copy), PIN_FILE) < 0)) {
+    if (config_copy == NULL ||
+        (pin == NULL && asprintf(&path, "%s/%s", dirname(config_copy), PIN_FILE) < 0)) {
         path = NULL;
         result = ctl_fail(&ctl->error, KH_E_MEMORY, "cannot read the pin: out of memory");
         goto done;
@@ -102,8 +110,10 @@ kh_result pin_check(ctl_run *ctl, const uint8_t import_public[KH_IMPORT_PUBLIC_L
     kh_import_fingerprint(import_public, fingerprint);
     if (result == KH_OK && strcmp(expected, fingerprint) != 0) {
         result = ctl_fail(&ctl->error, KH_E_MISMATCH,
-                          "the agent's import key is %s, but %s is pinned; nothing was sent. If the store was made anew, take its new "
-                          "%s; otherwise somebody stands between", fingerprint, expected, PIN_FILE);
+                          "the agent's import key is %s, but %s is pinned; nothing was sent. If the store "
+                          "was made anew, take its new "
+                          "%s; otherwise somebody stands between",
+                          fingerprint, expected, PIN_FILE);
     }
     return result;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ping: does the agent answer, who does it take us for, and how long does a round trip take? Also store check. */
+/* ping: does the agent answer, who does it take us for, and how long does a round trip take? Also store
+ * check. */
 #include "agent.h"
 #include "output.h"
 
@@ -35,16 +36,20 @@ static kh_result print_times(ctl_run *ctl, const ctl_agent *agent, double *times
     p50 = times_us[count / 2];
     p99 = times_us[(count * 99) / 100];
     if (ctl->json) {
-        return output_json(json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "address", ctl_agent_address(agent), "identity",
-                                     ctl_agent_identity(agent), "count", (json_int_t)count, "min_us", times_us[0], "p50_us", p50,
-                                     "p99_us", p99, "max_us", times_us[count - 1]), &ctl->error);
+        return output_json(json_pack("{s:s, s:s, s:I, s:f, s:f, s:f, s:f}", "address",
+                                     ctl_agent_address(agent), "identity", ctl_agent_identity(agent), "count",
+                                     (json_int_t)count, "min_us", times_us[0], "p50_us", p50, "p99_us", p99,
+                                     "max_us", times_us[count - 1]),
+                           &ctl->error);
     }
     if (count == 1) {
-        (void)printf("the agent at %s answers in %.0f µs; it takes us for \"%s\"\n", ctl_agent_address(agent), p50,
-                     ctl_agent_identity(agent));
+        (void)printf("the agent at %s answers in %.0f µs; it takes us for \"%s\"\n", ctl_agent_address(agent),
+                     p50, ctl_agent_identity(agent));
     } else {
-        (void)printf("the agent at %s answered %ld times: min %.0f, p50 %.0f, p99 %.0f, max %.0f µs; it takes us for \"%s\"\n",
-                     ctl_agent_address(agent), count, times_us[0], p50, p99, times_us[count - 1], ctl_agent_identity(agent));
+        (void)printf("the agent at %s answered %ld times: min %.0f, p50 %.0f, p99 %.0f, max %.0f µs; it "
+                     "takes us for \"%s\"\n",
+                     ctl_agent_address(agent), count, times_us[0], p50, p99, times_us[count - 1],
+                     ctl_agent_identity(agent));
     }
     return KH_OK;
 }
@@ -68,8 +73,8 @@ kh_result ctl_cmd_ping(ctl_run *ctl)
         goto done;
     }
     for (long i = 0; i < count && result == KH_OK; i++) {
-        kh_request request = { .op = KH_OP_PING };
-        kh_reply reply = { 0 };
+        kh_request request = {.op = KH_OP_PING};
+        kh_reply reply = {0};
         double began = now_us();
 
         result = ctl_agent_wire(agent, &request, "ping", &reply);
@@ -101,7 +106,8 @@ static kh_result print_check(ctl_run *ctl, char *report)
         last = line;
     }
     if (ctl->json) {
-        result = output_json(json_pack("{s:O, s:s}", "damaged", damaged, "summary", last != NULL ? last : ""), &ctl->error);
+        result = output_json(json_pack("{s:O, s:s}", "damaged", damaged, "summary", last != NULL ? last : ""),
+                             &ctl->error);
     }
     json_decref(damaged);
     return result;
@@ -109,16 +115,18 @@ static kh_result print_check(ctl_run *ctl, char *report)
 
 kh_result ctl_cmd_store_check(ctl_run *ctl)
 {
-    kh_record record = { .op = KH_STORE_CHECK };
+    kh_record record = {.op = KH_STORE_CHECK};
     char *report = calloc(1, KH_RECORD_DATA_MAX + 1);
     ctl_agent *agent = NULL;
     size_t len = 0;
     bool damaged = false;
-    kh_result result = report != NULL ? ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent)
-                                      : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot check the store: out of memory");
+    kh_result result = report != NULL
+                           ? ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent)
+                           : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot check the store: out of memory");
 
     if (result == KH_OK) {
-        result = ctl_agent_admin(agent, &record, "cannot check the store", (uint8_t *)report, KH_RECORD_DATA_MAX, &len);
+        result = ctl_agent_admin(agent, &record, "cannot check the store", (uint8_t *)report,
+                                 KH_RECORD_DATA_MAX, &len);
     }
     if (result == KH_OK) {
         report[len] = '\0';
@@ -127,8 +135,9 @@ kh_result ctl_cmd_store_check(ctl_run *ctl)
     }
     if (result == KH_OK && damaged) {
         (void)fflush(stdout);
-        result = ctl_fail(&ctl->error, KH_E_DAMAGED, "the store has damaged keys; restore them from the backup, or purge and make them "
-                                                     "anew");
+        result = ctl_fail(&ctl->error, KH_E_DAMAGED,
+                          "the store has damaged keys; restore them from the backup, or purge and make them "
+                          "anew");
     }
     ctl_agent_close(agent);
     free(report);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Secrets in keyholdctl: locked pages, reading them from files, the environment and the terminal, and wiping them. */
+/* Secrets in keyholdctl: locked pages, reading them from files, the environment and the terminal, and wiping
+ * them. */
 #include "secret.h"
 
 #include <errno.h>
@@ -52,7 +53,7 @@ static void *crypto_realloc(void *data, size_t len, const char *file, int line)
 
 void ctl_secret_harden(void)
 {
-    struct rlimit limit = { 0, 0 };
+    struct rlimit limit = {0, 0};
 
     (void)setrlimit(RLIMIT_CORE, &limit);
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -61,7 +62,8 @@ void ctl_secret_harden(void)
         limit.rlim_cur = limit.rlim_max;
         (void)setrlimit(RLIMIT_MEMLOCK, &limit);
     }
-    /* Everything, when nothing can then fail for want of locked memory; else only the secrets' own pages are. */
+    /* Everything, when nothing can then fail for want of locked memory; else only the secrets' own pages are.
+     */
     if (geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY) {
         (void)mlockall(MCL_CURRENT | MCL_FUTURE);
     }
@@ -146,8 +148,8 @@ kh_result ctl_secret_read_file(const char *path, size_t max, ctl_secret *secret,
         goto done;
     }
     if (secret->len > max) {
-        result = ctl_fail(error, KH_E_TOO_LARGE, "cannot read %s: it is larger than %zu bytes; is it the right file?",
-                          path, max);
+        result = ctl_fail(error, KH_E_TOO_LARGE,
+                          "cannot read %s: it is larger than %zu bytes; is it the right file?", path, max);
     }
 done:
     if (fd >= 0) {
@@ -159,7 +161,8 @@ done:
     return result;
 }
 
-/* One line from the terminal without echo, the newline included; the terminal's settings are put back in any case. */
+/* One line from the terminal without echo, the newline included; the terminal's settings are put back in any
+ * case. */
 static kh_result read_hidden_line(int tty, const char *prompt, ctl_secret *secret)
 {
     struct termios before;
@@ -170,7 +173,8 @@ static kh_result read_hidden_line(int tty, const char *prompt, ctl_secret *secre
         return KH_E_IO;
     }
     hidden = before;
-    hidden.c_lflag &= ~(tcflag_t)(ECHO | ISIG); /* without ISIG an interrupt cannot leave the echo switched off */
+    hidden.c_lflag &=
+        ~(tcflag_t)(ECHO | ISIG); /* without ISIG an interrupt cannot leave the echo switched off */
     if (dprintf(tty, "%s: ", prompt) < 0 || tcsetattr(tty, TCSAFLUSH, &hidden) != 0) {
         return KH_E_IO;
     }
@@ -198,12 +202,13 @@ static kh_result read_hidden_line(int tty, const char *prompt, ctl_secret *secre
 static kh_result prompt_for(const ctl_passphrase_source *source, ctl_secret *secret, ctl_error *error)
 {
     kh_result result = KH_OK;
-    ctl_secret again = { 0 };
+    ctl_secret again = {0};
     int tty = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
 
     if (tty < 0) {
         return ctl_fail(error, KH_E_PASSPHRASE,
-                        "%s is needed and there is no terminal to ask at; give --passphrase-file", source->prompt);
+                        "%s is needed and there is no terminal to ask at; give --passphrase-file",
+                        source->prompt);
     }
     result = ctl_secret_new(CTL_PASSPHRASE_MAX + 1, secret);
     if (result == KH_OK) {
@@ -214,7 +219,8 @@ static kh_result prompt_for(const ctl_passphrase_source *source, ctl_secret *sec
         if (result == KH_OK) {
             result = read_hidden_line(tty, "Once more", &again);
         }
-        if (result == KH_OK && (again.len != secret->len || CRYPTO_memcmp(again.data, secret->data, again.len) != 0)) {
+        if (result == KH_OK &&
+            (again.len != secret->len || CRYPTO_memcmp(again.data, secret->data, again.len) != 0)) {
             result = ctl_fail(error, KH_E_PASSPHRASE, "the two passphrases differ; try again");
         }
     }
@@ -233,11 +239,14 @@ static kh_result from_environment(const char *name, ctl_secret *secret, ctl_erro
     size_t len = value != NULL ? strlen(value) : 0;
 
     if (value == NULL) {
-        return ctl_fail(error, KH_E_PASSPHRASE, "no passphrase: the environment has no variable %s; set it or give "
-                                                "--passphrase-file", name);
+        return ctl_fail(error, KH_E_PASSPHRASE,
+                        "no passphrase: the environment has no variable %s; set it or give "
+                        "--passphrase-file",
+                        name);
     }
     if (len > CTL_PASSPHRASE_MAX) {
-        return ctl_fail(error, KH_E_PASSPHRASE, "the passphrase in %s is longer than %d bytes; use a shorter one", name,
+        return ctl_fail(error, KH_E_PASSPHRASE,
+                        "the passphrase in %s is longer than %d bytes; use a shorter one", name,
                         CTL_PASSPHRASE_MAX);
     }
     result = ctl_secret_new(CTL_PASSPHRASE_MAX + 1, secret);
@@ -265,15 +274,13 @@ kh_result ctl_secret_passphrase(const ctl_passphrase_source *source, ctl_secret 
     if (result != KH_OK) {
         goto done;
     }
-    /* The first line only, as an editor or `echo` leaves it; a carriage return is an editor's too. */
+    /* The first line only, to the byte as keyholdd reads it: what is sealed here is opened there. */
     secret->len = strcspn((char *)secret->data, "\n");
-    if (secret->len > 0 && secret->data[secret->len - 1] == '\r') {
-        secret->len--;
-    }
     memset(secret->data + secret->len, 0, secret->cap + 1 - secret->len);
     if (secret->len == 0) {
-        result = ctl_fail(error, KH_E_PASSPHRASE, "the passphrase%s%s is empty; give one with --passphrase-file",
-                          source->file != NULL ? " in " : "", source->file != NULL ? source->file : "");
+        result =
+            ctl_fail(error, KH_E_PASSPHRASE, "the passphrase%s%s is empty; give one with --passphrase-file",
+                     source->file != NULL ? " in " : "", source->file != NULL ? source->file : "");
     } else if (secret->len > CTL_PASSPHRASE_MAX) {
         result = ctl_fail(error, KH_E_PASSPHRASE, "the passphrase is longer than %d bytes; use a shorter one",
                           CTL_PASSPHRASE_MAX);

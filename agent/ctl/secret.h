@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Secrets in keyholdctl: private keys and passphrases live in pages of their own that are locked, not dumped and wiped
- * before they are given back. They come from a file, a variable of the environment or a terminal, never from argv.
+ * Secrets in keyholdctl: private keys and passphrases live in pages of their own that are locked, not dumped
+ * and wiped before they are given back. They come from a file, a variable of the environment or a terminal,
+ * never from argv.
  */
 #ifndef KEYHOLD_CTL_SECRET_H
 #define KEYHOLD_CTL_SECRET_H
@@ -16,8 +17,8 @@ typedef struct ctl_secret {
 } ctl_secret;
 
 /*
- * For main(), before anything is allocated: no core, not dumpable or traceable, memory locked as far as the limit
- * allows, OpenSSL's allocations wiped when they are freed.
+ * For main(), before anything is allocated: no core, not dumpable or traceable, memory locked as far as the
+ * limit allows, OpenSSL's allocations wiped when they are freed.
  */
 void ctl_secret_harden(void);
 
@@ -26,10 +27,12 @@ KH_MUST_USE kh_result ctl_secret_new(size_t cap, ctl_secret *secret);
 /* Wipes and gives back; fine for a zero-initialised one, and twice. */
 void ctl_secret_free(ctl_secret *secret);
 
-/* A whole file of at most max bytes. KH_E_IO, KH_E_FORBIDDEN, KH_E_TOO_LARGE, KH_E_MEMORY, with an error set. */
-KH_MUST_USE kh_result ctl_secret_read_file(const char *path, size_t max, ctl_secret *secret, ctl_error *error);
+/* A whole file of at most max bytes. KH_E_IO, KH_E_FORBIDDEN, KH_E_TOO_LARGE, KH_E_MEMORY, with an error set.
+ */
+KH_MUST_USE kh_result ctl_secret_read_file(const char *path, size_t max, ctl_secret *secret,
+                                           ctl_error *error);
 
-#define CTL_PASSPHRASE_MAX 1024 /* bytes */
+#define CTL_PASSPHRASE_MAX 1023 /* bytes; keyholdd takes no longer one */
 
 /* Where a passphrase comes from; all NULL: a prompt on the terminal. */
 typedef struct ctl_passphrase_source {
@@ -40,6 +43,7 @@ typedef struct ctl_passphrase_source {
 } ctl_passphrase_source;
 
 /* KH_E_PASSPHRASE: none to be had (no terminal, empty, too long, not the same twice), with an error set. */
-KH_MUST_USE kh_result ctl_secret_passphrase(const ctl_passphrase_source *source, ctl_secret *secret, ctl_error *error);
+KH_MUST_USE kh_result ctl_secret_passphrase(const ctl_passphrase_source *source, ctl_secret *secret,
+                                            ctl_error *error);
 
 #endif

@@ -16,8 +16,8 @@
 
 kh_result token_write(const char *name, const char *path, ctl_error *error)
 {
-    ctl_secret secret = { 0 };
-    ctl_secret line = { 0 };
+    ctl_secret secret = {0};
+    ctl_secret line = {0};
     kh_result result = ctl_secret_new(KH_TOKEN_SECRET_LEN, &secret);
 
     if (result == KH_OK) {
@@ -28,7 +28,8 @@ kh_result token_write(const char *name, const char *path, ctl_error *error)
         goto done;
     }
     if (RAND_priv_bytes(secret.data, KH_TOKEN_SECRET_LEN) != 1) {
-        result = ctl_fail(error, KH_E_CRYPTO, "cannot make a token: the system has no random numbers; try again");
+        result =
+            ctl_fail(error, KH_E_CRYPTO, "cannot make a token: the system has no random numbers; try again");
         goto done;
     }
     /* Not printf's business: it may keep what it formats. */
@@ -84,8 +85,11 @@ kh_result ctl_cmd_token_create(ctl_run *ctl)
     kh_result result = KH_OK;
 
     if (!kh_name_valid(name, strlen(name)) || strcmp(name, "root") == 0) {
-        return ctl_fail_usage(&ctl->error, "\"%s\" is not a name for an identity: 1 to %d letters, digits, '.', '_' and '-', beginning "
-                                           "with a letter or digit, and not \"root\"; choose another", name, KH_NAME_MAX);
+        return ctl_fail_usage(
+            &ctl->error,
+            "\"%s\" is not a name for an identity: 1 to %d letters, digits, '.', '_' and '-', beginning "
+            "with a letter or digit, and not \"root\"; choose another",
+            name, KH_NAME_MAX);
     }
     path = out != NULL ? strdup(out) : default_path(ctl, name);
     if (path == NULL) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The reader of nginx configurations and what check-nginx makes of the tree, over arbitrary bytes. The input is split at
- * lines "===": the first part is the main file, the others are what any include finds.
+ * The reader of nginx configurations and what check-nginx makes of the tree, over arbitrary bytes. The input
+ * is split at lines "===": the first part is the main file, the others are what any include finds.
  */
 #include "nginxconf.h"
 #include "nginxsites.h"
@@ -20,7 +20,8 @@ typedef struct parts {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-/* An include's name picks a part, so that files include each other and themselves; the reads of one input are bounded. */
+/* An include's name picks a part, so that files include each other and themselves; the reads of one input are
+ * bounded. */
 static kh_result read_part(void *ctx, const char *path, char **text, size_t *len)
 {
     parts *p = ctx;
@@ -38,7 +39,8 @@ static kh_result read_part(void *ctx, const char *path, char **text, size_t *len
     return KH_OK;
 }
 
-static kh_result glob_parts(void *ctx, const char *pattern, kh_result (*each)(void *match_ctx, const char *path), void *match_ctx)
+static kh_result glob_parts(void *ctx, const char *pattern,
+                            kh_result (*each)(void *match_ctx, const char *path), void *match_ctx)
 {
     kh_result result = KH_OK;
 
@@ -70,8 +72,8 @@ static void split(const uint8_t *data, size_t len, parts *p)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-    parts p = { .count = 0 };
-    nginxconf_source source = { &p, read_part, glob_parts };
+    parts p = {.count = 0};
+    nginxconf_source source = {&p, read_part, glob_parts};
     nginxconf *conf = NULL;
     nginxsite *sites = NULL;
     size_t count = 0;
@@ -89,7 +91,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
             if (sites[i].certificate == NULL || sites[i].server_name == NULL || sites[i].line == 0) {
                 abort();
             }
-            for (const nginxconf_directive *agent = sites[i].agents; agent != NULL; agent = nginxsites_next_agent(agent)) {
+            for (const nginxconf_directive *agent = sites[i].agents; agent != NULL;
+                 agent = nginxsites_next_agent(agent)) {
                 (void)nginxsites_parameter(agent, "token");
             }
         }

@@ -46,7 +46,10 @@ static size_t sign(const certbuild *build, uint8_t signature[KH_SIGNATURE_MAX])
     const uint8_t *tbs = certbuild_tbs(build, &tbs_len);
     size_t len = KH_SIGNATURE_MAX;
     size_t hash = kh_scheme_hash_len(certbuild_scheme(build));
-    const EVP_MD *md = hash == 32 ? EVP_sha256() : hash == 48 ? EVP_sha384() : hash == 64 ? EVP_sha512() : NULL;
+    const EVP_MD *md = hash == 32   ? EVP_sha256()
+                       : hash == 48 ? EVP_sha384()
+                       : hash == 64 ? EVP_sha512()
+                                    : NULL;
 
     assert_int_equal(EVP_DigestSignInit(ctx, NULL, md, NULL, pkey), 1);
     assert_int_equal(EVP_DigestSign(ctx, signature, &len, tbs, tbs_len), 1);
@@ -82,9 +85,9 @@ static X509 *read_certificate(const char *pem)
 
 static void test_every_type(void **state)
 {
-    certbuild_wish wish = { .subject = "/C=DE/O=Site/CN=www.example", .not_before = START, .days = 30 };
-    EVP_PKEY *keys[] = { EVP_RSA_gen(2048), EVP_EC_gen("P-256"), EVP_EC_gen("P-384"), EVP_EC_gen("P-521"),
-                         EVP_PKEY_Q_keygen(NULL, NULL, "ED25519") };
+    certbuild_wish wish = {.subject = "/C=DE/O=Site/CN=www.example", .not_before = START, .days = 30};
+    EVP_PKEY *keys[] = {EVP_RSA_gen(2048), EVP_EC_gen("P-256"), EVP_EC_gen("P-384"), EVP_EC_gen("P-521"),
+                        EVP_PKEY_Q_keygen(NULL, NULL, "ED25519")};
 
     (void)state;
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
@@ -119,8 +122,10 @@ static void test_every_type(void **state)
 
 static void test_names(void **state)
 {
-    certbuild_wish wish = { .subject = "/CN=not a host\\/name/O=\xc3\x84", .san = "DNS:a.example, DNS:*.b.example,IP:192.0.2.1,IP:2001:db8::1,email:x@y.z",
-                            .not_before = START, .days = 1 };
+    certbuild_wish wish = {.subject = "/CN=not a host\\/name/O=\xc3\x84",
+                           .san = "DNS:a.example, DNS:*.b.example,IP:192.0.2.1,IP:2001:db8::1,email:x@y.z",
+                           .not_before = START,
+                           .days = 1};
     char cn[64];
     char *pem = NULL;
     X509 *cert = NULL;
@@ -149,7 +154,7 @@ static void test_names(void **state)
 
 static void refuse(const char *subject, const char *san, const char *text)
 {
-    certbuild_wish wish = { .subject = subject, .san = san, .not_before = START, .days = 1 };
+    certbuild_wish wish = {.subject = subject, .san = san, .not_before = START, .days = 1};
     certbuild *build = NULL;
 
     memset(&error, 0, sizeof(error));
@@ -181,7 +186,7 @@ static void test_refused(void **state)
 
 static void test_wrong_signature(void **state)
 {
-    certbuild_wish wish = { .subject = "/CN=x", .not_before = START, .days = 1 };
+    certbuild_wish wish = {.subject = "/CN=x", .not_before = START, .days = 1};
     certbuild *build = NULL;
     uint8_t signature[KH_SIGNATURE_MAX];
     size_t len = 0;

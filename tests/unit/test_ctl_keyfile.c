@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private keys in every form that people have; passphrases right, wrong and missing; weak, unknown and damaged keys. */
+/* Private keys in every form that people have; passphrases right, wrong and missing; weak, unknown and
+ * damaged keys. */
 #include "keyfile.h"
 
 #include <setjmp.h>
@@ -46,7 +47,18 @@ static EVP_PKEY *make(const char *kind)
     return EVP_EC_gen(kind);
 }
 
-typedef enum form { PEM_PLAIN, PEM_SEALED, PEM_OLD, PEM_OLD_SEALED, DER_PLAIN, DER_SEALED, DER_OLD, P12, P12_EMPTY, FORMS } form;
+typedef enum form {
+    PEM_PLAIN,
+    PEM_SEALED,
+    PEM_OLD,
+    PEM_OLD_SEALED,
+    DER_PLAIN,
+    DER_SEALED,
+    DER_OLD,
+    P12,
+    P12_EMPTY,
+    FORMS
+} form;
 
 static bool is_sealed(form f)
 {
@@ -88,7 +100,8 @@ static BIO *write_as(EVP_PKEY *pkey, form f)
         ok = PEM_write_bio_PrivateKey_traditional(bio, pkey, NULL, NULL, 0, NULL, NULL);
         break;
     case PEM_OLD_SEALED:
-        ok = PEM_write_bio_PrivateKey_traditional(bio, pkey, EVP_aes_128_cbc(), (unsigned char *)pass, (int)strlen(pass), NULL, NULL);
+        ok = PEM_write_bio_PrivateKey_traditional(bio, pkey, EVP_aes_128_cbc(), (unsigned char *)pass,
+                                                  (int)strlen(pass), NULL, NULL);
         break;
     case DER_PLAIN:
         ok = i2d_PKCS8PrivateKey_bio(bio, pkey, NULL, NULL, 0, NULL, NULL);
@@ -136,8 +149,11 @@ static void test_forms(void **state)
         const char *kind;
         kh_key_type type;
         unsigned bits;
-    } kinds[] = { { "RSA2048", KH_KEY_RSA, 2048 },     { "P-256", KH_KEY_P256, 256 },           { "P-384", KH_KEY_P384, 384 },
-                  { "P-521", KH_KEY_P521, 521 },       { "ED25519", KH_KEY_ED25519, 256 } };
+    } kinds[] = {{"RSA2048", KH_KEY_RSA, 2048},
+                 {"P-256", KH_KEY_P256, 256},
+                 {"P-384", KH_KEY_P384, 384},
+                 {"P-521", KH_KEY_P521, 521},
+                 {"ED25519", KH_KEY_ED25519, 256}};
 
     (void)state;
     for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
@@ -145,7 +161,7 @@ static void test_forms(void **state)
 
         for (form f = 0; f < FORMS; f++) {
             bool edwards = strcmp(kinds[k].kind, "ED25519") == 0;
-            keyfile key = { 0 };
+            keyfile key = {0};
             ctl_error error;
             BIO *bio = NULL;
             const uint8_t *at = NULL;
@@ -189,11 +205,12 @@ static void test_no_way_to_ask(void **state)
     BIO *bio = write_as(pkey, PEM_SEALED);
     char *data = NULL;
     long len = BIO_get_mem_data(bio, &data);
-    keyfile key = { 0 };
-    ctl_error error = { 0 };
+    keyfile key = {0};
+    ctl_error error = {0};
 
     (void)state;
-    assert_int_equal(keyfile_load((uint8_t *)data, (size_t)len, "k", NULL, NULL, &key, &error), KH_E_PASSPHRASE);
+    assert_int_equal(keyfile_load((uint8_t *)data, (size_t)len, "k", NULL, NULL, &key, &error),
+                     KH_E_PASSPHRASE);
     assert_non_null(strstr(error.text, "encrypted"));
     BIO_free(bio);
     EVP_PKEY_free(pkey);
@@ -203,7 +220,7 @@ static void refuse(const char *kind, kh_result expected, const char *text)
 {
     EVP_PKEY *pkey = make(kind);
     BIO *bio = NULL;
-    keyfile key = { 0 };
+    keyfile key = {0};
     ctl_error error;
 
     assert_non_null(pkey);
@@ -241,12 +258,13 @@ static void test_damaged_key(void **state)
     OSSL_PARAM *params = NULL;
     EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
     BIO *bio = NULL;
-    keyfile key = { 0 };
+    keyfile key = {0};
     ctl_error error;
 
     (void)state;
     assert_int_equal(EVP_PKEY_get_bn_param(a, OSSL_PKEY_PARAM_PRIV_KEY, &secret), 1);
-    assert_int_equal(EVP_PKEY_get_octet_string_param(b, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof(point), &point_len), 1);
+    assert_int_equal(
+        EVP_PKEY_get_octet_string_param(b, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof(point), &point_len), 1);
     assert_true(OSSL_PARAM_BLD_push_utf8_string(build, OSSL_PKEY_PARAM_GROUP_NAME, "prime256v1", 0));
     assert_true(OSSL_PARAM_BLD_push_BN(build, OSSL_PKEY_PARAM_PRIV_KEY, secret));
     assert_true(OSSL_PARAM_BLD_push_octet_string(build, OSSL_PKEY_PARAM_PUB_KEY, point, point_len));
@@ -268,16 +286,23 @@ static void test_damaged_key(void **state)
 
 static void test_other_files(void **state)
 {
-    static const char *const texts[] = { "", "hello", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-                                         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "0\x82", "\x30\x03\x02\x01\x00" };
+    static const char *const texts[] = {"",
+                                        "hello",
+                                        "-----BEGIN ",
+                                        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                                        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                                        "0\x82",
+                                        "\x30\x03\x02\x01\x00"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
-        keyfile key = { 0 };
-        ctl_error error = { 0 };
+        keyfile key = {0};
+        ctl_error error = {0};
 
         offered = passphrase;
-        assert_int_equal(keyfile_load((const uint8_t *)texts[i], strlen(texts[i]), "k", answer, NULL, &key, &error), KH_E_MALFORMED);
+        assert_int_equal(
+            keyfile_load((const uint8_t *)texts[i], strlen(texts[i]), "k", answer, NULL, &key, &error),
+            KH_E_MALFORMED);
         assert_non_null(strstr(error.text, "no private key"));
     }
 }
@@ -286,7 +311,7 @@ static void test_other_files(void **state)
 static void test_mutated(void **state)
 {
     EVP_PKEY *pkey = make("P-256");
-    static const form forms[] = { DER_PLAIN, DER_OLD, PEM_PLAIN };
+    static const form forms[] = {DER_PLAIN, DER_OLD, PEM_PLAIN};
 
     (void)state;
     for (size_t f = 0; f < sizeof(forms) / sizeof(forms[0]); f++) {
@@ -295,8 +320,8 @@ static void test_mutated(void **state)
         long len = BIO_get_mem_data(bio, &data);
 
         for (long i = 0; i < len; i++) {
-            keyfile key = { 0 };
-            ctl_error error = { 0 };
+            keyfile key = {0};
+            ctl_error error = {0};
             uint8_t *copy = malloc((size_t)len);
 
             offered = NULL;
@@ -322,8 +347,9 @@ static void test_mutated(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms),        cmocka_unit_test(test_no_way_to_ask), cmocka_unit_test(test_refused_keys),
-        cmocka_unit_test(test_damaged_key),  cmocka_unit_test(test_other_files),   cmocka_unit_test(test_mutated),
+        cmocka_unit_test(test_forms),        cmocka_unit_test(test_no_way_to_ask),
+        cmocka_unit_test(test_refused_keys), cmocka_unit_test(test_damaged_key),
+        cmocka_unit_test(test_other_files),  cmocka_unit_test(test_mutated),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The reader of nginx configurations: words, quotes, comments, blocks, includes, bounds, and where an error is. */
+/* The reader of nginx configurations: words, quotes, comments, blocks, includes, bounds, and where an error
+ * is. */
 #include "nginxconf.h"
 
 #include <setjmp.h>
@@ -32,8 +33,8 @@ static kh_result read_memory(void *ctx, const char *path, char **text, size_t *l
 }
 
 /* Only "prefix*". */
-static kh_result glob_memory(void *ctx, const char *pattern, kh_result (*each)(void *match_ctx, const char *path),
-                             void *match_ctx)
+static kh_result glob_memory(void *ctx, const char *pattern,
+                             kh_result (*each)(void *match_ctx, const char *path), void *match_ctx)
 {
     kh_result result = KH_OK;
 
@@ -50,7 +51,7 @@ static char error[256];
 
 static kh_result parse_files(const file *files)
 {
-    nginxconf_source source = { (void *)files, read_memory, glob_memory };
+    nginxconf_source source = {(void *)files, read_memory, glob_memory};
 
     nginxconf_free(conf);
     return nginxconf_parse(&source, "/e/nginx.conf", "/e", &conf, error, sizeof(error));
@@ -58,7 +59,7 @@ static kh_result parse_files(const file *files)
 
 static kh_result parse(const char *text)
 {
-    return parse_files((file[]){ { "/e/nginx.conf", text }, { NULL, NULL } });
+    return parse_files((file[]){{"/e/nginx.conf", text}, {NULL, NULL}});
 }
 
 static const nginxconf_directive *first(const char *text)
@@ -82,26 +83,26 @@ static void test_words(void **state)
     static const struct {
         const char *text, *word;
     } table[] = {
-        { "a b;", "b" },
-        { "a\tb ;", "b" },
-        { "a \"b c\";", "b c" },
-        { "a 'b;c';", "b;c" },
-        { "a 'b\"c';", "b\"c" },
-        { "a \"b\\\"c\";", "b\"c" },
-        { "a 'b\\'c';", "b'c" },
-        { "a b\\;c;", "b\\;c" }, /* nginx keeps a backslash that escapes nothing it knows */
-        { "a b\\ c;", "b\\ c" },
-        { "a \"\\t\\n\\r\\\\\";", "\t\n\r\\" },
-        { "a \"\\x\";", "\\x" },
-        { "a \"\";", "" },
-        { "a b#c;", "b#c" },
-        { "a # comment ; {\n b;", "b" },
-        { "a ${b}c;", "${b}c" },
-        { "a b${c}d;", "b${c}d" },
-        { "a b\"c;", "b\"c" }, /* a quote inside a word is a character */
-        { "a b}c;", "b}c" },
-        { "a \"b\nc\";", "b\nc" },
-        { "a \xc3\xa4;", "\xc3\xa4" },
+        {"a b;", "b"},
+        {"a\tb ;", "b"},
+        {"a \"b c\";", "b c"},
+        {"a 'b;c';", "b;c"},
+        {"a 'b\"c';", "b\"c"},
+        {"a \"b\\\"c\";", "b\"c"},
+        {"a 'b\\'c';", "b'c"},
+        {"a b\\;c;", "b\\;c"}, /* nginx keeps a backslash that escapes nothing it knows */
+        {"a b\\ c;", "b\\ c"},
+        {"a \"\\t\\n\\r\\\\\";", "\t\n\r\\"},
+        {"a \"\\x\";", "\\x"},
+        {"a \"\";", ""},
+        {"a b#c;", "b#c"},
+        {"a # comment ; {\n b;", "b"},
+        {"a ${b}c;", "${b}c"},
+        {"a b${c}d;", "b${c}d"},
+        {"a b\"c;", "b\"c"}, /* a quote inside a word is a character */
+        {"a b}c;", "b}c"},
+        {"a \"b\nc\";", "b\nc"},
+        {"a \xc3\xa4;", "\xc3\xa4"},
     };
 
     (void)state;
@@ -142,8 +143,9 @@ static void test_blocks(void **state)
 
 static void test_lua(void **state)
 {
-    const nginxconf_directive *d = first("content_by_lua_block {\n local a = { \"}\", '}', \"\\\"}\" } -- } \n"
-                                         " --[[ } \n } ]] local b = [==[ }} ]] ]==]\n}\nnext;");
+    const nginxconf_directive *d =
+        first("content_by_lua_block {\n local a = { \"}\", '}', \"\\\"}\" } -- } \n"
+              " --[[ } \n } ]] local b = [==[ }} ]] ]==]\n}\nnext;");
 
     (void)state;
     assert_null(d->children);
@@ -158,7 +160,8 @@ static void test_errors(void **state)
     assert_error(parse("a;\nb"), KH_E_MALFORMED, "/e/nginx.conf:2: \"b\" ends with neither");
     assert_error(parse("a;\n}"), KH_E_MALFORMED, ":2: unexpected \"}\"");
     assert_error(parse("\nx {\n a;\n"), KH_E_MALFORMED, ":2: the block that opens here is never closed");
-    assert_error(parse("x {\n a\n}\n"), KH_E_MALFORMED, ":3: unexpected \"}\": is a \";\" missing after \"a\"?");
+    assert_error(parse("x {\n a\n}\n"), KH_E_MALFORMED,
+                 ":3: unexpected \"}\": is a \";\" missing after \"a\"?");
     assert_error(parse("a;\n;"), KH_E_MALFORMED, ":2: unexpected \";\"");
     assert_error(parse("{"), KH_E_MALFORMED, "unexpected \"{\"");
     assert_error(parse("a\n\n'b"), KH_E_MALFORMED, ":3: the quote that opens here");
@@ -170,16 +173,16 @@ static void test_errors(void **state)
 static void test_includes(void **state)
 {
     static const file files[] = {
-        { "/e/nginx.conf", "http {\n include sites/*;\n include /abs;\n}\n" },
-        { "/e/sites/1", "server { a 1; }" },
-        { "/e/sites/2", "\nserver { a 2; }\n" },
-        { "/abs", "server { a 3; }" },
-        { NULL, NULL },
+        {"/e/nginx.conf", "http {\n include sites/*;\n include /abs;\n}\n"},
+        {"/e/sites/1", "server { a 1; }"},
+        {"/e/sites/2", "\nserver { a 2; }\n"},
+        {"/abs", "server { a 3; }"},
+        {NULL, NULL},
     };
-    static const file none[] = { { "/e/nginx.conf", "include none/*; a;" }, { NULL, NULL } };
-    static const file secret[] = { { "/e/nginx.conf", "include s;" }, { "/e/s", NULL }, { NULL, NULL } };
-    static const file circle[] = { { "/e/nginx.conf", "include a;" }, { "/e/a", "\ninclude a;" }, { NULL, NULL } };
-    static const file open_block[] = { { "/e/nginx.conf", "x {\n include a;\n}" }, { "/e/a", "}" }, { NULL, NULL } };
+    static const file none[] = {{"/e/nginx.conf", "include none/*; a;"}, {NULL, NULL}};
+    static const file secret[] = {{"/e/nginx.conf", "include s;"}, {"/e/s", NULL}, {NULL, NULL}};
+    static const file circle[] = {{"/e/nginx.conf", "include a;"}, {"/e/a", "\ninclude a;"}, {NULL, NULL}};
+    static const file open_block[] = {{"/e/nginx.conf", "x {\n include a;\n}"}, {"/e/a", "}"}, {NULL, NULL}};
     const nginxconf_directive *d = NULL;
 
     (void)state;
@@ -219,8 +222,9 @@ static void test_bounds(void **state)
 /* Whatever a configuration is cut to, the answer is a tree or an error with a place. */
 static void test_truncated(void **state)
 {
-    static const char whole[] = "http {\n map $a ${b} { 'x\\'' \"y\"; }\n server { listen 443 ssl; # c\n ssl_certificate a; }\n"
-                                " rewrite_by_lua_block { local x = [[ } ]] }\n}\n";
+    static const char whole[] =
+        "http {\n map $a ${b} { 'x\\'' \"y\"; }\n server { listen 443 ssl; # c\n ssl_certificate a; }\n"
+        " rewrite_by_lua_block { local x = [[ } ]] }\n}\n";
     char cut[sizeof(whole)];
 
     (void)state;
@@ -245,8 +249,9 @@ static int forget(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_words),    cmocka_unit_test(test_blocks), cmocka_unit_test(test_lua),      cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_includes), cmocka_unit_test(test_bounds), cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_words),     cmocka_unit_test(test_blocks),   cmocka_unit_test(test_lua),
+        cmocka_unit_test(test_errors),    cmocka_unit_test(test_includes), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_truncated),
     };
 
     return cmocka_run_group_tests(tests, NULL, forget);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What check-nginx finds in a configuration: certificates, inheritance, who speaks TLS, keyhold on, agents. */
+/* What check-nginx finds in a configuration: certificates, inheritance, who speaks TLS, keyhold on, agents.
+ */
 #include "nginxsites.h"
 
 #include <setjmp.h>
@@ -34,7 +35,7 @@ static int forget(void **state)
 
 static void find(const char *text)
 {
-    nginxconf_source source = { (void *)text, read_text, NULL };
+    nginxconf_source source = {(void *)text, read_text, NULL};
     char error[256];
 
     (void)forget(NULL);
@@ -45,7 +46,8 @@ static void find(const char *text)
 static void test_own_certificates(void **state)
 {
     (void)state;
-    find("http {\n server {\n listen 443 ssl; server_name a b c; keyhold on;\n ssl_certificate x;\n ssl_certificate y;\n"
+    find("http {\n server {\n listen 443 ssl; server_name a b c; keyhold on;\n ssl_certificate x;\n "
+         "ssl_certificate y;\n"
          " ssl_certificate_key k;\n } }");
     assert_int_equal(count, 2);
     assert_string_equal(sites[0].certificate, "x");
@@ -87,14 +89,17 @@ static void test_inheritance(void **state)
 static void test_who_speaks_tls(void **state)
 {
     (void)state;
-    /* The second server listens without "ssl" at an address where another one speaks TLS: nginx then does so for both. */
-    find("http { ssl_certificate h; server { listen 1.2.3.4:443 ssl; } server { listen 1.2.3.4:443; } server { listen 80; }\n"
+    /* The second server listens without "ssl" at an address where another one speaks TLS: nginx then does so
+     * for both. */
+    find("http { ssl_certificate h; server { listen 1.2.3.4:443 ssl; } server { listen 1.2.3.4:443; } server "
+         "{ listen 80; }\n"
          "server { listen 443 quic; } server { ssl on; listen 444; } server { } }");
     assert_int_equal(count, 4);
     /* A certificate of the server's own counts anyway: somebody meant it. */
     find("http { server { listen 80; ssl_certificate x; } }");
     assert_int_equal(count, 1);
-    find("stream { server { listen 1 ssl; ssl_certificate x; } } mail { server { listen 2 ssl; ssl_certificate y; } }");
+    find("stream { server { listen 1 ssl; ssl_certificate x; } } mail { server { listen 2 ssl; "
+         "ssl_certificate y; } }");
     assert_int_equal(count, 2);
     find("server { listen 443 ssl; ssl_certificate x; } events { server { ssl_certificate x; } }");
     assert_int_equal(count, 0);
@@ -107,7 +112,8 @@ static void test_who_speaks_tls(void **state)
 static void test_odd_words(void **state)
 {
     (void)state;
-    find("http { server { listen; server_name; ssl_certificate; ssl_certificate_key; keyhold; keyhold_agent; } }");
+    find("http { server { listen; server_name; ssl_certificate; ssl_certificate_key; keyhold; keyhold_agent; "
+         "} }");
     assert_int_equal(count, 1);
     assert_string_equal(sites[0].certificate, "");
     assert_null(sites[0].key);

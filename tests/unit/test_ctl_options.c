@@ -15,20 +15,19 @@ static kh_result nothing(ctl_run *ctl)
 }
 
 static const ctl_option create_options[] = {
-    { "type", "TYPE", "" }, { "new-version", NULL, "" }, { "watch", "[SEC]", "" }, { NULL, NULL, NULL }
-};
+    {"type", "TYPE", ""}, {"new-version", NULL, ""}, {"watch", "[SEC]", ""}, {NULL, NULL, NULL}};
 static const ctl_command commands[] = {
-    { "key", "create", "NAME", 1, 1, create_options, "", nothing },
-    { "key", "list", "[GLOB]", 0, 1, NULL, "", nothing },
-    { NULL, "ping", "", 0, 0, NULL, "", nothing },
-    { NULL, "status", "", 0, 0, create_options, "", nothing },
-    { NULL, NULL, NULL, 0, 0, NULL, NULL, NULL },
+    {"key", "create", "NAME", 1, 1, create_options, "", nothing},
+    {"key", "list", "[GLOB]", 0, 1, NULL, "", nothing},
+    {NULL, "ping", "", 0, 0, NULL, "", nothing},
+    {NULL, "status", "", 0, 0, create_options, "", nothing},
+    {NULL, NULL, NULL, 0, 0, NULL, NULL, NULL},
 };
 
 static ctl_args args;
 static ctl_error error;
 
-#define PARSE(...) parse((char *[]){ "keyholdctl", __VA_ARGS__, NULL })
+#define PARSE(...) parse((char *[]){"keyholdctl", __VA_ARGS__, NULL})
 
 static kh_result parse(char **argv)
 {
@@ -67,13 +66,14 @@ static void test_commands(void **state)
     assert_refused(PARSE("xyzzyplugh"), "see keyholdctl help");
     assert_refused(PARSE("key", "create"), "too few operands");
     assert_refused(PARSE("key", "create", "a", "b"), "unexpected \"b\"");
-    assert_refused(parse((char *[]){ "keyholdctl", NULL }), "no command");
+    assert_refused(parse((char *[]){"keyholdctl", NULL}), "no command");
 }
 
 static void test_options(void **state)
 {
     (void)state;
-    assert_int_equal(PARSE("--json", "key", "create", "--type", "p256", "www", "--config=/x", "--new-version"), KH_OK);
+    assert_int_equal(
+        PARSE("--json", "key", "create", "--type", "p256", "www", "--config=/x", "--new-version"), KH_OK);
     assert_string_equal(ctl_args_value(&args, "type"), "p256");
     assert_string_equal(ctl_args_value(&args, "config"), "/x");
     assert_string_equal(ctl_args_value(&args, "json"), "");
@@ -121,7 +121,7 @@ static void test_optional_value(void **state)
 
 static void test_numbers(void **state)
 {
-    static const char *const bad[] = { "", "0", "-1", "11", "1x", "x", "99999999999999999999", "1.5" };
+    static const char *const bad[] = {"", "0", "-1", "11", "1x", "x", "99999999999999999999", "1.5"};
     long number = 0;
 
     (void)state;
@@ -156,7 +156,7 @@ static void test_distance(void **state)
 
 static void test_error_is_one_line(void **state)
 {
-    ctl_error e = { 0 };
+    ctl_error e = {0};
 
     (void)state;
     assert_int_equal(ctl_fail(&e, KH_E_IO, "a%cb%cc", '\n', '\033'), KH_E_IO);
@@ -169,8 +169,9 @@ static void test_error_is_one_line(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_commands),        cmocka_unit_test(test_options), cmocka_unit_test(test_options_refused),
-        cmocka_unit_test(test_optional_value),  cmocka_unit_test(test_numbers), cmocka_unit_test(test_distance),
+        cmocka_unit_test(test_commands),          cmocka_unit_test(test_options),
+        cmocka_unit_test(test_options_refused),   cmocka_unit_test(test_optional_value),
+        cmocka_unit_test(test_numbers),           cmocka_unit_test(test_distance),
         cmocka_unit_test(test_error_is_one_line),
     };
 
