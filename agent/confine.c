@@ -34,12 +34,12 @@ static const int common_calls[] = {
     SCMP_SYS(getegid),       SCMP_SYS(rt_sigaction),  SCMP_SYS(rt_sigprocmask),  SCMP_SYS(rt_sigreturn),
     SCMP_SYS(sigaltstack),   SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield),   SCMP_SYS(sched_getaffinity),
     SCMP_SYS(exit),          SCMP_SYS(exit_group),    SCMP_SYS(membarrier),      SCMP_SYS(set_robust_list),
-    SCMP_SYS(rseq),
+    SCMP_SYS(rseq),          SCMP_SYS(pread64),
 };
 
 /* The keeper besides: its store's files, which are open already, and its threads. No path may be named but in stat. */
 static const int keeper_calls[] = {
-    SCMP_SYS(pread64),   SCMP_SYS(pwrite64),        SCMP_SYS(fsync),  SCMP_SYS(fdatasync), SCMP_SYS(ftruncate),
+    SCMP_SYS(pwrite64),        SCMP_SYS(fsync),  SCMP_SYS(fdatasync), SCMP_SYS(ftruncate),
     SCMP_SYS(fallocate), SCMP_SYS(newfstatat),      SCMP_SYS(stat),   SCMP_SYS(lstat),     SCMP_SYS(access),
     SCMP_SYS(fstatfs),   SCMP_SYS(get_robust_list), SCMP_SYS(getrusage),
 };
@@ -75,6 +75,7 @@ static int add_all(scmp_filter_ctx filter, uint32_t action, const int *calls, si
 }
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
+#define EMPTY_PATH 0x1000 /* AT_EMPTY_PATH, of linux/fcntl.h, which clashes with glibc's */
 #define REFUSE SCMP_ACT_ERRNO(EPERM)
 
 /* Memory may be mapped and changed, but never made executable. */
@@ -112,7 +113,7 @@ static int fill_supervisor(scmp_filter_ctx filter)
                                   SCMP_A1(SCMP_CMP_NE, 0));
     }
     if (result == 0) { /* only the program by descriptor */
-        result = seccomp_rule_add(filter, REFUSE, SCMP_SYS(execveat), 1, SCMP_A4(SCMP_CMP_NE, 0x1000 /* AT_EMPTY_PATH */));
+        result = seccomp_rule_add(filter, REFUSE, SCMP_SYS(execveat), 1, SCMP_A4(SCMP_CMP_NE, EMPTY_PATH));
     }
     return result;
 }
@@ -130,6 +131,9 @@ static int fill(scmp_filter_ctx filter, kh_confine_role role)
     }
     if (result == 0) { /* asking is harmless, and how a test sees it */
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_GET_DUMPABLE));
+    }
+    if (result == 0) { /* glibc's fstat */
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1, SCMP_A3(SCMP_CMP_EQ, EMPTY_PATH));
     }
     if (role == KH_CONFINE_FRONT || result != 0) {
         return result;

@@ -14,10 +14,11 @@
 #define DEFAULT_CONFIG "/etc/keyhold/keyhold.conf"
 #define EXIT_USAGE 2
 
-static const char usage[] = "usage: keyholdd [--config FILE] [--check] [--delay-ms N] [--version] [--help]\n"
+static const char usage[] = "usage: keyholdd [--config FILE] [--check] [--delay-ms N] [--foreground] [--version] [--help]\n"
                             "  --config FILE  configuration (default " DEFAULT_CONFIG ")\n"
                             "  --check        check the configuration and the tokens, say what is wrong, and exit\n"
-                            "  --delay-ms N   hold each reply to a private-key operation back for N ms (0 to 60000)\n";
+                            "  --delay-ms N   hold each reply to a private-key operation back for N ms (0 to 60000)\n"
+                            "  --foreground   stay in the foreground: always so\n";
 
 static int bad_usage(const char *what)
 {
@@ -37,7 +38,8 @@ int main(int argc, char **argv)
 {
     static const struct option options[] = {{"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 't'},
                                             {"delay-ms", required_argument, NULL, 'd'}, {"version", no_argument, NULL, 'v'},
-                                            {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0}};
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"foreground", no_argument, NULL, 'f'}, {NULL, 0, NULL, 0}};
     kh_options chosen = {.config_path = DEFAULT_CONFIG, .delay_ms = -1};
     int option = 0;
 
@@ -63,6 +65,8 @@ int main(int argc, char **argv)
             if (!parse_delay(optarg, &chosen.delay_ms)) {
                 return bad_usage("--delay-ms takes a number of milliseconds, 0 to 60000");
             }
+            break;
+        case 'f': /* it never goes to the background; accepted for those who say so */
             break;
         case 'v':
             printf("keyholdd %s\n", KH_VERSION);
