@@ -10,15 +10,19 @@
  * result would be off the curve, be refused by the check below and done again by OpenSSL.
  *
  * What is checked before a signature leaves: k G lies on the curve; r and s are in 1..n-1; s k = e + r d with r d computed
- * anew. What is not: that the point is k G and not another point of the curve. See ecdsa.md for what that means.
+ * anew. What is not: that the point is k G and not another point of the curve. Such a signature does not verify, and it tells
+ * an attacker who can place the fault at will something of one nonce that is never used again; to check it would take a
+ * second multiplication by G.
  *
  * Every coordinate is below 2.01 p: products are, and sums and differences are folded at once.
  */
-#include <openssl/crypto.h>
+#include <string.h>
+
 #include <openssl/rand.h>
 
 #include "fixedbase.h"
 #include "private.h"
+#include "sha512.h"
 
 typedef struct ec_jacobian {
     kh_vec x[EC_LEN], y[EC_LEN], z[EC_LEN];
@@ -34,7 +38,7 @@ typedef struct ec_work {
     ec_jacobian point;
     ec_affine affine;
     uint8_t random[KH_LANES][32];
-    uint8_t nonce[64];
+    kh_sha512_work sha; /* its digests are the nonces, before they are reduced */
     uint64_t limbs[2 * EC_LEN];
 } ec_work;
 
@@ -251,25 +255,49 @@ done:
     return rc;
 }
 
-/* Keys, digests and nonces of the lanes. Lanes without an operation do the first one's with its nonce. */
-static kh_result ec_load(ec_work *w, kh_kernel_scratch *scratch, size_t n)
+/*
+ * Hedged nonces: SHA-512(private key, 32 random bytes, digest). Reduced from 512 bits, so that the bias is below 2^-128 for P-384
+ * and 2^-256 for P-256. A broken random generator leaves a deterministic nonce.
+ */
+static kh_result ec_hedged_nonces(ec_work *w, kh_kernel_scratch *scratch, size_t n)
+{
+    if (RAND_bytes(w->random[0], (int)(n * sizeof(w->random[0]))) != 1)
+        return KH_E_CRYPTO;
+    for (size_t i = 0; i < n; i++) {
+        const kh_lane *lane = &scratch->lane[i];
+        kh_sha512_input *in = &w->sha.input[i];
+
+        memcpy(in->head, lane->key->u.ec.d_bytes, EC_BYTES);
+        memcpy(in->head + EC_BYTES, w->random[i], sizeof(w->random[i]));
+        in->head_len = EC_BYTES + sizeof(w->random[i]);
+        in->body = lane->in;
+        in->body_len = lane->in_len;
+    }
+    kh_sha512(&w->sha, n);
+    return KH_OK;
+}
+
+static kh_result ec_nonces(ec_work *w, kh_kernel_scratch *scratch, size_t n)
 {
     static const uint8_t order[] = EC_ORDER_BYTES;
+    kh_result rc = KH_OK;
 
-    if (RAND_bytes(w->random[0], sizeof(w->random)) != 1)
-        return KH_E_CRYPTO;
+    if (!scratch->deterministic)
+        return ec_hedged_nonces(w, scratch, n);
+    for (size_t i = 0; i < n && rc == KH_OK; i++)
+        rc = kh_nonce_rfc6979(&scratch->lane[i], order, EC_BYTES, w->sha.digest[i]);
+    return rc;
+}
+
+/* Keys, digests and nonces into the lanes; those without an operation do the first one's. */
+static void ec_load(ec_work *w, kh_kernel_scratch *scratch, size_t n)
+{
     for (unsigned i = 0; i < KH_LANES; i++) {
-        const kh_lane *lane = &scratch->lane[i < n ? i : 0];
+        unsigned from = i < n ? i : 0;
+        const kh_lane *lane = &scratch->lane[from];
         size_t e_len = lane->in_len < EC_BYTES ? lane->in_len : EC_BYTES; /* the leftmost bits of the digest */
-        kh_result rc = KH_OK;
 
-        if (i < n)
-            rc = scratch->deterministic
-                     ? kh_nonce_rfc6979(lane, order, EC_BYTES, w->nonce)
-                     : kh_nonce_hedged(scratch, lane, w->random[i], EC_BYTES, w->nonce);
-        if (rc != KH_OK)
-            return rc;
-        kh_limbs_from_bytes(w->limbs, 2 * EC_LEN, w->nonce, sizeof(w->nonce));
+        kh_limbs_from_bytes(w->limbs, 2 * EC_LEN, w->sha.digest[from], sizeof(w->sha.digest[from]));
         for (int j = 0; j < EC_LEN; j++) {
             w->low[j][i] = w->limbs[j];
             w->high[j][i] = w->limbs[EC_LEN + j];
@@ -279,7 +307,6 @@ static kh_result ec_load(ec_work *w, kh_kernel_scratch *scratch, size_t n)
         for (int j = 0; j < EC_LEN; j++)
             w->e[j][i] = w->limbs[j];
     }
-    return KH_OK;
 }
 
 /* k modulo the order, in and out of Montgomery form, from 64 bytes: low R^2 / R + high R^3 / R. */
@@ -356,8 +383,9 @@ unsigned KH_FN(EC_RUN)(kh_kernel_scratch *scratch, size_t n)
     unsigned good = 0;
     kh_vec ok = {0};
 
-    if (ec_load(w, scratch, n) != KH_OK)
+    if (ec_nonces(w, scratch, n) != KH_OK)
         return 0;
+    ec_load(w, scratch, n);
     ec_reduce_nonce(w);
     ok = ec_nonce_point(w);
     ok &= ec_sign(w);

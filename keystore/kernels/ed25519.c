@@ -8,15 +8,12 @@
  * Pelissier, "Practical fault attack against the Ed25519 and EdDSA signature schemes", 2017). Therefore the nonce's hash and
  * R are computed a second time, from the key's and the message's bytes, after the signature is there, and compared; so is S.
  */
-#include <stdlib.h>
 #include <string.h>
-
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
 
 #include "field25519.h"
 #include "fixedbase.h"
 #include "private.h"
+#include "sha512.h"
 
 #define ED_LEN F25519_LEN
 #define ED_WINDOWS 43
@@ -48,7 +45,8 @@ typedef struct ed_work {
     kh_vec nonce[ED_LEN], again[ED_LEN], hash[ED_LEN], a[ED_LEN], s[ED_LEN], low[ED_LEN], high[ED_LEN], t[ED_LEN];
     ed_point point;
     uint64_t limbs[10];
-    uint8_t digest[64];
+    kh_sha512_work sha;
+    uint8_t s_bytes[32];
     uint8_t r[KH_LANES][32], r_again[KH_LANES][32];
 } ed_work;
 
@@ -188,34 +186,23 @@ kh_result KH_FN(kh_ed25519_init)(void)
     return KH_OK;
 }
 
-/* SHA-512 of up to three pieces, into w->digest, and from there into lane i of low and high. */
-static kh_result ed_hash(ed_work *w, kh_kernel_scratch *scratch, unsigned i, const uint8_t *first, const uint8_t *second)
-{
-    const kh_lane *lane = &scratch->lane[i];
-
-    if (EVP_DigestInit_ex2(scratch->md, scratch->sha512, NULL) != 1 || EVP_DigestUpdate(scratch->md, first, 32) != 1 ||
-        (second != NULL && EVP_DigestUpdate(scratch->md, second, 32) != 1) ||
-        EVP_DigestUpdate(scratch->md, lane->in, lane->in_len) != 1 ||
-        EVP_DigestFinal_ex(scratch->md, w->digest, NULL) != 1)
-        return KH_E_CRYPTO;
-    kh_limbs_from_bytes_le(w->limbs, 10, w->digest, sizeof(w->digest));
-    for (int j = 0; j < ED_LEN; j++) {
-        w->low[j][i] = w->limbs[j];
-        w->high[j][i] = w->limbs[ED_LEN + j];
-    }
-    return KH_OK;
-}
-
 KH_INLINE void ed_order_mul(kh_vec *r, const kh_vec *a, const kh_vec *b)
 {
     kh_fe_mul(r, a, b, &ed_order, ED_LEN);
 }
 
-/* r = low + 2^260 high modulo the order, canonical. */
-static void ed_reduce(ed_work *w, kh_vec *r)
+/* r = the lanes' digests, taken as little-endian numbers, modulo the order, canonical. */
+static void ed_reduce(ed_work *w, kh_vec *r, size_t n)
 {
     kh_vec t[ED_LEN], u[ED_LEN];
 
+    for (size_t i = 0; i < n; i++) {
+        kh_limbs_from_bytes_le(w->limbs, 2 * ED_LEN, w->sha.digest[i], sizeof(w->sha.digest[i]));
+        for (int j = 0; j < ED_LEN; j++) {
+            w->low[j][i] = w->limbs[j];
+            w->high[j][i] = w->limbs[ED_LEN + j];
+        }
+    }
     kh_fe_all(t, ed_order.rr, ED_LEN);
     kh_fe_all(u, ed_order.rrr, ED_LEN);
     ed_order_mul(t, w->low, t);
@@ -226,16 +213,20 @@ static void ed_reduce(ed_work *w, kh_vec *r)
     kh_fe_leave(r, t, &ed_order, ED_LEN);
 }
 
-/* The nonces' hashes, reduced to r. */
-static kh_result ed_nonces(ed_work *w, kh_kernel_scratch *scratch, size_t n, kh_vec *r)
+/* Nonces: hashes of prefix and message, reduced to r. */
+static void ed_nonces(ed_work *w, kh_kernel_scratch *scratch, size_t n, kh_vec *r)
 {
-    kh_result rc = KH_OK;
+    for (unsigned i = 0; i < n; i++) {
+        const kh_lane *lane = &scratch->lane[i];
+        kh_sha512_input *in = &w->sha.input[i];
 
-    for (unsigned i = 0; i < n && rc == KH_OK; i++)
-        rc = ed_hash(w, scratch, i, scratch->lane[i].key->u.ed.prefix, NULL);
-    if (rc == KH_OK)
-        ed_reduce(w, r);
-    return rc;
+        memcpy(in->head, lane->key->u.ed.prefix, 32);
+        in->head_len = 32;
+        in->body = lane->in;
+        in->body_len = lane->in_len;
+    }
+    kh_sha512(&w->sha, n);
+    ed_reduce(w, r, n);
 }
 
 /* Encoded points k B of the lanes; all ones where the point is on the curve: y^2 - x^2 = 1 + d x^2 y^2. */
@@ -282,20 +273,22 @@ static void ed_scalar(ed_work *w, kh_vec *s, const kh_vec *r)
 }
 
 /* Hashes of R, public key and message, and the key's scalars. */
-static kh_result ed_challenges(ed_work *w, kh_kernel_scratch *scratch, size_t n)
+static void ed_challenges(ed_work *w, kh_kernel_scratch *scratch, size_t n)
 {
-    kh_result rc = KH_OK;
+    for (unsigned i = 0; i < n; i++) {
+        const kh_lane *lane = &scratch->lane[i];
+        kh_sha512_input *in = &w->sha.input[i];
 
-    for (unsigned i = 0; i < n && rc == KH_OK; i++) {
-        const kh_ed_key *key = &scratch->lane[i].key->u.ed;
-
-        rc = ed_hash(w, scratch, i, w->r[i], key->pub);
+        memcpy(in->head, w->r[i], 32);
+        memcpy(in->head + 32, lane->key->u.ed.pub, 32);
+        in->head_len = 64;
+        in->body = lane->in;
+        in->body_len = lane->in_len;
         for (int j = 0; j < ED_LEN; j++)
-            w->a[j][i] = key->a[j];
+            w->a[j][i] = lane->key->u.ed.a[j];
     }
-    if (rc == KH_OK)
-        ed_reduce(w, w->hash);
-    return rc;
+    kh_sha512(&w->sha, n);
+    ed_reduce(w, w->hash, n);
 }
 
 unsigned KH_FN(kh_ed25519_run)(kh_kernel_scratch *scratch, size_t n)
@@ -304,17 +297,15 @@ unsigned KH_FN(kh_ed25519_run)(kh_kernel_scratch *scratch, size_t n)
     unsigned good = 0;
     kh_vec ok, differ = {0};
 
-    if (ed_nonces(w, scratch, n, w->nonce) != KH_OK)
-        return 0;
+    ed_nonces(w, scratch, n, w->nonce);
     ok = ed_encode_base_mul(w, w->nonce, w->r);
     KH_PUBLIC(w->r, sizeof(w->r));
-    if (ed_challenges(w, scratch, n) != KH_OK)
-        return 0;
+    ed_challenges(w, scratch, n);
     ed_scalar(w, w->s, w->nonce);
 
     /* once more, from the start */
-    if (ed_challenges(w, scratch, n) != KH_OK || ed_nonces(w, scratch, n, w->again) != KH_OK)
-        return 0;
+    ed_challenges(w, scratch, n);
+    ed_nonces(w, scratch, n, w->again);
     ok &= ed_encode_base_mul(w, w->again, w->r_again);
     ed_scalar(w, w->t, w->again);
     for (int i = 0; i < ED_LEN; i++)
@@ -329,10 +320,10 @@ unsigned KH_FN(kh_ed25519_run)(kh_kernel_scratch *scratch, size_t n)
             continue;
         for (int j = 0; j < ED_LEN; j++)
             w->limbs[j] = w->s[j][i];
-        kh_limbs_to_bytes(w->digest, 32, w->limbs, ED_LEN);
+        kh_limbs_to_bytes(w->s_bytes, 32, w->limbs, ED_LEN);
         memcpy(out, w->r[i], 32);
         for (int j = 0; j < 32; j++)
-            out[32 + j] = w->digest[31 - j];
+            out[32 + j] = w->s_bytes[31 - j];
         KH_PUBLIC(out, 64);
         good |= 1U << i;
     }

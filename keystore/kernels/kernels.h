@@ -30,7 +30,8 @@ extern "C" {
 
 /*
  * The kinds: one per lane group. All operations of a batch are of one kind; keys, schemes and hashes may differ.
- * RSA keys of 2048 bits use the first, of up to 3072 the second, of up to 4096 the third.
+ * RSA keys of 2048 bits use the first, of up to 3072 the second, of up to 4096 the third; one whose primes differ in
+ * length by more than 20 bits may use the next. kh_kernel_key_kind() says which.
  * X(constant, name)
  */
 #define KH_KERNEL_KINDS(X)                                                                                  \

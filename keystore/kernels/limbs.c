@@ -2,32 +2,55 @@
 /*
  * Bytes to limbs of 52 bits and back, one number at a time. Positions depend on lengths alone.
  */
+#include <string.h>
+
 #include "private.h"
 
-static void put_byte(uint64_t *limbs, size_t len, size_t pos, uint8_t byte)
+/* Up to eight bytes from `pos` on, lowest first, from either end of a number. */
+static uint64_t get_word(const uint8_t *bytes, size_t len, size_t pos, bool little)
 {
-    size_t i = 8 * pos / KH_LIMB_BITS, off = 8 * pos % KH_LIMB_BITS;
+    uint64_t word = 0;
+    size_t n = len - pos < 8 ? len - pos : 8;
 
-    if (i < len)
-        limbs[i] |= ((uint64_t)byte << off) & KH_LIMB_MASK;
-    if (off > KH_LIMB_BITS - 8 && i + 1 < len)
-        limbs[i + 1] |= (uint64_t)byte >> (KH_LIMB_BITS - off);
+    if (n == 8) {
+        memcpy(&word, little ? bytes + pos : bytes + len - pos - 8, 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        return little ? word : __builtin_bswap64(word);
+#else
+        return little ? __builtin_bswap64(word) : word;
+#endif
+    }
+    for (size_t i = 0; i < n; i++)
+        word |= (uint64_t)bytes[little ? pos + i : len - 1 - pos - i] << (8 * i);
+    return word;
+}
+
+/* Words of 64 bits are laid over limbs of 52: a word touches two or three. */
+static void from_bytes(uint64_t *limbs, size_t len, const uint8_t *bytes, size_t bytes_len, bool little)
+{
+    for (size_t i = 0; i < len; i++)
+        limbs[i] = 0;
+    for (size_t pos = 0; pos < bytes_len; pos += 8) {
+        uint64_t word = get_word(bytes, bytes_len, pos, little);
+        size_t i = 8 * pos / KH_LIMB_BITS, off = 8 * pos % KH_LIMB_BITS;
+
+        if (i < len)
+            limbs[i] |= word << off & KH_LIMB_MASK;
+        if (i + 1 < len)
+            limbs[i + 1] |= word >> (KH_LIMB_BITS - off) & KH_LIMB_MASK;
+        if (off > 2 * KH_LIMB_BITS - 64 && i + 2 < len)
+            limbs[i + 2] |= word >> (2 * KH_LIMB_BITS - off);
+    }
 }
 
 void kh_limbs_from_bytes(uint64_t *limbs, size_t len, const uint8_t *bytes, size_t bytes_len)
 {
-    for (size_t i = 0; i < len; i++)
-        limbs[i] = 0;
-    for (size_t i = 0; i < bytes_len; i++)
-        put_byte(limbs, len, i, bytes[bytes_len - 1 - i]);
+    from_bytes(limbs, len, bytes, bytes_len, false);
 }
 
 void kh_limbs_from_bytes_le(uint64_t *limbs, size_t len, const uint8_t *bytes, size_t bytes_len)
 {
-    for (size_t i = 0; i < len; i++)
-        limbs[i] = 0;
-    for (size_t i = 0; i < bytes_len; i++)
-        put_byte(limbs, len, i, bytes[i]);
+    from_bytes(limbs, len, bytes, bytes_len, true);
 }
 
 void kh_limbs_to_bytes(uint8_t *bytes, size_t bytes_len, const uint64_t *limbs, size_t len)

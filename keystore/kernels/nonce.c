@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ECDSA nonces, a lane at a time.
- *
- * Hedged (the default): SHA-512(private key, 32 random bytes, digest), reduced modulo the order from 512 bits: the bias is
- * below 2^-128 for P-384 and 2^-256 for P-256. A broken random generator leaves a deterministic nonce, a fault needs luck as
- * well.
- *
- * Deterministic: RFC 6979, 3.2, by HMAC with the hash of the scheme, for test vectors.
+ * ECDSA nonces by RFC 6979, 3.2: HMAC with the hash of the scheme over key and digest. For test vectors; the hedged nonces that
+ * are used otherwise are made in the lanes (ecdsa.h).
  */
 #include <string.h>
 
@@ -15,23 +10,6 @@
 #include <openssl/hmac.h>
 
 #include "private.h"
-
-kh_result kh_nonce_hedged(kh_kernel_scratch *scratch, const kh_lane *lane, const uint8_t random[32], size_t scalar_len,
-                          uint8_t out[64])
-{
-    uint8_t in[48 + 32 + 64]; /* one update is cheaper than three */
-    size_t digest_len = lane->in_len <= 64 ? lane->in_len : 64, len = scalar_len + 32 + digest_len;
-    int ok = 0;
-
-    memcpy(in, lane->key->u.ec.d_bytes, scalar_len);
-    memcpy(in + scalar_len, random, 32);
-    memcpy(in + scalar_len + 32, lane->in, digest_len);
-    ok = EVP_DigestInit_ex2(scratch->md, scratch->sha512, NULL) == 1 && EVP_DigestUpdate(scratch->md, in, len) == 1 &&
-         EVP_DigestFinal_ex(scratch->md, out, NULL) == 1;
-    if (KH_WIPE_ON)
-        OPENSSL_cleanse(in, sizeof(in));
-    return ok ? KH_OK : KH_E_CRYPTO;
-}
 
 /* The HMAC-DRBG of RFC 6979: K and V. */
 typedef struct drbg {

@@ -71,8 +71,6 @@ typedef struct kh_lane {
 
 struct kh_kernel_scratch {
     kh_lane lane[KH_LANES];
-    EVP_MD_CTX *md;
-    EVP_MD *sha512;
     bool deterministic;
     size_t work_len;
     void *work; /* work_len bytes on a cache line, for the backend */
@@ -84,6 +82,12 @@ struct kh_kernel_scratch {
  */
 typedef unsigned kh_kernel_fn(kh_kernel_scratch *scratch, size_t n);
 
+/* Bytes of scratch that each kernel wants; in both backends alike. */
+size_t kh_rsa_work_len(void);
+size_t kh_p256_work_len(void);
+size_t kh_p384_work_len(void);
+size_t kh_ed25519_work_len(void);
+
 typedef struct kh_backend_table {
     kh_result (*init)(void); /* builds the tables of the curves */
     kh_kernel_fn *run[KH_KERNEL_KIND_COUNT];
@@ -92,12 +96,6 @@ typedef struct kh_backend_table {
 
 extern const kh_backend_table kh_backend_portable;
 extern const kh_backend_table kh_backend_ifma;
-
-/* Bytes of scratch that each kernel wants; in both backends alike. */
-size_t kh_rsa_work_len(void);
-size_t kh_p256_work_len(void);
-size_t kh_p384_work_len(void);
-size_t kh_ed25519_work_len(void);
 
 /* The RSA part of kh_kernel_key_new(). */
 kh_result kh_rsa_key_prepare(EVP_PKEY *pkey, kh_kernel_key *key);
@@ -113,9 +111,7 @@ void kh_ways_reset(void);
 /* RSA encodings (RFC 8017, 9.1 and 9.2) of a digest to a block of em_len bytes (rsa_encode.c). */
 kh_result kh_rsa_encode(kh_scheme scheme, const uint8_t *digest, size_t mod_bits, uint8_t *block, size_t len);
 
-/* Nonce of one lane (nonce.c): 64 bytes that are to be reduced, or, deterministic, the nonce itself. */
-kh_result kh_nonce_hedged(kh_kernel_scratch *scratch, const kh_lane *lane, const uint8_t random[32], size_t scalar_len,
-                          uint8_t out[64]);
+/* The deterministic nonce of one lane (nonce.c): scalar_len bytes at the end of out, zeros before. */
 kh_result kh_nonce_rfc6979(const kh_lane *lane, const uint8_t *order, size_t scalar_len, uint8_t out[64]);
 
 /* Little-endian limbs and big-endian or little-endian bytes (limbs.c). len limbs are written in full. */

@@ -35,7 +35,7 @@ typedef struct rsa_work {
     kh_vec block[KH_BIG_MAX], s[KH_BIG_MAX], check[KH_BIG_MAX];
     kh_vec t[2 * KH_BIG_MAX];
     kh_vec unit[KH_BIG_MAX]; /* the number 1 */
-    kh_vec e1;               /* e - 1 */
+    kh_vec e1;               /* e - 1 of each lane */
     uint64_t limbs[KH_BIG_MAX];
     const kh_rsa_key *key[KH_LANES];
     unsigned len, exp_bits, e1_bits;
@@ -76,7 +76,6 @@ static void load_batch(rsa_work *w, kh_kernel_scratch *scratch, size_t n)
         lane_put(w->big_n, key->n, 2 * w->len, i);
         lane_put(w->big_rr, key->n_rr, 2 * w->len, i);
         w->big_k0[i] = key->n_k0;
-        w->e1[i] = key->e - 1;
         while ((key->e - 1) >> w->e1_bits > 0 && w->e1_bits < 63)
             w->e1_bits++;
         if (key->exp_bits > w->exp_bits)
@@ -99,6 +98,7 @@ static void load_half(rsa_work *w, const unsigned *op, const unsigned *which)
         lane_put(w->rrr, prime->rrr, len, i);
         lane_put(w->exp, prime->exp, len, i);
         w->k0[i] = prime->k0;
+        w->e1[i] = w->key[op[i]]->e - 1;
         for (unsigned j = 0; j < len; j++) {
             w->m[j][i] = w->block[j][op[i]];
             w->power[j][i] = w->block[len + j][op[i]];

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * K6: a bit of each intermediate value of RSA is flipped in turn (hooks of the test build). No wrong result may come out; a fault
+ * that matters is counted, and the lane done again by OpenSSL.
+ */
+#include "kernels_common.h"
+#include "private.h"
+
+static EVP_PKEY *pkey;
+static kh_kernel_key *key;
+static kh_kernel_scratch *scratch;
+static BIGNUM *modulus, *exponent;
+
+static int setup(void **state)
+{
+    (void)state;
+    pkey = EVP_RSA_gen(2048);
+    assert_int_equal(kh_kernel_key_new(pkey, &key), KH_OK);
+    assert_int_equal(kh_kernel_scratch_new(&scratch), KH_OK);
+    assert_int_equal(EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_N, &modulus), 1);
+    assert_int_equal(EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_E, &exponent), 1);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    kh_kernel_scratch_free(scratch);
+    kh_kernel_key_free(key);
+    EVP_PKEY_free(pkey);
+    BN_free(modulus);
+    BN_free(exponent);
+    return 0;
+}
+
+static bool right(const kh_kernel_op *op)
+{
+    BIGNUM *s = BN_bin2bn(op->out, (int)op->out_len, NULL), *m = BN_bin2bn(op->in, (int)op->in_len, NULL);
+    BN_CTX *ctx = BN_CTX_new();
+    bool ok = op->result == KH_OK && op->out_len == 256 && BN_mod_exp(s, s, exponent, modulus, ctx) == 1 &&
+              BN_cmp(s, m) == 0;
+
+    BN_free(s);
+    BN_free(m);
+    BN_CTX_free(ctx);
+    return ok;
+}
+
+/* One batch with one fault; returns how many lanes were done again. */
+static uint64_t batch_with_fault(size_t fill)
+{
+    static uint8_t in[KH_KERNEL_LANES][256], out[KH_KERNEL_LANES][256];
+    kh_kernel_op ops[KH_KERNEL_LANES];
+    uint64_t before = kh_kernels_faults();
+
+    for (size_t i = 0; i < fill; i++) {
+        random_fill(in[i], sizeof(in[i]));
+        in[i][0] = 0;
+        ops[i] = (kh_kernel_op){.key = key, .in = in[i], .in_len = 256, .out = out[i], .out_size = 256};
+    }
+    assert_int_equal(kh_kernel_batch(scratch, KH_KERNEL_RSA2048, ops, fill), KH_OK);
+    for (size_t i = 0; i < fill; i++)
+        assert_true(right(&ops[i]));
+    return kh_kernels_faults() - before;
+}
+
+/* Whether a fault at that point, lane and fill must be seen: not in the blinding, nor in a lane without an operation. */
+static bool matters(unsigned point, size_t fill, unsigned lane)
+{
+    if (point == KH_FAULT_RANDOM)
+        return false;
+    if (fill > 4 || point == KH_FAULT_RECOMBINE || point == KH_FAULT_RESULT)
+        return lane < fill;
+    return lane % 4 < fill;
+}
+
+static void k6_every_value(kh_kernel_backend backend, unsigned step)
+{
+    static const char *const names[] = {
+#define KH_X(name) #name,
+        KH_FAULT_POINTS(KH_X)
+#undef KH_X
+    };
+    static const size_t fills[] = {1, 3, 4, 6, 8};
+    unsigned seen = 0, injected = 0;
+
+    assert_int_equal(kh_kernels_select(backend), KH_OK);
+    for (unsigned point = 0; point < KH_FAULT_COUNT; point++) {
+        unsigned skips = point == KH_FAULT_POWER ? 230 : 1, limbs = point == KH_FAULT_RESULT ? 40 : 20;
+
+        for (unsigned n = 0; n < 3 * limbs; n += step) {
+            size_t fill = fills[n % 5];
+            uint64_t redone = 0;
+
+            kh_test = (kh_test_hooks){.fault_armed = true,
+                                      .fault_point = point,
+                                      .fault_skip = (unsigned)(random_next() % skips),
+                                      .fault_limb = n % (limbs - 1), /* the top limb of a prime is almost empty */
+                                      .fault_lane = n % KH_LANES,
+                                      .fault_bit = (unsigned)(random_next() % 52)};
+            redone = batch_with_fault(fill);
+            assert_int_equal(kh_test.fault_done, 1);
+            injected++;
+            seen += redone > 0;
+            if (matters(point, fill, n % KH_LANES) != (redone == 1))
+                fail_msg("point %s, fill %zu, lane %u: %lu lanes redone", names[point], fill, n % KH_LANES,
+                         (unsigned long)redone);
+        }
+    }
+    memset(&kh_test, 0, sizeof(kh_test));
+    print_message("K6: %u faults, %u seen and done again, 0 wrong results out\n", injected, seen);
+}
+
+static void k6_portable(void **state)
+{
+    (void)state;
+    k6_every_value(KH_BACKEND_PORTABLE, 7);
+}
+
+static void k6_ifma(void **state)
+{
+    (void)state;
+    if (!kh_kernels_available())
+        skip();
+    k6_every_value(KH_BACKEND_IFMA, 1);
+}
+
+/* A key whose constants were damaged in memory: every result is done again. */
+static void k6_damaged_key(void **state)
+{
+    kh_rsa_key *rsa = &key->u.rsa;
+    uint64_t *const limb[] = {&rsa->prime[0].n[3],    &rsa->prime[1].n[3],   &rsa->prime[0].exp[5], &rsa->prime[1].exp[5],
+                              &rsa->prime[0].qinv[2], &rsa->prime[1].qinv[2], &rsa->prime[0].rr[1], &rsa->prime[1].rrr[1],
+                              &rsa->n[7],             &rsa->n_rr[7],         &rsa->prime[0].k0};
+
+    (void)state;
+    assert_int_equal(kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_PORTABLE), KH_OK);
+    for (size_t i = 0; i < sizeof(limb) / sizeof(limb[0]); i++) {
+        *limb[i] ^= 1U << 17;
+        assert_int_equal(batch_with_fault(8), 8);
+        *limb[i] ^= 1U << 17;
+    }
+    assert_int_equal(batch_with_fault(8), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(k6_portable),
+        cmocka_unit_test(k6_ifma),
+        cmocka_unit_test(k6_damaged_key),
+    };
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
