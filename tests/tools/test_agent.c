@@ -12,7 +12,7 @@
  *   --fail        answer every private-key operation with this status (its wire name)
  *   --fail-first  with --fail: only the first N of them
  *   --silent      never answer private-key operations
- *   --close-after close a connection after N private-key operations were asked of it
+ *   --close-after close a connection when it has answered N private-key operations
  *   --credit      outstanding requests per connection
  *
  * Prints "ready" when it listens. SIGTERM ends it; SIGUSR1 prints "operations N, most outstanding N".
@@ -66,7 +66,7 @@ typedef struct test_conn {
     int fd; /* -1: free */
     uint64_t serial;
     kh_server *server;
-    unsigned long asked;
+    unsigned long answered;
     bool closing;
 } test_conn;
 
@@ -298,7 +298,6 @@ static void private_operation(test_conn *conn, const kh_request *req)
         die("memory");
     }
     operations++;
-    conn->asked++;
     if (options.silent) {
         free(late);
         return;
@@ -338,6 +337,8 @@ static void send_due(uint64_t now)
             if (kh_server_reply(conn->server, &reply) == KH_E_MEMORY) {
                 conn->closing = true;
             }
+            conn->answered++;
+            conn->closing |= options.close_after != 0 && conn->answered >= options.close_after;
         }
         free(late);
     }
@@ -367,7 +368,6 @@ static void handle(test_conn *conn, const kh_request *req)
     case KH_OP_TLS_RSA_DECRYPT:
     case KH_OP_DECRYPT:
         private_operation(conn, req);
-        conn->closing |= options.close_after != 0 && conn->asked >= options.close_after;
         return;
     default:
         reply.status = KH_E_UNSUPPORTED;
