@@ -13,7 +13,8 @@ static void kh_wipe_free(uint8_t *data, size_t cap)
     }
 }
 
-/* Moves what is between head and tail into a new buffer of `cap` bytes. False: out of memory, nothing has changed. */
+/* Moves what is between head and tail into a new buffer of `cap` bytes. False: out of memory, nothing has
+ * changed. */
 static bool kh_regrow(uint8_t **data, size_t *old_cap, size_t *head, size_t *tail, size_t cap)
 {
     uint8_t *grown = malloc(cap);
@@ -47,7 +48,8 @@ uint8_t *kh_output_reserve(kh_output *output, size_t len)
     if (output->data != NULL && output->cap - output->tail >= len) {
         return output->data + output->tail;
     }
-    /* Moving is paid for by what was written before, so that many small frames never cost a quadratic copy. */
+    /* Moving is paid for by what was written before, so that many small frames never cost a quadratic copy.
+     */
     if (output->data != NULL && output->head >= pending && output->cap - pending >= len) {
         kh_compact(output->data, &output->head, &output->tail);
         return output->data + output->tail;

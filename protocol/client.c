@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The blocking client: kh_session over one Unix socket, with poll. Every wait ends at the deadline of the call. */
+/* The blocking client: kh_session over one Unix socket, with poll. Every wait ends at the deadline of the
+ * call. */
 #include <keyhold/client.h>
 
 #include <errno.h>
@@ -54,7 +55,8 @@ static kh_result kh_client_lost(kh_client *client)
     const char *words = "";
     kh_result why = kh_session_why(client->session, &words);
 
-    snprintf(client->detail, sizeof(client->detail), "%s%s%s", kh_result_text(why), *words != '\0' ? ": " : "", words);
+    snprintf(client->detail, sizeof(client->detail), "%s%s%s", kh_result_text(why),
+             *words != '\0' ? ": " : "", words);
     return why;
 }
 
@@ -138,8 +140,8 @@ static kh_result kh_client_connect_socket(kh_client *client, uint64_t deadline_m
             }
             error = 0;
             if (kh_now_ms() >= deadline_ms) {
-                snprintf(client->detail, sizeof(client->detail), "%s: the agent does not accept connections in time",
-                         client->address.sun_path);
+                snprintf(client->detail, sizeof(client->detail),
+                         "%s: the agent does not accept connections in time", client->address.sun_path);
                 return KH_E_DEADLINE;
             }
             poll(NULL, 0, KH_CONNECT_RETRY_MS);
@@ -220,7 +222,8 @@ static kh_result kh_client_set_address(kh_client *client, const char *address)
 
     if (strncmp(address, KH_UNIX_PREFIX, prefix_len) != 0 || len == prefix_len ||
         len - prefix_len >= sizeof(client->address.sun_path)) {
-        snprintf(client->detail, sizeof(client->detail), "%.200s: not an address of the form unix:/path", address);
+        snprintf(client->detail, sizeof(client->detail), "%.200s: not an address of the form unix:/path",
+                 address);
         return KH_E_INVALID;
     }
     client->address.sun_family = AF_UNIX;
@@ -228,8 +231,8 @@ static kh_result kh_client_set_address(kh_client *client, const char *address)
     return KH_OK;
 }
 
-kh_result kh_client_open(const char *address, const kh_credential *cred, const char *client_name, uint32_t timeout_ms,
-                         kh_client **client, char *detail, size_t detail_cap)
+kh_result kh_client_open(const char *address, const kh_credential *cred, const char *client_name,
+                         uint32_t timeout_ms, kh_client **client, char *detail, size_t detail_cap)
 {
     kh_client *made = calloc(1, sizeof(*made));
     uint64_t deadline_ms = kh_now_ms() + timeout_ms;
@@ -255,7 +258,8 @@ done:
     if (detail != NULL && detail_cap > 0) {
         const char *words = made != NULL ? made->detail : "";
 
-        snprintf(detail, detail_cap, "%s", *words != '\0' || result == KH_OK ? words : kh_result_text(result));
+        snprintf(detail, detail_cap, "%s",
+                 *words != '\0' || result == KH_OK ? words : kh_result_text(result));
     }
     if (result != KH_OK) {
         kh_client_close(made);
@@ -294,9 +298,10 @@ static bool kh_client_alive(kh_client *client)
     return kh_session_next(client->session, &reply, &user) == KH_AGAIN;
 }
 
-/* Sends one request and waits for its reply. *sent: how many bytes left, to know whether it may be repeated. */
-static kh_result kh_client_exchange(kh_client *client, const kh_request *req, uint64_t deadline_ms, kh_reply *reply,
-                                    uint64_t *sent)
+/* Sends one request and waits for its reply. *sent: how many bytes left, to know whether it may be repeated.
+ */
+static kh_result kh_client_exchange(kh_client *client, const kh_request *req, uint64_t deadline_ms,
+                                    kh_reply *reply, uint64_t *sent)
 {
     kh_request timed = *req;
     uint64_t now = kh_now_ms();

@@ -15,8 +15,8 @@
 #define KH_TOKEN_FILE_MAX 512
 
 /*
- * The value of a hex digit, or -1, without a branch or an index that depends on it: each range contributes its value
- * where a mask, made of the borrow bits of two subtractions, says that the digit is in it.
+ * The value of a hex digit, or -1, without a branch or an index that depends on it: each range contributes
+ * its value where a mask, made of the borrow bits of two subtractions, says that the digit is in it.
  */
 static int kh_hex_digit(uint8_t c)
 {
@@ -126,8 +126,8 @@ void kh_credential_wipe(kh_credential *cred)
     OPENSSL_cleanse(cred, sizeof(*cred));
 }
 
-bool kh_credential_prove(void *cred, const char *label, const uint8_t *nonce_client, const uint8_t *nonce_agent,
-                         uint8_t *proof)
+bool kh_credential_prove(void *cred, const char *label, const uint8_t *nonce_client,
+                         const uint8_t *nonce_agent, uint8_t *proof)
 {
     const kh_credential *credential = cred;
     uint8_t message[32 + 2 * KH_NONCE_LEN];
@@ -140,7 +140,7 @@ bool kh_credential_prove(void *cred, const char *label, const uint8_t *nonce_cli
     memcpy(message, label, label_len);
     memcpy(message + label_len, nonce_client, KH_NONCE_LEN);
     memcpy(message + label_len + KH_NONCE_LEN, nonce_agent, KH_NONCE_LEN);
-    return HMAC(EVP_sha256(), credential->secret, KH_TOKEN_SECRET_LEN, message, label_len + 2 * (size_t)KH_NONCE_LEN,
-                proof, &proof_len) != NULL &&
+    return HMAC(EVP_sha256(), credential->secret, KH_TOKEN_SECRET_LEN, message,
+                label_len + 2 * (size_t)KH_NONCE_LEN, proof, &proof_len) != NULL &&
            proof_len == KH_PROOF_LEN;
 }

@@ -6,8 +6,8 @@
 #include <string.h>
 
 /*
- * A field that is out of its limits. What has one length only is malformed with another; otherwise too little is
- * malformed and too much is too large, which the peer's request alone pays for.
+ * A field that is out of its limits. What has one length only is malformed with another; otherwise too little
+ * is malformed and too much is too large, which the peer's request alone pays for.
  */
 static kh_result kh_limits(const kh_field *field, uint64_t value)
 {
@@ -104,7 +104,8 @@ static kh_result kh_take_entry(const kh_items *items, kh_key_entry *entry)
     return KH_OK;
 }
 
-/* The elements of an array item follow its header; a scan needs the header, so it is read one element at a time. */
+/* The elements of an array item follow its header; a scan needs the header, so it is read one element at a
+ * time. */
 static kh_result kh_take_entries(const kh_item *item, kh_reply *reply)
 {
     kh_bytes rest = item->bytes;
@@ -198,7 +199,8 @@ static kh_result kh_take_reply(const kh_items *items, uint32_t first, const kh_s
     kh_items entry;
 
     if (shape->count > 0 && shape->fields[0].kind == KH_FIELD_ENTRY) {
-        if (items->count != first + 1 || item->kind != KH_ITEM_ARRAY || item->number != kh_shape_entry()->count) {
+        if (items->count != first + 1 || item->kind != KH_ITEM_ARRAY ||
+            item->number != kh_shape_entry()->count) {
             return KH_E_MALFORMED;
         }
         /* From the header, which is one byte for so few elements. */

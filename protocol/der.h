@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The little DER that key ids and key references need: written from the end of a buffer to its front, so that lengths
- * are known when they are written, and read strictly. No allocation.
+ * The little DER that key ids and key references need: written from the end of a buffer to its front, so that
+ * lengths are known when they are written, and read strictly. No allocation.
  */
 #ifndef KH_DER_H
 #define KH_DER_H
@@ -28,8 +28,8 @@ void kh_der_raw(kh_der_writer *writer, const void *data, size_t len);
 void kh_der_wrap(kh_der_writer *writer, uint8_t tag, size_t end);
 
 /*
- * Takes the element with that tag from the front of *rest: its contents, and with `whole` (may be NULL) also with header.
- * False: another tag, a length that is indefinite, not shortest or beyond the end.
+ * Takes the element with that tag from the front of *rest: its contents, and with `whole` (may be NULL) also
+ * with header. False: another tag, a length that is indefinite, not shortest or beyond the end.
  */
 bool kh_der_take(kh_bytes *rest, uint8_t tag, kh_bytes *contents, kh_bytes *whole);
 

@@ -151,8 +151,8 @@ static kh_result kh_pack_shape(msgpack_packer *packer, const kh_shape *shape, co
 }
 
 /* Packs the leading numbers (operation, id, status) and then the fields. */
-static kh_result kh_pack_message(kh_sink *sink, const uint32_t *head, size_t head_count, const kh_shape *shape,
-                                 const void *object)
+static kh_result kh_pack_message(kh_sink *sink, const uint32_t *head, size_t head_count,
+                                 const kh_shape *shape, const void *object)
 {
     msgpack_packer packer;
     int status = 0;
@@ -212,7 +212,8 @@ kh_result kh_reply_encode(const kh_reply *reply, uint8_t *buf, size_t cap, size_
     size_t head_count = 1;
 
     *len = 0;
-    /* An unknown operation can be refused, but cancel has no reply at all; "again" is not a result of anything. */
+    /* An unknown operation can be refused, but cancel has no reply at all; "again" is not a result of
+     * anything. */
     if (shape == NULL || op == KH_OP_CANCEL || reply->status == KH_AGAIN) {
         return KH_E_INVALID;
     }

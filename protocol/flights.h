@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The requests in flight at the caller's end: slots that are found by id without search (the id contains the slot's
- * number, a generation tells its uses apart) and a binary heap over their deadlines. A cancelled request keeps its slot
- * until its reply has come, so that the agent's credit is counted as the agent counts it.
+ * The requests in flight at the caller's end: slots that are found by id without search (the id contains the
+ * slot's number, a generation tells its uses apart) and a binary heap over their deadlines. A cancelled
+ * request keeps its slot until its reply has come, so that the agent's credit is counted as the agent counts
+ * it.
  */
 #ifndef KH_FLIGHTS_H
 #define KH_FLIGHTS_H
@@ -26,11 +27,11 @@ typedef struct kh_flight {
 
 typedef struct kh_flights {
     kh_flight *slots;
-    uint32_t *heap;  /* slot indexes, the earliest deadline first */
-    uint32_t cap;    /* of slots and heap */
-    uint32_t used;   /* slots not free */
-    uint32_t live;   /* of these, not cancelled: the heap's length */
-    uint32_t free;   /* index + 1 of the first free slot */
+    uint32_t *heap; /* slot indexes, the earliest deadline first */
+    uint32_t cap;   /* of slots and heap */
+    uint32_t used;  /* slots not free */
+    uint32_t live;  /* of these, not cancelled: the heap's length */
+    uint32_t free;  /* index + 1 of the first free slot */
 } kh_flights;
 
 void kh_flights_free(kh_flights *flights);

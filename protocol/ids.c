@@ -9,8 +9,8 @@
 #define KH_IDS_START 32
 
 /*
- * The kernel's random bytes for this process, without a system call. The peer sees no hash, so a multiplier that it
- * does not know (multiply-shift hashing, universal) is all that is needed.
+ * The kernel's random bytes for this process, without a system call. The peer sees no hash, so a multiplier
+ * that it does not know (multiply-shift hashing, universal) is all that is needed.
  */
 static uint64_t kh_ids_secret(const void *salt)
 {

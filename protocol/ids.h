@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The set of outstanding request ids at the agent's end. The peer chooses the ids, so the hash is keyed with a secret
- * of the process, and the set is bounded by the connection's credit. Grows by doubling up to that, never shrinks.
+ * The set of outstanding request ids at the agent's end. The peer chooses the ids, so the hash is keyed with
+ * a secret of the process, and the set is bounded by the connection's credit. Grows by doubling up to that,
+ * never shrinks.
  */
 #ifndef KH_IDS_H
 #define KH_IDS_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The id of a key: SHA-256 of its canonical SubjectPublicKeyInfo. The encoding is written here from the key's numbers
- * and not taken from OpenSSL, which keeps explicit curve parameters and compressed points as it found them.
+ * The id of a key: SHA-256 of its canonical SubjectPublicKeyInfo. The encoding is written here from the key's
+ * numbers and not taken from OpenSSL, which keeps explicit curve parameters and compressed points as it found
+ * them.
  */
 #include <keyhold/client.h>
 
@@ -15,12 +16,13 @@
 #include <openssl/objects.h>
 #include <string.h>
 
-#define KH_EXPONENT_MAX 8   /* bytes of an RSA public exponent */
-#define KH_MODULUS_MAX 512  /* bytes of an RSA modulus */
+#define KH_EXPONENT_MAX 8    /* bytes of an RSA public exponent */
+#define KH_MODULUS_MAX 512   /* bytes of an RSA modulus */
 #define KH_COORDINATE_MAX 66 /* bytes of a coordinate on P-521 */
 
 /* AlgorithmIdentifiers, complete. */
-static const uint8_t kh_alg_rsa[] = {0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00};
+static const uint8_t kh_alg_rsa[] = {0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86,
+                                     0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00};
 static const uint8_t kh_alg_p256[] = {0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01,
                                       0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
 static const uint8_t kh_alg_p384[] = {0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d,
@@ -123,7 +125,8 @@ static const kh_curve *kh_curve_of(const EVP_PKEY *pkey)
     return NULL;
 }
 
-/* The uncompressed point: from the coordinates, or, where a provider has none, from the encoded public key. */
+/* The uncompressed point: from the coordinates, or, where a provider has none, from the encoded public key.
+ */
 static kh_result kh_ec_point(const EVP_PKEY *pkey, const kh_curve *curve, uint8_t *point, size_t cap)
 {
     size_t len = 1 + 2 * curve->coordinate_len;
@@ -137,7 +140,8 @@ static kh_result kh_ec_point(const EVP_PKEY *pkey, const kh_curve *curve, uint8_
         int width = (int)curve->coordinate_len;
 
         point[0] = 0x04;
-        if (BN_bn2binpad(x, point + 1, width) == width && BN_bn2binpad(y, point + 1 + width, width) == width) {
+        if (BN_bn2binpad(x, point + 1, width) == width &&
+            BN_bn2binpad(y, point + 1 + width, width) == width) {
             result = KH_OK;
         }
     } else if (EVP_PKEY_get_octet_string_param(pkey, OSSL_PKEY_PARAM_ENCODED_PUBLIC_KEY, point, cap, &got) ||
@@ -169,7 +173,8 @@ static kh_result kh_spki_ec(const EVP_PKEY *pkey, kh_der_writer *writer, kh_key_
     return KH_OK;
 }
 
-static kh_result kh_spki_ed25519(const EVP_PKEY *pkey, kh_der_writer *writer, kh_key_type *type, unsigned *bits)
+static kh_result kh_spki_ed25519(const EVP_PKEY *pkey, kh_der_writer *writer, kh_key_type *type,
+                                 unsigned *bits)
 {
     uint8_t raw[32];
     size_t len = 0;
@@ -218,8 +223,7 @@ kh_result kh_key_id(const EVP_PKEY *pkey, uint8_t *id, uint8_t *spki, size_t *sp
     if (writer.failed) {
         return KH_E_UNSUPPORTED;
     }
-    if (id != NULL &&
-        !EVP_Digest(buf + writer.at, writer.cap - writer.at, id, NULL, EVP_sha256(), NULL)) {
+    if (id != NULL && !EVP_Digest(buf + writer.at, writer.cap - writer.at, id, NULL, EVP_sha256(), NULL)) {
         return KH_E_CRYPTO;
     }
     if (spki != NULL) {

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The scanner over msgpack-c's parser template. msgpack-c's own unpacker builds objects and allocates them from the
- * announced count; the template only calls back, and its stack of containers has a fixed size, which bounds the nesting.
+ * The scanner over msgpack-c's parser template. msgpack-c's own unpacker builds objects and allocates them
+ * from the announced count; the template only calls back, and its stack of containers has a fixed size, which
+ * bounds the nesting.
  *
- * The shortest encoding is enforced by a sum: each value's shortest length is added up, and since any other encoding
- * is longer, the sum equals the bytes consumed only if every value was encoded shortest. For the same reason the sum
- * is also the position of each element, which the template does not tell for arrays.
+ * The shortest encoding is enforced by a sum: each value's shortest length is added up, and since any other
+ * encoding is longer, the sum equals the bytes consumed only if every value was encoded shortest. For the
+ * same reason the sum is also the position of each element, which the template does not tell for arrays.
  */
 #include "scan.h"
 
@@ -59,7 +60,8 @@ static int kh_scanner_record(kh_scanner *scanner, kh_item_kind kind, uint64_t nu
     return 0;
 }
 
-static int kh_scanner_scalar(kh_scanner *scanner, kh_item_kind kind, uint64_t number, kh_bytes bytes, size_t size)
+static int kh_scanner_scalar(kh_scanner *scanner, kh_item_kind kind, uint64_t number, kh_bytes bytes,
+                             size_t size)
 {
     if (kh_scanner_record(scanner, kind, number, bytes) != 0) {
         return MSGPACK_UNPACK_PARSE_ERROR;
@@ -71,7 +73,11 @@ static int kh_scanner_scalar(kh_scanner *scanner, kh_item_kind kind, uint64_t nu
 
 static int kh_scanner_uint(kh_scanner *scanner, uint64_t value)
 {
-    size_t size = value < 0x80 ? 1 : value <= UINT8_MAX ? 2 : value <= UINT16_MAX ? 3 : value <= UINT32_MAX ? 5 : 9;
+    size_t size = value < 0x80          ? 1
+                  : value <= UINT8_MAX  ? 2
+                  : value <= UINT16_MAX ? 3
+                  : value <= UINT32_MAX ? 5
+                                        : 9;
 
     return kh_scanner_scalar(scanner, KH_ITEM_UINT, value, (kh_bytes){0}, size);
 }
@@ -113,12 +119,12 @@ static inline int kh_on_unused(int *object)
     return MSGPACK_UNPACK_PARSE_ERROR;
 }
 
-#define KH_UNUSED_NUMBER(name, type)                                                                        \
-    static inline int kh_on##name(kh_scanner *scanner, type value, int *object)                             \
-    {                                                                                                       \
-        (void)scanner;                                                                                      \
-        (void)value;                                                                                        \
-        return kh_on_unused(object);                                                                        \
+#define KH_UNUSED_NUMBER(name, type)                                                                         \
+    static inline int kh_on##name(kh_scanner *scanner, type value, int *object)                              \
+    {                                                                                                        \
+        (void)scanner;                                                                                       \
+        (void)value;                                                                                         \
+        return kh_on_unused(object);                                                                         \
     }
 KH_UNUSED_NUMBER(_int8, int8_t)
 KH_UNUSED_NUMBER(_int16, int16_t)
@@ -192,7 +198,8 @@ static inline int kh_on_array(kh_scanner *scanner, size_t count, int *object)
     kh_bytes elements;
 
     *object = 0;
-    /* Each element takes a byte at least. The template has bounded the depth already; the check keeps it local. */
+    /* Each element takes a byte at least. The template has bounded the depth already; the check keeps it
+     * local. */
     if (count > scanner->len || scanner->position > scanner->len - header || scanner->depth >= KH_NEST_MAX) {
         return MSGPACK_UNPACK_PARSE_ERROR;
     }

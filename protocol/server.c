@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The agent's end of one connection: order, credit, ids, and the bounds of what it buffers (protocol.h, SPEC.md). */
+/* The agent's end of one connection: order, credit, ids, and the bounds of what it buffers (protocol.h,
+ * SPEC.md). */
 #include "buffer.h"
 #include "ids.h"
 #include "shape.h"
@@ -81,14 +82,16 @@ static size_t kh_server_frame_cap(const kh_server *server)
 
 bool kh_server_wants_read(const kh_server *server)
 {
-    return server->state != KH_SERVER_DEAD && !server->withheld && kh_server_unread(server) <= KH_HIGH_WATER &&
+    return server->state != KH_SERVER_DEAD && !server->withheld &&
+           kh_server_unread(server) <= KH_HIGH_WATER &&
            !kh_input_full(&server->input, kh_server_frame_cap(server));
 }
 
 uint8_t *kh_server_read_buffer(kh_server *server, size_t *cap)
 {
     *cap = 0;
-    return kh_server_wants_read(server) ? kh_input_room(&server->input, kh_server_frame_cap(server), cap) : NULL;
+    return kh_server_wants_read(server) ? kh_input_room(&server->input, kh_server_frame_cap(server), cap)
+                                        : NULL;
 }
 
 void kh_server_fed(kh_server *server, size_t len)
@@ -218,7 +221,8 @@ static bool kh_server_must_withhold(const kh_server *server, const kh_request *r
     return unread + expected > KH_HIGH_WATER;
 }
 
-/* A cancel concerns only what is outstanding and was not cancelled before; else its reply has crossed it: KH_AGAIN. */
+/* A cancel concerns only what is outstanding and was not cancelled before; else its reply has crossed it:
+ * KH_AGAIN. */
 static kh_result kh_server_cancel(kh_server *server, const kh_request *req)
 {
     kh_outstanding *found = kh_ids_find(&server->ids, req->id);
@@ -261,7 +265,8 @@ static kh_result kh_server_request(kh_server *server, kh_result decoded, const k
     return decoded == KH_OK ? kh_server_accept(server, req) : kh_server_refuse(server, req, decoded);
 }
 
-/* The first frame, decoded. KH_AGAIN: none, or it has to wait, or (*passed) it was one that asks for nothing. */
+/* The first frame, decoded. KH_AGAIN: none, or it has to wait, or (*passed) it was one that asks for nothing.
+ */
 static kh_result kh_server_frame(kh_server *server, kh_request *req, bool *passed)
 {
     kh_bytes payload = {0};

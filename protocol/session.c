@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The caller's end of one connection: handshake, credit, deadlines, matching of replies (protocol.h, SPEC.md). */
+/* The caller's end of one connection: handshake, credit, deadlines, matching of replies (protocol.h,
+ * SPEC.md). */
 #include "buffer.h"
 #include "flights.h"
 #include "shape.h"
@@ -149,7 +150,8 @@ static size_t kh_request_bound(const kh_request *req)
     return 128 + req->key.len + req->name.len + req->after.len + req->label.len + req->data.len;
 }
 
-/* Encodes into the output, or behind its id into the held frames. KH_E_TOO_LARGE, KH_E_INVALID: nothing was written. */
+/* Encodes into the output, or behind its id into the held frames. KH_E_TOO_LARGE, KH_E_INVALID: nothing was
+ * written. */
 static kh_result kh_session_put_request(kh_session *session, const kh_request *req, bool held)
 {
     kh_output *where = held ? &session->held : &session->output;
@@ -173,7 +175,8 @@ static kh_result kh_session_put_request(kh_session *session, const kh_request *r
     return result;
 }
 
-kh_result kh_session_submit(kh_session *session, const kh_request *req, uint64_t now_ms, void *user, uint32_t *id)
+kh_result kh_session_submit(kh_session *session, const kh_request *req, uint64_t now_ms, void *user,
+                            uint32_t *id)
 {
     kh_request numbered = *req;
     kh_flight *flight = NULL;
@@ -290,8 +293,9 @@ static bool kh_equal_proofs(const uint8_t *a, const uint8_t *b)
 static kh_result kh_session_prove(kh_session *session, const kh_reply *hello, uint8_t *proof)
 {
     uint8_t expected[KH_PROOF_LEN];
-    bool made = session->prove(session->prove_ctx, "keyhold-1 agent", session->nonce, hello->nonce.data, expected) &&
-                session->prove(session->prove_ctx, "keyhold-1 client", session->nonce, hello->nonce.data, proof);
+    bool made =
+        session->prove(session->prove_ctx, "keyhold-1 agent", session->nonce, hello->nonce.data, expected) &&
+        session->prove(session->prove_ctx, "keyhold-1 client", session->nonce, hello->nonce.data, proof);
     bool equal = made && hello->proof.len == KH_PROOF_LEN && kh_equal_proofs(expected, hello->proof.data);
 
     explicit_bzero(expected, sizeof(expected));
@@ -312,7 +316,8 @@ static kh_result kh_session_on_hello(kh_session *session, const kh_reply *reply)
     kh_result result = KH_OK;
 
     if (reply->version != KH_PROTOCOL_VERSION) {
-        return kh_session_lose(session, KH_E_VERSION, kh_text("the agent chose a version that was not offered"));
+        return kh_session_lose(session, KH_E_VERSION,
+                               kh_text("the agent chose a version that was not offered"));
     }
     session->max_frame = reply->max_frame < KH_FRAME_MAX ? reply->max_frame : KH_FRAME_MAX;
     session->credit = reply->credit < KH_FLIGHTS_MAX ? reply->credit : KH_FLIGHTS_MAX;
@@ -340,7 +345,8 @@ static size_t kh_held_first(kh_bytes held, uint32_t *id)
     return KH_FRAME_PREFIX + ((size_t)at[0] << 24 | (size_t)at[1] << 16 | (size_t)at[2] << 8 | (size_t)at[3]);
 }
 
-/* Moves held frames into the output as far as the credit goes; those that were cancelled meanwhile are dropped. */
+/* Moves held frames into the output as far as the credit goes; those that were cancelled meanwhile are
+ * dropped. */
 static kh_result kh_session_release(kh_session *session)
 {
     kh_bytes held = kh_output_pending(&session->held);
@@ -399,7 +405,8 @@ static kh_result kh_session_on_reply(kh_session *session, const kh_reply *reply,
     bool wanted = false;
     kh_result result = KH_OK;
 
-    if (session->step != KH_STEP_READY || flight == NULL || flight->held || flight->op != (uint16_t)reply->op) {
+    if (session->step != KH_STEP_READY || flight == NULL || flight->held ||
+        flight->op != (uint16_t)reply->op) {
         return kh_session_lose(session, KH_E_MALFORMED, kh_text("a reply to a request that was not made"));
     }
     wanted = flight->state == KH_FLIGHT_LIVE;

@@ -7,14 +7,17 @@
 #define KH_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* Requests. */
-#define KH_Q(kind, member, min, max) {KH_FIELD_##kind, offsetof(kh_request, member), min, max}
+#define KH_Q(kind, member, min, max)                                                                         \
+    {                                                                                                        \
+        KH_FIELD_##kind, offsetof(kh_request, member), min, max                                              \
+    }
 #define KH_Q_ID KH_Q(U32, id, 0, UINT32_MAX), KH_Q(U32, deadline_ms, 1, KH_DEADLINE_MAX_MS)
 #define KH_Q_KEY KH_Q(KEY, key, 1, KH_KEY_TEXT_MAX)
 
 static const kh_field kh_request_hello[] = {
-    KH_Q(U32, version_min, 1, UINT32_MAX),   KH_Q(U32, version_max, 1, UINT32_MAX),
-    KH_Q(U32, max_frame, 0, UINT32_MAX),     KH_Q(STR, client_name, 0, KH_CLIENT_NAME_MAX),
-    KH_Q(STR, identity, 0, KH_NAME_MAX),     KH_Q(BIN, nonce, KH_NONCE_LEN, KH_NONCE_LEN),
+    KH_Q(U32, version_min, 1, UINT32_MAX), KH_Q(U32, version_max, 1, UINT32_MAX),
+    KH_Q(U32, max_frame, 0, UINT32_MAX),   KH_Q(STR, client_name, 0, KH_CLIENT_NAME_MAX),
+    KH_Q(STR, identity, 0, KH_NAME_MAX),   KH_Q(BIN, nonce, KH_NONCE_LEN, KH_NONCE_LEN),
 };
 static const kh_field kh_request_auth[] = {KH_Q(PROOF, proof, 0, KH_PROOF_LEN)};
 static const kh_field kh_request_plain[] = {KH_Q_ID}; /* ping, status, import-key */
@@ -64,13 +67,14 @@ static const kh_field kh_request_import[] = {
 static const kh_field kh_request_set_state[] = {KH_Q_ID, KH_Q_KEY, KH_Q(U32, arg, 0, UINT32_MAX)};
 
 /* Replies. */
-#define KH_P(kind, member, min, max) {KH_FIELD_##kind, offsetof(kh_reply, member), min, max}
+#define KH_P(kind, member, min, max)                                                                         \
+    {                                                                                                        \
+        KH_FIELD_##kind, offsetof(kh_reply, member), min, max                                                \
+    }
 
 static const kh_field kh_reply_hello[] = {
-    KH_P(U32, version, 1, UINT32_MAX),
-    KH_P(U32, max_frame, KH_FRAME_MIN_CAP, UINT32_MAX),
-    KH_P(U32, credit, 1, UINT32_MAX),
-    KH_P(BIN, nonce, KH_NONCE_LEN, KH_NONCE_LEN),
+    KH_P(U32, version, 1, UINT32_MAX),   KH_P(U32, max_frame, KH_FRAME_MIN_CAP, UINT32_MAX),
+    KH_P(U32, credit, 1, UINT32_MAX),    KH_P(BIN, nonce, KH_NONCE_LEN, KH_NONCE_LEN),
     KH_P(PROOF, proof, 0, KH_PROOF_LEN),
 };
 static const kh_field kh_reply_auth[] = {KH_P(STR, identity, 0, KH_NAME_MAX)};
@@ -86,7 +90,10 @@ static const kh_field kh_reply_error[] = {
 static const kh_field kh_reply_refused[] = {KH_P(STR, detail, 0, KH_DETAIL_MAX)};
 
 /* Entries. */
-#define KH_E(kind, member, min, max) {KH_FIELD_##kind, offsetof(kh_key_entry, member), min, max}
+#define KH_E(kind, member, min, max)                                                                         \
+    {                                                                                                        \
+        KH_FIELD_##kind, offsetof(kh_key_entry, member), min, max                                            \
+    }
 
 static const kh_field kh_entry_fields[] = {
     KH_E(STR, name, 1, KH_NAME_MAX),
@@ -100,7 +107,10 @@ static const kh_field kh_entry_fields[] = {
     KH_E(BIN, spki, 0, KH_SPKI_MAX),
 };
 
-#define KH_SHAPE(fields) {fields, KH_COUNT(fields)}
+#define KH_SHAPE(fields)                                                                                     \
+    {                                                                                                        \
+        fields, KH_COUNT(fields)                                                                             \
+    }
 
 typedef struct kh_op_row {
     kh_shape request;

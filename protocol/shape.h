@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The shape of each message as a table of fields (SPEC.md, "Messages"): which, in which order, of which type, within
- * which limits. The codec walks these tables; nothing else knows them.
+ * The shape of each message as a table of fields (SPEC.md, "Messages"): which, in which order, of which type,
+ * within which limits. The codec walks these tables; nothing else knows them.
  */
 #ifndef KH_SHAPE_H
 #define KH_SHAPE_H

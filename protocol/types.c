@@ -50,8 +50,8 @@ bool kh_result_retryable(int result)
 const char *kh_key_type_name(int type)
 {
     switch (type) {
-#define KH_X(constant, number, name, bits, sig_max)                                                         \
-    case number:                                                                                            \
+#define KH_X(constant, number, name, bits, sig_max)                                                          \
+    case number:                                                                                             \
         return name;
         KH_KEY_TYPES(KH_X)
 #undef KH_X
@@ -84,8 +84,8 @@ kh_result kh_key_type_parse(const char *text, kh_key_type *type, unsigned *bits)
         kh_key_type type;
         unsigned bits;
     } words[] = {
-        {"p256", KH_KEY_P256, 256}, {"p-256", KH_KEY_P256, 256}, {"p384", KH_KEY_P384, 384},
-        {"p-384", KH_KEY_P384, 384}, {"p521", KH_KEY_P521, 521}, {"p-521", KH_KEY_P521, 521},
+        {"p256", KH_KEY_P256, 256},       {"p-256", KH_KEY_P256, 256}, {"p384", KH_KEY_P384, 384},
+        {"p-384", KH_KEY_P384, 384},      {"p521", KH_KEY_P521, 521},  {"p-521", KH_KEY_P521, 521},
         {"ed25519", KH_KEY_ED25519, 256},
     };
     unsigned rsa_bits;
@@ -112,8 +112,8 @@ kh_result kh_key_type_parse(const char *text, kh_key_type *type, unsigned *bits)
 const char *kh_scheme_name(int scheme)
 {
     switch (scheme) {
-#define KH_X(constant, number, name, type, hash_len)                                                        \
-    case number:                                                                                            \
+#define KH_X(constant, number, name, type, hash_len)                                                         \
+    case number:                                                                                             \
         return name;
         KH_SCHEMES(KH_X)
 #undef KH_X
@@ -125,8 +125,8 @@ const char *kh_scheme_name(int scheme)
 kh_key_type kh_scheme_key_type(int scheme)
 {
     switch (scheme) {
-#define KH_X(constant, number, name, type, hash_len)                                                        \
-    case number:                                                                                            \
+#define KH_X(constant, number, name, type, hash_len)                                                         \
+    case number:                                                                                             \
         return type;
         KH_SCHEMES(KH_X)
 #undef KH_X
@@ -138,8 +138,8 @@ kh_key_type kh_scheme_key_type(int scheme)
 size_t kh_scheme_hash_len(int scheme)
 {
     switch (scheme) {
-#define KH_X(constant, number, name, type, hash_len)                                                        \
-    case number:                                                                                            \
+#define KH_X(constant, number, name, type, hash_len)                                                         \
+    case number:                                                                                             \
         return hash_len;
         KH_SCHEMES(KH_X)
 #undef KH_X
@@ -166,8 +166,8 @@ bool kh_scheme_fits(int scheme, int type)
 const char *kh_padding_name(int padding)
 {
     switch (padding) {
-#define KH_X(constant, number, name)                                                                        \
-    case number:                                                                                            \
+#define KH_X(constant, number, name)                                                                         \
+    case number:                                                                                             \
         return name;
         KH_PADDINGS(KH_X)
 #undef KH_X
@@ -228,7 +228,8 @@ char *kh_usage_format(unsigned usage, char *buf, size_t len)
     }
     for (size_t i = 0; i < KH_USAGE_ROWS && used < len; i++) {
         if ((usage & kh_usage_rows[i].bit) != 0) {
-            used += (size_t)snprintf(buf + used, len - used, "%s%s", used > 0 ? "," : "", kh_usage_rows[i].name);
+            used +=
+                (size_t)snprintf(buf + used, len - used, "%s%s", used > 0 ? "," : "", kh_usage_rows[i].name);
         }
     }
     return buf;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One payload, decoded as request (first byte even) or reply. What is accepted encodes to the same bytes again. */
+/* One payload, decoded as request (first byte even) or reply. What is accepted encodes to the same bytes
+ * again. */
 #include <keyhold/protocol.h>
 
 #include <stdlib.h>
@@ -28,7 +29,8 @@ static void try_request(const uint8_t *payload, size_t len)
     kh_result result = kh_request_decode(payload, len, &req);
     size_t again_len = 0;
 
-    require(result == KH_OK || result == KH_E_MALFORMED || result == KH_E_UNSUPPORTED || result == KH_E_TOO_LARGE);
+    require(result == KH_OK || result == KH_E_MALFORMED || result == KH_E_UNSUPPORTED ||
+            result == KH_E_TOO_LARGE);
     if (result == KH_OK) {
         result = kh_request_encode(&req, again, sizeof(again), &again_len);
         same(payload, len, result, again_len);
@@ -42,7 +44,8 @@ static void try_reply(const uint8_t *payload, size_t len)
     kh_result result = kh_reply_decode(payload, len, &reply);
     size_t again_len = 0;
 
-    require(result == KH_OK || result == KH_E_MALFORMED || result == KH_E_UNSUPPORTED || result == KH_E_TOO_LARGE);
+    require(result == KH_OK || result == KH_E_MALFORMED || result == KH_E_UNSUPPORTED ||
+            result == KH_E_TOO_LARGE);
     if (result == KH_OK) {
         for (uint32_t i = 0; i < reply.entry_count; i++) {
             require(kh_reply_entry(&reply, i, &entries[i]) == KH_OK);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Key references and tokens: what an operator's file may hold. What is accepted has its views within the input. */
+/* Key references and tokens: what an operator's file may hold. What is accepted has its views within the
+ * input. */
 #include <keyhold/client.h>
 
 #include <stdlib.h>

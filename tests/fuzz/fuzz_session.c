@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A byte stream from a peer into one end of a connection: the agent's (first byte even) or the caller's. The second byte
- * says how large the pieces are. The end lives or is lost for a named reason; what it buffers stays bounded.
+ * A byte stream from a peer into one end of a connection: the agent's (first byte even) or the caller's. The
+ * second byte says how large the pieces are. The end lives or is lost for a named reason; what it buffers
+ * stays bounded.
  */
 #include <keyhold/protocol.h>
 
@@ -19,7 +20,8 @@ static void require(bool condition)
     }
 }
 
-static bool prove(void *ctx, const char *label, const uint8_t *nonce_client, const uint8_t *nonce_agent, uint8_t *proof)
+static bool prove(void *ctx, const char *label, const uint8_t *nonce_client, const uint8_t *nonce_agent,
+                  uint8_t *proof)
 {
     (void)ctx;
     (void)label;

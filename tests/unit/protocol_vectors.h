@@ -18,7 +18,8 @@ typedef struct kh_vector {
 const kh_vector *kh_vectors(size_t *count);
 /* The message of that name; fails the test when there is none. */
 const kh_vector *kh_vector_find(const char *name);
-/* The frame in the file of that vector, prefix included; fails the test when it cannot be read. Returns its length. */
+/* The frame in the file of that vector, prefix included; fails the test when it cannot be read. Returns its
+ * length. */
 size_t kh_vector_read(const char *name, uint8_t *frame);
 /* Hex digits, white space and comments from `#` to the end of the line. Returns the number of bytes. */
 size_t kh_hex_parse(const char *text, const char *end, uint8_t *out, size_t cap);

@@ -25,9 +25,9 @@
 /* What the small agent does with a request; it is chosen by the name of the key. */
 #define KEY_ANSWER "answer"
 #define KEY_REFUSE "refuse"
-#define KEY_SILENT "silent"   /* no reply, until the cancel comes: then the reply that is due */
-#define KEY_HANG_UP "hang-up" /* closes instead of replying */
-#define KEY_GARBAGE "garbage" /* a reply that is none */
+#define KEY_SILENT "silent"           /* no reply, until the cancel comes: then the reply that is due */
+#define KEY_HANG_UP "hang-up"         /* closes instead of replying */
+#define KEY_GARBAGE "garbage"         /* a reply that is none */
 #define KEY_CLOSE_AFTER "close-after" /* replies, then closes */
 
 typedef struct small_agent {
@@ -82,7 +82,8 @@ static void handshake(small_agent *agent, kh_server *server, const kh_request *r
     } else {
         kh_credential_prove(&agent->token, "keyhold-1 client", client_nonce, nonce, proof);
         reply.identity = (kh_bytes){(const uint8_t *)(by_token ? "edge-1" : "by-uid"), 6};
-        if (by_token && (req->proof.len != KH_PROOF_LEN || CRYPTO_memcmp(proof, req->proof.data, KH_PROOF_LEN) != 0)) {
+        if (by_token &&
+            (req->proof.len != KH_PROOF_LEN || CRYPTO_memcmp(proof, req->proof.data, KH_PROOF_LEN) != 0)) {
             reply.status = KH_E_UNAUTHENTICATED;
             reply.detail = (kh_bytes){(const uint8_t *)"wrong proof", 11};
         }
@@ -182,7 +183,8 @@ static void *run(void *argument)
     bool goes_on = true;
 
     while (goes_on) {
-        struct pollfd fds[] = {{.fd = agent->listener, .events = POLLIN}, {.fd = agent->stop[0], .events = POLLIN}};
+        struct pollfd fds[] = {{.fd = agent->listener, .events = POLLIN},
+                               {.fd = agent->stop[0], .events = POLLIN}};
 
         poll(fds, 2, -1);
         if (fds[1].revents != 0) {
@@ -254,7 +256,8 @@ static void test_calls(void **state)
 
     (void)state;
     start(&agent);
-    assert_int_equal(kh_client_open(agent.address, &agent.token, "test", 5000, &client, detail, sizeof(detail)), KH_OK);
+    assert_int_equal(
+        kh_client_open(agent.address, &agent.token, "test", 5000, &client, detail, sizeof(detail)), KH_OK);
     assert_string_equal(kh_client_identity(client), "edge-1");
     assert_string_equal(detail, "");
     for (int i = 0; i < 1000; i++) {
@@ -370,8 +373,9 @@ static void test_open_fails_with_words(void **state)
     (void)state;
     start(&agent);
     before = now_ms();
-    assert_int_equal(kh_client_open(agent.address, &agent.token, "test", 100, &client, detail, sizeof(detail)),
-                     KH_E_DEADLINE);
+    assert_int_equal(
+        kh_client_open(agent.address, &agent.token, "test", 100, &client, detail, sizeof(detail)),
+        KH_E_DEADLINE);
     assert_in_range(now_ms() - before, 100, 1000);
     assert_null(client);
     assert_non_null(strstr(detail, "no answer"));
@@ -380,8 +384,10 @@ static void test_open_fails_with_words(void **state)
     assert_int_equal(kh_client_open(agent.address, NULL, "test", 100, &client, detail, sizeof(detail)),
                      KH_E_UNAVAILABLE);
     assert_non_null(strstr(detail, agent.path));
-    assert_int_equal(kh_client_open("tcp:x", NULL, "test", 100, &client, detail, sizeof(detail)), KH_E_INVALID);
-    assert_int_equal(kh_client_open("unix:", NULL, "test", 100, &client, detail, sizeof(detail)), KH_E_INVALID);
+    assert_int_equal(kh_client_open("tcp:x", NULL, "test", 100, &client, detail, sizeof(detail)),
+                     KH_E_INVALID);
+    assert_int_equal(kh_client_open("unix:", NULL, "test", 100, &client, detail, sizeof(detail)),
+                     KH_E_INVALID);
     memset(path, 'x', sizeof(path));
     memcpy(path, "unix:", 5);
     path[sizeof(path) - 1] = '\0';

@@ -31,7 +31,8 @@ void *__wrap_calloc(size_t count, size_t size)
     return __real_calloc(count, size);
 }
 
-/* Decodes a copy of exactly `len` bytes as request or reply, so that a sanitizer sees the first byte read past it. */
+/* Decodes a copy of exactly `len` bytes as request or reply, so that a sanitizer sees the first byte read
+ * past it. */
 static kh_result decode_exact(bool is_request, const uint8_t *payload, size_t len)
 {
     uint8_t *copy = malloc(len > 0 ? len : 1);
@@ -173,7 +174,8 @@ static void test_each_byte_changed(void **state)
                 if (result == KH_OK) {
                     assert_canonical(is_request, golden + 4, len);
                 } else {
-                    assert_true(result == KH_E_MALFORMED || result == KH_E_UNSUPPORTED || result == KH_E_TOO_LARGE);
+                    assert_true(result == KH_E_MALFORMED || result == KH_E_UNSUPPORTED ||
+                                result == KH_E_TOO_LARGE);
                 }
             }
             golden[4 + at] = kept;
@@ -192,13 +194,13 @@ static void assert_refused(const void *payload, size_t len)
 static void test_announced_numbers_cost_nothing(void **state)
 {
     (void)state;
-    REFUSED("\xdd\xff\xff\xff\xff");                 /* array of 2^32-1 */
-    REFUSED("\xdc\xff\xff");                         /* array of 65535 */
-    REFUSED("\xdf\xff\xff\xff\xff");                 /* map */
-    REFUSED("\xdb\xff\xff\xff\xff");                 /* str */
-    REFUSED("\xc6\xff\xff\xff\xff");                 /* bin */
-    REFUSED("\xc9\xff\xff\xff\xff\x01");             /* ext: length plus type byte wraps to zero */
-    REFUSED("\x93\x04\x01\xdd\xff\xff\xff\xff");     /* the same as elements */
+    REFUSED("\xdd\xff\xff\xff\xff");             /* array of 2^32-1 */
+    REFUSED("\xdc\xff\xff");                     /* array of 65535 */
+    REFUSED("\xdf\xff\xff\xff\xff");             /* map */
+    REFUSED("\xdb\xff\xff\xff\xff");             /* str */
+    REFUSED("\xc6\xff\xff\xff\xff");             /* bin */
+    REFUSED("\xc9\xff\xff\xff\xff\x01");         /* ext: length plus type byte wraps to zero */
+    REFUSED("\x93\x04\x01\xdd\xff\xff\xff\xff"); /* the same as elements */
     REFUSED("\x93\x04\x01\xdf\xff\xff\xff\xff");
     REFUSED("\x93\x04\x01\xdb\xff\xff\xff\xff");
     REFUSED("\x93\x04\x01\xc6\xff\xff\xff\xff");
@@ -221,22 +223,25 @@ static void test_nesting_is_bounded(void **state)
     bomb[sizeof(bomb) - 1] = 0x90;
     assert_refused(bomb, sizeof(bomb));
     /* Four deep is well-formed, so an unknown operation with it can be answered; five deep is not. */
-    assert_int_equal(decode_exact(true, (const uint8_t *)"\x94\x63\x01\x05\x91\x91\x91\x01", 8), KH_E_UNSUPPORTED);
-    assert_int_equal(decode_exact(true, (const uint8_t *)"\x94\x63\x01\x05\x91\x91\x91\x91\x01", 9), KH_E_MALFORMED);
-    assert_int_equal(decode_exact(true, (const uint8_t *)"\x94\x63\x01\x05\x91\x91\x91\x90", 8), KH_E_MALFORMED);
+    assert_int_equal(decode_exact(true, (const uint8_t *)"\x94\x63\x01\x05\x91\x91\x91\x01", 8),
+                     KH_E_UNSUPPORTED);
+    assert_int_equal(decode_exact(true, (const uint8_t *)"\x94\x63\x01\x05\x91\x91\x91\x91\x01", 9),
+                     KH_E_MALFORMED);
+    assert_int_equal(decode_exact(true, (const uint8_t *)"\x94\x63\x01\x05\x91\x91\x91\x90", 8),
+                     KH_E_MALFORMED);
 }
 
 static void test_types_are_exact(void **state)
 {
     (void)state;
     REFUSED("");
-    REFUSED("\xc0");                     /* nil */
-    REFUSED("\x01");                     /* a number alone */
-    REFUSED("\xa1x");                    /* a string alone */
-    REFUSED("\x90");                     /* an empty array */
-    REFUSED("\xc1");                     /* never used */
-    REFUSED("\x93\x02\x01\xff");         /* negative */
-    REFUSED("\x93\x02\x01\xd0\x05");     /* signed */
+    REFUSED("\xc0");                 /* nil */
+    REFUSED("\x01");                 /* a number alone */
+    REFUSED("\xa1x");                /* a string alone */
+    REFUSED("\x90");                 /* an empty array */
+    REFUSED("\xc1");                 /* never used */
+    REFUSED("\x93\x02\x01\xff");     /* negative */
+    REFUSED("\x93\x02\x01\xd0\x05"); /* signed */
     REFUSED("\x93\x02\x01\xd1\x00\x05");
     REFUSED("\x93\x02\x01\xd2\x00\x00\x00\x05");
     REFUSED("\x93\x02\x01\xd3\x00\x00\x00\x00\x00\x00\x00\x05");
@@ -250,24 +255,24 @@ static void test_types_are_exact(void **state)
     REFUSED("\x93\xc4\x01\x02\x01\x05");
     REFUSED("\x93\x02\xcf\x00\x00\x00\x01\x00\x00\x00\x00\x05"); /* an id beyond 32 bits */
     REFUSED("\x93\xcf\x00\x00\x00\x01\x00\x00\x00\x02\x01\x05"); /* an operation beyond 32 bits */
-    REFUSED("\x93\x02\x01\x01\x00");     /* trailing byte */
+    REFUSED("\x93\x02\x01\x01\x00");                             /* trailing byte */
 }
 
 static void test_only_the_shortest_encoding(void **state)
 {
     (void)state;
     assert_int_equal(decode_exact(true, (const uint8_t *)"\x93\x02\x01\x05", 4), KH_OK);
-    REFUSED("\xdc\x00\x03\x02\x01\x05");             /* array 16 */
-    REFUSED("\xdd\x00\x00\x00\x03\x02\x01\x05");     /* array 32 */
-    REFUSED("\x93\xcc\x02\x01\x05");                 /* uint 8 */
-    REFUSED("\x93\x02\xcd\x00\x01\x05");             /* uint 16 */
-    REFUSED("\x93\x02\x01\xce\x00\x00\x00\x05");     /* uint 32 */
+    REFUSED("\xdc\x00\x03\x02\x01\x05");         /* array 16 */
+    REFUSED("\xdd\x00\x00\x00\x03\x02\x01\x05"); /* array 32 */
+    REFUSED("\x93\xcc\x02\x01\x05");             /* uint 8 */
+    REFUSED("\x93\x02\xcd\x00\x01\x05");         /* uint 16 */
+    REFUSED("\x93\x02\x01\xce\x00\x00\x00\x05"); /* uint 32 */
     REFUSED("\x93\x02\x01\xcf\x00\x00\x00\x00\x00\x00\x00\x05");
     assert_int_equal(decode_exact(true, (const uint8_t *)"\x94\x07\x01\x05\xa1x", 6), KH_OK);
-    REFUSED("\x94\x07\x01\x05\xd9\x01x");            /* str 8 */
+    REFUSED("\x94\x07\x01\x05\xd9\x01x"); /* str 8 */
     REFUSED("\x94\x07\x01\x05\xda\x00\x01x");
     REFUSED("\x94\x07\x01\x05\xdb\x00\x00\x00\x01x");
-    REFUSED("\x92\x01\xc5\x00\x00");                 /* bin 16 */
+    REFUSED("\x92\x01\xc5\x00\x00"); /* bin 16 */
     REFUSED("\x92\x01\xc6\x00\x00\x00\x00");
 }
 
@@ -343,12 +348,16 @@ static void test_limits_are_named(void **state)
     assert_int_equal(kh_request_decode((const uint8_t *)"\x93\x02\x01\x00", 4, &req), KH_E_MALFORMED);
     /* list: most 64, 65, 0; an empty key; an id of 31 bytes */
     assert_int_equal(kh_request_decode((const uint8_t *)"\x96\x08\x01\x05\xa1*\xa0\x40", 8, &req), KH_OK);
-    assert_int_equal(kh_request_decode((const uint8_t *)"\x96\x08\x01\x05\xa1*\xa0\x41", 8, &req), KH_E_TOO_LARGE);
-    assert_int_equal(kh_request_decode((const uint8_t *)"\x96\x08\x01\x05\xa1*\xa0\x00", 8, &req), KH_E_MALFORMED);
+    assert_int_equal(kh_request_decode((const uint8_t *)"\x96\x08\x01\x05\xa1*\xa0\x41", 8, &req),
+                     KH_E_TOO_LARGE);
+    assert_int_equal(kh_request_decode((const uint8_t *)"\x96\x08\x01\x05\xa1*\xa0\x00", 8, &req),
+                     KH_E_MALFORMED);
     assert_int_equal(kh_request_decode((const uint8_t *)"\x94\x07\x01\x05\xa0", 5, &req), KH_E_MALFORMED);
-    assert_int_equal(kh_request_decode((const uint8_t *)"\x94\x07\x01\x05\xc4\x01x", 7, &req), KH_E_MALFORMED);
+    assert_int_equal(kh_request_decode((const uint8_t *)"\x94\x07\x01\x05\xc4\x01x", 7, &req),
+                     KH_E_MALFORMED);
     /* Too large and malformed at once is malformed. */
-    assert_int_equal(kh_request_decode((const uint8_t *)"\x94\x07\x01\xcd\xff\xff\xa0", 7, &req), KH_E_MALFORMED);
+    assert_int_equal(kh_request_decode((const uint8_t *)"\x94\x07\x01\xcd\xff\xff\xa0", 7, &req),
+                     KH_E_MALFORMED);
 }
 
 static void test_encoder_checks_fields(void **state)
@@ -411,8 +420,9 @@ static void test_largest_messages_fit(void **state)
     (void)state;
     memset(bytes, 'n', sizeof(bytes));
     for (size_t i = 0; i < KH_LIST_MAX; i++) {
-        entries[i] = (kh_key_entry){{bytes, KH_NAME_MAX}, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX,
-                                    UINT32_MAX, UINT64_MAX, {bytes, KH_KEY_ID_LEN}, {NULL, 0}};
+        entries[i] = (kh_key_entry){
+            {bytes, KH_NAME_MAX},   UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT64_MAX,
+            {bytes, KH_KEY_ID_LEN}, {NULL, 0}};
     }
     assert_int_equal(kh_request_encode(&req, buf, sizeof(buf), &len), KH_OK);
     assert_int_equal(kh_request_decode(buf + 4, len - 4, &req), KH_OK);

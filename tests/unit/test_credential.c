@@ -133,9 +133,11 @@ static void test_proofs(void **state)
 
     (void)state;
     assert_int_equal(parse(LINE, &cred), KH_OK);
-    assert_true(kh_credential_prove(&cred, "keyhold-1 client", KH_VECTOR_NONCE_CLIENT, KH_VECTOR_NONCE_AGENT, proof));
+    assert_true(
+        kh_credential_prove(&cred, "keyhold-1 client", KH_VECTOR_NONCE_CLIENT, KH_VECTOR_NONCE_AGENT, proof));
     assert_memory_equal(proof, kh_vector_proof_client, sizeof(proof));
-    assert_true(kh_credential_prove(&cred, "keyhold-1 agent", KH_VECTOR_NONCE_CLIENT, KH_VECTOR_NONCE_AGENT, proof));
+    assert_true(
+        kh_credential_prove(&cred, "keyhold-1 agent", KH_VECTOR_NONCE_CLIENT, KH_VECTOR_NONCE_AGENT, proof));
     assert_memory_equal(proof, kh_vector_proof_agent, sizeof(proof));
     assert_false(kh_credential_prove(&cred, "a label that is longer than any label can be",
                                      KH_VECTOR_NONCE_CLIENT, KH_VECTOR_NONCE_AGENT, proof));

@@ -24,9 +24,9 @@ static const struct {
     kh_key_type type;
     unsigned bits;
 } kinds[] = {
-    {"RSA", NULL, 2048, KH_KEY_RSA, 2048},      {"RSA", NULL, 4096, KH_KEY_RSA, 4096},
-    {"EC", "P-256", 0, KH_KEY_P256, 256},       {"EC", "P-384", 0, KH_KEY_P384, 384},
-    {"EC", "P-521", 0, KH_KEY_P521, 521},       {"ED25519", NULL, 0, KH_KEY_ED25519, 256},
+    {"RSA", NULL, 2048, KH_KEY_RSA, 2048}, {"RSA", NULL, 4096, KH_KEY_RSA, 4096},
+    {"EC", "P-256", 0, KH_KEY_P256, 256},  {"EC", "P-384", 0, KH_KEY_P384, 384},
+    {"EC", "P-521", 0, KH_KEY_P521, 521},  {"ED25519", NULL, 0, KH_KEY_ED25519, 256},
 };
 
 static EVP_PKEY *make_key(size_t kind)

@@ -60,7 +60,8 @@ static void test_there_and_back(void **state)
         kh_bytes name;
         kh_bytes found;
 
-        assert_int_equal(kh_reference_encode(names[i], (kh_bytes){spki, spki_len}, pem, sizeof(pem), &len), KH_OK);
+        assert_int_equal(kh_reference_encode(names[i], (kh_bytes){spki, spki_len}, pem, sizeof(pem), &len),
+                         KH_OK);
         assert_int_equal(len, strlen(pem));
         der = read_pem(pem, len, &der_len);
         assert_int_equal(kh_reference_decode(der, (size_t)der_len, &name, &found), KH_OK);
@@ -73,8 +74,9 @@ static void test_there_and_back(void **state)
             char *small = malloc(cap > 0 ? cap : 1);
             size_t small_len = 1;
 
-            assert_int_equal(kh_reference_encode(names[i], (kh_bytes){spki, spki_len}, small, cap, &small_len),
-                             KH_E_TOO_LARGE);
+            assert_int_equal(
+                kh_reference_encode(names[i], (kh_bytes){spki, spki_len}, small, cap, &small_len),
+                KH_E_TOO_LARGE);
             assert_int_equal(small_len, 0);
             free(small);
         }
@@ -89,9 +91,12 @@ static void test_encode_refuses(void **state)
     size_t len = 0;
 
     (void)state;
-    assert_int_equal(kh_reference_encode("a b", (kh_bytes){spki, spki_len}, pem, sizeof(pem), &len), KH_E_INVALID);
-    assert_int_equal(kh_reference_encode("a/0", (kh_bytes){spki, spki_len}, pem, sizeof(pem), &len), KH_E_INVALID);
-    assert_int_equal(kh_reference_encode("a", (kh_bytes){spki, spki_len - 1}, pem, sizeof(pem), &len), KH_E_INVALID);
+    assert_int_equal(kh_reference_encode("a b", (kh_bytes){spki, spki_len}, pem, sizeof(pem), &len),
+                     KH_E_INVALID);
+    assert_int_equal(kh_reference_encode("a/0", (kh_bytes){spki, spki_len}, pem, sizeof(pem), &len),
+                     KH_E_INVALID);
+    assert_int_equal(kh_reference_encode("a", (kh_bytes){spki, spki_len - 1}, pem, sizeof(pem), &len),
+                     KH_E_INVALID);
     assert_int_equal(kh_reference_encode("a", (kh_bytes){NULL, 0}, pem, sizeof(pem), &len), KH_E_INVALID);
 }
 

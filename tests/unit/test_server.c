@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The agent's end of a connection (M10): order, credit, ids, what it buffers, and every way to split a frame. */
+/* The agent's end of a connection (M10): order, credit, ids, what it buffers, and every way to split a frame.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -135,7 +136,8 @@ static void test_configuration(void **state)
     kh_server_free(NULL);
 }
 
-/* The handshake and each request, cut in two at each byte and fed byte by byte: the same requests come out. */
+/* The handshake and each request, cut in two at each byte and fed byte by byte: the same requests come out.
+ */
 static void test_split_at_each_byte(void **state)
 {
     size_t count = 0;
@@ -365,7 +367,8 @@ static void test_frame_caps(void **state)
     }
 }
 
-/* A frame of 64 KiB that is announced and never comes costs the first buffer; what comes costs at most its double. */
+/* A frame of 64 KiB that is announced and never comes costs the first buffer; what comes costs at most its
+ * double. */
 static void test_memory_follows_what_came(void **state)
 {
     static const uint8_t zeros[KH_FRAME_MAX];
@@ -435,7 +438,8 @@ static void test_duplicate_id(void **state)
     assert_dead(server, KH_E_INVALID);
 }
 
-/* A million pings with ids of all kinds, a thousand outstanding: steady memory, no allocation once it is warm. */
+/* A million pings with ids of all kinds, a thousand outstanding: steady memory, no allocation once it is
+ * warm. */
 static void test_million_pings(void **state)
 {
     static const uint32_t strides[] = {1, 1u << 16, 0x9e3779b1u, 1u << 20};
@@ -555,7 +559,8 @@ static void test_reply_that_cannot_be_sent(void **state)
     memcpy(words + 254, "\xc3\xa4", 2);
     feed(server, &ask);
     assert_int_equal(kh_server_next(server, &req), KH_OK);
-    reply = (kh_reply){.op = KH_OP_STATUS, .id = 5, .status = KH_E_INTERNAL, .detail = {words, sizeof(words)}};
+    reply =
+        (kh_reply){.op = KH_OP_STATUS, .id = 5, .status = KH_E_INTERNAL, .detail = {words, sizeof(words)}};
     assert_int_equal(kh_server_reply(server, &reply), KH_OK);
     assert_int_equal(only_reply(server).detail.len, 254);
     drop_output(server);
@@ -626,7 +631,8 @@ static void test_secrets_are_wiped(void **state)
 {
     static const uint8_t secret[48] = "a premaster secret that must not stay in memory";
     kh_server *server = kh_ready_server(0);
-    kh_request ask = {.op = KH_OP_TLS_RSA_DECRYPT, .id = 1, .deadline_ms = 9, .key = {secret, 1}, .data = {secret, 1}};
+    kh_request ask = {
+        .op = KH_OP_TLS_RSA_DECRYPT, .id = 1, .deadline_ms = 9, .key = {secret, 1}, .data = {secret, 1}};
     kh_reply reply = {.op = KH_OP_TLS_RSA_DECRYPT, .id = 1, .data = {secret, sizeof(secret)}};
     kh_request req;
     kh_bytes output;

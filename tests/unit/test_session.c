@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The caller's end of a connection (M10): handshake, matching, deadlines, credit, loss; and both ends back to back. */
+/* The caller's end of a connection (M10): handshake, matching, deadlines, credit, loss; and both ends back to
+ * back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -470,7 +471,8 @@ static void test_submit_refuses(void **state)
     kh_session_free(session);
 }
 
-/* Requests that were submitted early go out when the handshake is done, as far as the agent's credit allows. */
+/* Requests that were submitted early go out when the handshake is done, as far as the agent's credit allows.
+ */
 static void test_early_requests_respect_the_credit(void **state)
 {
     static int users[40];
@@ -565,7 +567,8 @@ static void test_secrets_are_wiped(void **state)
 {
     static const uint8_t secret[48] = "a premaster secret that must not stay in memory";
     kh_session *session = ready_session(64, 0);
-    kh_request req = {.op = KH_OP_TLS_RSA_DECRYPT, .deadline_ms = 5, .key = {secret, 1}, .arg = 1, .data = {secret, 9}};
+    kh_request req = {
+        .op = KH_OP_TLS_RSA_DECRYPT, .deadline_ms = 5, .key = {secret, 1}, .arg = 1, .data = {secret, 9}};
     kh_reply reply = {.op = KH_OP_TLS_RSA_DECRYPT, .data = {secret, sizeof(secret)}};
     kh_reply got;
     void *user = NULL;
@@ -666,7 +669,8 @@ static void test_example_of_the_specification(void **state)
         }
         len = kh_hex_parse(at + 2, stop, expected, sizeof(expected));
         at = stop < end ? stop + 1 : end;
-        if (from_client && frames == 4) { /* hello and auth are over: request 0 and 1 were used up by nobody */
+        if (from_client &&
+            frames == 4) { /* hello and auth are over: request 0 and 1 were used up by nobody */
             kh_request sign = sign_request(1000);
             uint32_t id = 0;
 

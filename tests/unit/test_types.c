@@ -32,13 +32,14 @@ static void test_key_types(void **state)
         kh_key_type type;
         unsigned bits;
     } good[] = {
-        {"rsa2048", KH_KEY_RSA, 2048}, {"RSA-2048", KH_KEY_RSA, 2048}, {"rsa3072", KH_KEY_RSA, 3072},
-        {"rsa2050", KH_KEY_RSA, 2050}, {"rsa4096", KH_KEY_RSA, 4096},  {"p256", KH_KEY_P256, 256},
-        {"P-256", KH_KEY_P256, 256},   {"p384", KH_KEY_P384, 384},     {"p-521", KH_KEY_P521, 521},
+        {"rsa2048", KH_KEY_RSA, 2048},    {"RSA-2048", KH_KEY_RSA, 2048}, {"rsa3072", KH_KEY_RSA, 3072},
+        {"rsa2050", KH_KEY_RSA, 2050},    {"rsa4096", KH_KEY_RSA, 4096},  {"p256", KH_KEY_P256, 256},
+        {"P-256", KH_KEY_P256, 256},      {"p384", KH_KEY_P384, 384},     {"p-521", KH_KEY_P521, 521},
         {"Ed25519", KH_KEY_ED25519, 256},
     };
-    static const char *const bad[] = {"",        "rsa",      "rsa1024", "rsa2049", "rsa4098", "rsa8192", "rsa--2048",
-                                      "rsa02048", "rsa2048 ", "rsa+248", "p255",    "p",       "ed448",   "ecdsa"};
+    static const char *const bad[] = {"",        "rsa",       "rsa1024",  "rsa2049",  "rsa4098",
+                                      "rsa8192", "rsa--2048", "rsa02048", "rsa2048 ", "rsa+248",
+                                      "p255",    "p",         "ed448",    "ecdsa"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
@@ -114,8 +115,9 @@ static kh_result split(const char *text, size_t *name_len, uint32_t *version)
 
 static void test_names(void **state)
 {
-    static const char *const bad[] = {"",     "-a",  ".a",   "_a",   "a b",         "a/b",  "a/",  "a/0",
-                                      "a/01", "a/-1", "a/1/2", "/1", "a/2147483648", "a/99999999999", "\xc3\xa4", "a*"};
+    static const char *const bad[] = {
+        "",     "-a",   ".a",    "_a", "a b",          "a/b",           "a/",       "a/0",
+        "a/01", "a/-1", "a/1/2", "/1", "a/2147483648", "a/99999999999", "\xc3\xa4", "a*"};
     char longest[KH_NAME_MAX + 2];
     size_t name_len = 0;
     uint32_t version = 9;

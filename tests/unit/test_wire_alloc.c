@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The sessions when memory runs out: allocation 1, 2, … n fails until a whole conversation succeeds. And: once it is
- * warm, a conversation allocates nothing. */
+/* The sessions when memory runs out: allocation 1, 2, … n fails until a whole conversation succeeds. And:
+ * once it is warm, a conversation allocates nothing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -153,9 +153,11 @@ static kh_result converse(kh_session *session, kh_server *server, const kh_reque
 static kh_result whole_life(bool warm)
 {
     static uint8_t message[2000];
-    kh_session_config session_config = {.client_name = "example", .identity = "edge-1", .prove = kh_fake_prove};
+    kh_session_config session_config = {
+        .client_name = "example", .identity = "edge-1", .prove = kh_fake_prove};
     kh_server_config server_config = {.credit = 64};
-    kh_request sign = {.op = KH_OP_SIGN, .deadline_ms = 5, .key = {message, 4}, .data = {message, sizeof(message)}};
+    kh_request sign = {
+        .op = KH_OP_SIGN, .deadline_ms = 5, .key = {message, 4}, .data = {message, sizeof(message)}};
     kh_session *session = NULL;
     kh_server *server = NULL;
     kh_result result = KH_OK;

@@ -8,7 +8,8 @@
 /* Moves up to `most` bytes of pending output to the other end. Returns how many were moved. */
 size_t kh_pair_to_server(kh_session *session, kh_server *server, size_t most);
 size_t kh_pair_to_session(kh_server *server, kh_session *session, size_t most);
-/* Feeds raw bytes to the server in pieces of `piece` bytes, as far as it wants to read. Returns how many it took. */
+/* Feeds raw bytes to the server in pieces of `piece` bytes, as far as it wants to read. Returns how many it
+ * took. */
 size_t kh_feed_server(kh_server *server, const uint8_t *bytes, size_t len, size_t piece);
 size_t kh_feed_session(kh_session *session, const uint8_t *bytes, size_t len, size_t piece);
 
