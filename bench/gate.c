@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* New claims are new rows. Rows with the same delay stand together: each change starts the demo anew. */
@@ -203,7 +204,8 @@ static bool make_dir(gate *g)
     const char *base = getenv("TMPDIR");
 
     snprintf(g->dir, sizeof(g->dir), "%s/keyhold-gate.XXXXXX", base != NULL ? base : "/tmp");
-    if (mkdtemp(g->dir) == NULL) {
+    /* The agent's and nginx's processes have users of their own and must get through. */
+    if (mkdtemp(g->dir) == NULL || chmod(g->dir, 0711) != 0) {
         perror(g->dir);
         return false;
     }

@@ -20,6 +20,16 @@ def start(ws):
     return agent, nginx, loads
 
 
+def signed(agent):
+    return agent.status()["operations"].get("sign", {"results": {}})["results"].get("ok", 0)
+
+
+def more_load(agent, count=60):
+    """Waits until that many more signatures were made: load goes on between any two events."""
+    before = signed(agent)
+    wait_until(lambda: signed(agent) >= before + count, f"{count} more signatures")
+
+
 def finish(what, loads):
     reports = [load.stop() for load in loads]
     for report in reports:
@@ -28,8 +38,9 @@ def finish(what, loads):
 
 
 def test_m11_nginx_reload(ws):
-    _, nginx, loads = start(ws)
+    agent, nginx, loads = start(ws)
     for _ in range(10):
+        more_load(agent)
         old = nginx.workers()
         nginx.reload()
         # The next one only when the old workers are gone: then they had the time to finish what they had begun.
@@ -40,22 +51,28 @@ def test_m11_nginx_reload(ws):
 def test_m11_agent_reload(ws):
     agent, _, loads = start(ws)
     for _ in range(10):
+        more_load(agent)
         agent.reload()
-        agent.ctl("ping")
-        agent.ctl("key", "list")
+    more_load(agent)
+    check(agent.log().count("configuration_applied") >= 10, "ten reloads were done:", agent.log()[-3000:])
     check(agent.process.poll() is None, "the agent lives")
     finish("agent reloaded 10 times", loads)
 
 
 def test_m11_binary_upgrade(ws):
-    _, nginx, loads = start(ws)
+    agent, nginx, loads = start(ws)
+    more_load(agent)
     old = nginx.pid
     os.kill(old, signal.SIGUSR2)
-    wait_until(lambda: (pid := int(read(nginx.pid_file).strip() or 0)) and pid != old and nginx.workers(), "the new master's workers")
+    wait_until(lambda: (pid := int(read(nginx.pid_file).strip() or 0)) and pid != old and nginx.workers(), 
+               "the new master's workers")
+    more_load(agent)
     new = nginx.pid
     kill_pid(old, signal.SIGQUIT)
     wait_until(lambda: harness.reap() or not harness.alive(old), "the old master ends")
+    more_load(agent)
     nginx.reload()
+    more_load(agent)
     check(nginx.pid == new, "the new master goes on")
     finish("nginx upgraded", loads)
 

@@ -20,7 +20,10 @@ def site(ws):
             "    keyhold_connect_timeout 500ms;\n"
             f"    server {{ listen 127.0.0.1:{plain}; location / {{ return 200 \"plain\\n\"; }} }}\n")
     http += ws.server(key) + ws.server(local, local=True)
-    http += ws.server(sessions, extra="ssl_session_cache shared:s:1m; ssl_session_tickets on;")
+    tickets = os.path.join(ws.keys, "ticket.key")  # of our own, so that tickets survive a reload
+    with open(tickets, "wb") as file:
+        file.write(os.urandom(80))
+    http += ws.server(sessions, extra=f"ssl_session_cache shared:s:1m; ssl_session_tickets on; ssl_session_ticket_key {tickets};")
     return key, local, sessions, plain, http
 
 

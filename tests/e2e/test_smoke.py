@@ -11,7 +11,7 @@ from harness import check, read, run, wait_until
 
 PRESET = os.environ.get("KH_PRESET", "release")
 KINDS = ["rsa2048", "rsa3072", "rsa4096", "p256", "p384", "p521", "ed25519"]
-SIGNATURES = {"rsa": "RSA-PSS", "p": "ECDSA", "ed25519": "Ed25519"}
+SIGNATURES = {"rsa": "RSA-PSS", "p": "ECDSA", "ed25519": "ed25519"}
 
 agent = None
 nginx = None
