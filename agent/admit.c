@@ -19,11 +19,11 @@ void kh_entry_from_info(const kh_key_info *info, bool with_spki, kh_key_entry *e
 }
 
 /* Unknown and forbidden look alike to the caller; the log tells them apart. */
-static void log_refusal(kh_front *front, const kh_identity *identity, kh_op op, const char *key, const char *why)
+static void log_refusal(kh_front *front, kh_identity *identity, kh_op op, const char *key, const char *why)
 {
     uint32_t suppressed = 0;
 
-    if (kh_log_allowed(&front->log_refused, kh_front_ms(front), &suppressed)) {
+    if (kh_log_allowed(&identity->log_refused, kh_front_ms(front), &suppressed)) {
         kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", identity->name), KH_LT("operation", kh_op_name(op)),
                KH_LT("key", key), KH_LT("why", why), KH_LN("suppressed", suppressed));
     }

@@ -69,8 +69,11 @@ static void new_ring(kh_supervisor *supervisor)
     for (int i = 0; i < 3; i++) {
         close_fd(&supervisor->ring[i]);
     }
+    if (supervisor->keeper.pid == 0 || supervisor->front.pid == 0) {
+        return; /* whichever comes makes one */
+    }
     result = kh_ring_create(slots < 4096 ? slots : 4096, supervisor->ring);
-    if (result == KH_OK && supervisor->keeper.pid != 0) {
+    if (result == KH_OK) {
         result = kh_keeper_send_ring(supervisor->keeper.control_fd, supervisor->ring);
     }
     if (result != KH_OK) {
@@ -146,7 +149,7 @@ static kh_result boot(kh_child *child, int control_fd)
     kh_result result = child->is_keeper ? boot_keeper(child, control_fd) : kh_settings_send(child->supervisor, 0);
 
     if (result == KH_OK) {
-        new_ring(child->supervisor);
+        new_ring(child->supervisor); /* the other may have used the old one */
         kh_children_send_processes(child->supervisor);
     }
     return result;

@@ -344,7 +344,7 @@ static bool make_room(kh_front *front)
         return true;
     }
     front->stats.refused_full++;
-    if (kh_log_allowed(&front->log_refused, kh_front_ms(front), &suppressed)) {
+    if (kh_log_allowed(&front->log_full, kh_front_ms(front), &suppressed)) {
         kh_log(KH_LOG_WARN, "connections_full", KH_LN("max_connections", most), KH_LN("suppressed", suppressed));
     }
     while (victim != NULL && victim->state == KH_CONN_CLOSED) {

@@ -47,6 +47,7 @@ typedef struct kh_identity {
     kh_credential *credential;        /* in locked memory; NULL: none */
     uint32_t connections;
     uint64_t requests, refused, completed;
+    kh_log_limit log_refused, log_overload; /* each identity has its own: none drowns what others cause */
     struct kh_identity *next;
 } kh_identity;
 
@@ -149,7 +150,7 @@ struct kh_front {
     bool drained;
     uint64_t drain_until_ns;
     kh_front_stats stats;
-    kh_log_limit log_refused, log_auth, log_protocol, log_overload, log_slow;
+    kh_log_limit log_full, log_auth, log_protocol;
 };
 
 uint64_t kh_front_clock(void); /* CLOCK_MONOTONIC in nanoseconds */

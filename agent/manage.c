@@ -25,7 +25,7 @@ static void refuse_forbidden(kh_conn *conn, const kh_request *req, bool names_ke
 {
     uint32_t suppressed = 0;
 
-    if (kh_log_allowed(&conn->front->log_refused, kh_front_ms(conn->front), &suppressed)) {
+    if (kh_log_allowed(&conn->identity->log_refused, kh_front_ms(conn->front), &suppressed)) {
         kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", conn->identity->name), KH_LT("operation", kh_op_name(req->op)),
                KH_LT("why", "forbidden"), KH_LN("suppressed", suppressed));
     }

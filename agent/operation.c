@@ -40,7 +40,7 @@ static kh_job *refuse_full(kh_conn *conn, const kh_request *req, kh_result why)
     }
     reply.retry_after_ms = longest;
     conn->identity->refused++;
-    if (kh_log_allowed(&front->log_overload, kh_front_ms(front), &suppressed)) {
+    if (kh_log_allowed(&conn->identity->log_overload, kh_front_ms(front), &suppressed)) {
         kh_log(KH_LOG_WARN, "overloaded", KH_LT("identity", conn->identity->name), KH_LT("why", kh_result_name(why)),
                KH_LN("waiting", conn->identity->tenant.waiting), KH_LN("total", front->queue.total),
                KH_LN("suppressed", suppressed));
