@@ -42,12 +42,12 @@ typedef struct ed_entry {
 } ed_entry;
 
 typedef struct ed_work {
-    kh_vec nonce[ED_LEN], again[ED_LEN], hash[ED_LEN], a[ED_LEN], s[ED_LEN], low[ED_LEN], high[ED_LEN], t[ED_LEN];
+    kh_vec nonce[ED_LEN], x[ED_LEN], hash[ED_LEN], a[ED_LEN], s[ED_LEN], low[ED_LEN], high[ED_LEN], t[ED_LEN];
     ed_point point;
     uint64_t limbs[10];
     kh_sha512_work sha;
     uint8_t s_bytes[32];
-    uint8_t r[KH_LANES][32], r_again[KH_LANES][32];
+    uint8_t r[KH_LANES][32];
 } ed_work;
 
 static kh_fb_limb ed_table[ED_WINDOWS][3 * ED_LEN];
@@ -229,36 +229,69 @@ static void ed_nonces(ed_work *w, kh_kernel_scratch *scratch, size_t n, kh_vec *
     ed_reduce(w, r, n);
 }
 
-/* Encoded points k B of the lanes; all ones where the point is on the curve: y^2 - x^2 = 1 + d x^2 y^2. */
-static kh_vec ed_encode_base_mul(ed_work *w, const kh_vec *k, uint8_t (*out)[32])
+/* All ones where a = b modulo p. */
+static kh_vec ed_equal(const kh_vec *a, const kh_vec *b)
 {
-    kh_vec x[ED_LEN], y[ED_LEN], t[ED_LEN], u[ED_LEN], recoded[ED_LEN];
+    kh_vec t[ED_LEN];
 
-    kh_fb_recode(recoded, k, &ed_order, ED_WINDOWS, ED_LEN);
-    ed_mul_base(&w->point, recoded);
+    f25519_sub(t, a, b);
+    f25519_canonical(t, t);
+    return kh_fe_is_zero(t, ED_LEN);
+}
+
+/* w->r = the encoded points k B of the lanes, w->x their x; all ones where the point is on the curve. */
+static kh_vec ed_commit(ed_work *w, const kh_vec *k)
+{
+    kh_vec y[ED_LEN], t[ED_LEN], u[ED_LEN];
+
+    kh_fb_recode(t, k, &ed_order, ED_WINDOWS, ED_LEN);
+    ed_mul_base(&w->point, t);
     f25519_inv(t, w->point.z);
-    f25519_mul(x, w->point.x, t);
+    f25519_mul(w->x, w->point.x, t);
     f25519_mul(y, w->point.y, t);
-    f25519_canonical(x, x);
+    f25519_canonical(w->x, w->x);
     f25519_canonical(y, y);
     for (unsigned i = 0; i < KH_LANES; i++) {
         uint64_t word[4] = {y[0][i] | y[1][i] << 51, y[1][i] >> 13 | y[2][i] << 38, y[2][i] >> 26 | y[3][i] << 25,
-                            y[3][i] >> 39 | y[4][i] << 12 | (x[0][i] & 1) << 63};
+                            y[3][i] >> 39 | y[4][i] << 12 | (w->x[0][i] & 1) << 63};
 
-        memcpy(out[i], word, sizeof(word));
+        memcpy(w->r[i], word, sizeof(word));
     }
-    f25519_sqr(x, x);
+    /* y^2 = 1 + x^2 + d x^2 y^2 */
+    f25519_sqr(t, w->x);
     f25519_sqr(y, y);
-    f25519_mul(t, x, y);
-    kh_fe_all(u, ed_d, ED_LEN);
-    f25519_mul(t, t, u);
-    f25519_sub(u, y, x);
-    f25519_sub(u, u, t);
-    u[0] += kh_vec_all(F25519_MASK - 18 - 1); /* p - 1 */
-    for (int i = 1; i < ED_LEN; i++)
-        u[i] += kh_vec_all(F25519_MASK);
-    f25519_canonical(u, u);
-    return kh_fe_is_zero(u, ED_LEN);
+    f25519_mul(u, t, y);
+    f25519_add(t, t, (kh_vec[ED_LEN]){kh_vec_all(1)});
+    kh_fe_all(w->t, ed_d, ED_LEN);
+    f25519_mul(u, u, w->t);
+    f25519_add(t, t, u);
+    return ed_equal(t, y);
+}
+
+/*
+ * All ones where k B, computed anew, is the point that w->r encodes. Compared without an inversion: x Z = X, y Z = Y, with y and the
+ * parity of x from the bytes.
+ */
+static kh_vec ed_check_commit(ed_work *w, const kh_vec *k)
+{
+    kh_vec y[ED_LEN], t[ED_LEN], sign = {0};
+
+    for (unsigned i = 0; i < KH_LANES; i++) {
+        uint64_t word[4];
+
+        memcpy(word, w->r[i], sizeof(word));
+        y[0][i] = word[0] & F25519_MASK;
+        y[1][i] = (word[0] >> 51 | word[1] << 13) & F25519_MASK;
+        y[2][i] = (word[1] >> 38 | word[2] << 26) & F25519_MASK;
+        y[3][i] = (word[2] >> 25 | word[3] << 39) & F25519_MASK;
+        y[4][i] = word[3] >> 12 & F25519_MASK;
+        sign[i] = word[3] >> 63;
+    }
+    kh_fb_recode(t, k, &ed_order, ED_WINDOWS, ED_LEN);
+    ed_mul_base(&w->point, t);
+    f25519_mul(t, w->x, w->point.z);
+    f25519_mul(y, y, w->point.z);
+    return ed_equal(t, w->point.x) & ed_equal(y, w->point.y) & kh_vec_eq(sign, w->x[0] & 1);
 }
 
 /* s = r + hash a modulo the order, canonical. */
@@ -298,16 +331,16 @@ unsigned KH_FN(kh_ed25519_run)(kh_kernel_scratch *scratch, size_t n)
     kh_vec ok, differ = {0};
 
     ed_nonces(w, scratch, n, w->nonce);
-    ok = ed_encode_base_mul(w, w->nonce, w->r);
+    ok = ed_commit(w, w->nonce);
     KH_PUBLIC(w->r, sizeof(w->r));
     ed_challenges(w, scratch, n);
     ed_scalar(w, w->s, w->nonce);
 
     /* once more, from the start */
     ed_challenges(w, scratch, n);
-    ed_nonces(w, scratch, n, w->again);
-    ok &= ed_encode_base_mul(w, w->again, w->r_again);
-    ed_scalar(w, w->t, w->again);
+    ed_nonces(w, scratch, n, w->nonce);
+    ok &= ed_check_commit(w, w->nonce);
+    ed_scalar(w, w->t, w->nonce);
     for (int i = 0; i < ED_LEN; i++)
         differ |= w->t[i] ^ w->s[i];
     ok &= kh_vec_eq(differ, (kh_vec){0});
@@ -315,8 +348,7 @@ unsigned KH_FN(kh_ed25519_run)(kh_kernel_scratch *scratch, size_t n)
     for (unsigned i = 0; i < n; i++) {
         uint8_t *out = scratch->lane[i].out;
 
-        KH_PUBLIC(w->r_again[i], 32);
-        if (ok[i] == 0 || memcmp(w->r[i], w->r_again[i], 32) != 0)
+        if (ok[i] == 0)
             continue;
         for (int j = 0; j < ED_LEN; j++)
             w->limbs[j] = w->s[j][i];
