@@ -21,6 +21,7 @@
 #include <openssl/rand.h>
 
 #include "fixedbase.h"
+#include "inverse.h"
 #include "private.h"
 #include "sha512.h"
 
@@ -34,6 +35,7 @@ typedef struct ec_affine {
 
 typedef struct ec_work {
     kh_vec low[EC_LEN], high[EC_LEN], k[EC_LEN], km[EC_LEN], kinv[EC_LEN], recoded[EC_LEN];
+    kh_vec modulus[EC_LEN], inverse[EC_LEN], k_other[EC_LEN], z_other[EC_LEN];
     kh_vec e[EC_LEN], d[EC_LEN], r[EC_LEN], s[EC_LEN], rd[EC_LEN], t[EC_LEN], u[EC_LEN];
     ec_jacobian point;
     ec_affine affine;
@@ -47,7 +49,16 @@ static kh_fb_limb ec_table[EC_WINDOWS][2 * EC_LEN];
 static kh_vec ec_b_mont[EC_LEN];
 
 KH_FE_DEFINE(fp, ec_p, EC_LEN)
-KH_FE_DEFINE(fn, ec_n, EC_LEN)
+
+KH_NOINLINE void fn_mul(kh_vec *r, const kh_vec *a, const kh_vec *b)
+{
+    kh_fe_mul(r, a, b, &ec_n, EC_LEN);
+}
+
+KH_NOINLINE void ec_inverse(kh_vec *r, const kh_vec *a, const kh_vec *n, kh_vec k0)
+{
+    kh_inverse(r, a, n, k0, EC_LEN, KH_INVERSE_BATCHES(EC_BITS));
+}
 
 /*
  * r = t, |t| < 32 p with limbs of any sign, modulo p, into (0, 2.01 p): all but one multiple of 2^bits, by the
@@ -145,6 +156,18 @@ KH_NOINLINE void ec_add(ec_jacobian *a, const ec_affine *b)
     fp_sub(v, v, a->x);
     fp_mul(v, r, v);
     fp_sub(a->y, v, hh);
+}
+
+/* r = 1/a in all lanes, in Montgomery form; for the making of the table. */
+static void fp_inv(kh_vec *r, const kh_vec *a)
+{
+    kh_vec t[EC_LEN], n[EC_LEN];
+
+    kh_fe_all(n, ec_p.n, EC_LEN);
+    kh_fe_canonical(t, a, &ec_p, EC_LEN);
+    ec_inverse(t, t, n, kh_vec_all(ec_p.k0));
+    kh_fe_all(n, ec_p.inv_fix, EC_LEN);
+    fp_mul(r, t, n);
 }
 
 /* r = a / (1, z^2, z^3) with zi = 1/z. */
@@ -322,7 +345,46 @@ static void ec_reduce_nonce(ec_work *w)
     kh_fe_leave(w->k, w->km, &ec_n, EC_LEN);
 }
 
-/* r = x of k G modulo the order; all ones where the point is on the curve. */
+/* Lanes i and i + 4 change places. */
+KH_INLINE void ec_other(kh_vec *r, const kh_vec *a)
+{
+    KH_UNROLL_FE
+    for (int i = 0; i < EC_LEN; i++)
+        r[i] = __builtin_shufflevector(a[i], a[i], 4, 5, 6, 7, 0, 1, 2, 3);
+}
+
+/*
+ * kinv = 1/k modulo the order and w->t = 1/z modulo p, both for all lanes by one inversion: lanes 0 to 3 invert the products of two
+ * lanes' z, lanes 4 to 7 those of two lanes' k (Montgomery's trick); times the other lane's factor gives the single inverses. A zero
+ * spoils its partner; both are refused by the checks.
+ */
+static void ec_invert(ec_work *w)
+{
+    const kh_vec first = {-1, -1, -1, -1, 0, 0, 0, 0};
+
+    ec_other(w->z_other, w->point.z);
+    fp_mul(w->t, w->point.z, w->z_other);
+    kh_fe_canonical(w->t, w->t, &ec_p, EC_LEN);
+    ec_other(w->k_other, w->km);
+    fn_mul(w->u, w->km, w->k_other);
+    kh_fe_canonical(w->u, w->u, &ec_n, EC_LEN);
+    kh_fe_select(w->t, first, w->t, w->u, EC_LEN);
+    for (int i = 0; i < EC_LEN; i++)
+        w->modulus[i] = kh_vec_select(first, kh_vec_all(ec_p.n[i]), kh_vec_all(ec_n.n[i]));
+    ec_inverse(w->inverse, w->t, w->modulus, kh_vec_select(first, kh_vec_all(ec_p.k0), kh_vec_all(ec_n.k0)));
+
+    ec_other(w->t, w->inverse);
+    kh_fe_select(w->u, first, w->t, w->inverse, EC_LEN);
+    kh_fe_select(w->t, first, w->inverse, w->t, EC_LEN);
+    kh_fe_all(w->kinv, ec_n.inv_fix, EC_LEN);
+    fn_mul(w->kinv, w->u, w->kinv);
+    fn_mul(w->kinv, w->kinv, w->k_other);
+    kh_fe_all(w->u, ec_p.inv_fix, EC_LEN);
+    fp_mul(w->t, w->t, w->u);
+    fp_mul(w->t, w->t, w->z_other);
+}
+
+/* r = x of k G modulo the order, and 1/k; all ones where the point is on the curve. */
 static kh_vec ec_nonce_point(ec_work *w)
 {
     kh_vec one[EC_LEN], unit[EC_LEN] = {{0}}, *x = w->affine.x, *t = w->t, *u = w->u;
@@ -332,7 +394,7 @@ static kh_vec ec_nonce_point(ec_work *w)
     fp_mul(one, t, unit);
     kh_fb_recode(w->recoded, w->k, &ec_n, EC_WINDOWS, EC_LEN);
     ec_mul_base(&w->point, w->recoded, one);
-    fp_inv(t, w->point.z);
+    ec_invert(w);
     ec_to_affine(&w->affine, &w->point, t);
 
     /* y^2 - (x^2 - 3) x - b = 0 */
@@ -362,7 +424,6 @@ static kh_vec ec_sign(ec_work *w)
 {
     kh_vec differ = {0};
 
-    fn_inv(w->kinv, w->km);
     ec_e_plus_rd(w, w->t);
     fn_mul(w->t, w->t, w->kinv);
     kh_fe_canonical(w->s, w->t, &ec_n, EC_LEN);

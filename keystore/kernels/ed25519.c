@@ -24,7 +24,6 @@ static const kh_modulus ed_order = {
     .k0 = 0x51da312547e1b,
     .rr = {0x9d265e952d13b, 0xd63c715bea69f, 0x5be65cb687604, 0x3dceec73d217f, 0x009411b7c309a},
     .rrr = {0x4f516a4e30429, 0xd71e63305a553, 0x5b6514d3c593a, 0x78065dc6c04ec, 0x000b773599cec},
-    .bits = 253,
 };
 
 /* d of the curve's equation, 2 d, and the base point, in limbs of 51 bits */

@@ -24,8 +24,7 @@ typedef struct kh_modulus {
     uint64_t k0; /* -1/n modulo 2^52; 1: then `up` is used */
     uint64_t up[KH_FE_MAX]; /* (n + 1) / 2^52 */
     uint64_t rr[KH_FE_MAX], rrr[KH_FE_MAX]; /* R^2, R^3 modulo n */
-    uint64_t inv_exp[KH_FE_MAX]; /* n - 2 */
-    unsigned bits;
+    uint64_t inv_fix[KH_FE_MAX]; /* R^3 2^(2 batches), see inverse.h */
 } kh_modulus;
 
 KH_INLINE void kh_fe_copy(kh_vec *r, const kh_vec *a, int len)
@@ -186,41 +185,17 @@ KH_INLINE void kh_fe_leave(kh_vec *r, const kh_vec *a, const kh_modulus *n, int 
     kh_fe_canonical(r, t, n, len);
 }
 
-/* The four bits of the public number e at bit 4 i. A limb holds 13 of them. */
-KH_INLINE unsigned kh_fe_nibble(const uint64_t *e, unsigned i)
-{
-    return (unsigned)(e[i / 13] >> (4 * (i % 13)) & 15);
-}
-
 /*
- * Defines NAME_mul, NAME_sqr and NAME_inv modulo the static constant MODULUS. Functions, not inlined: an operation has
- * hundreds. NAME_inv is Fermat's a^(n-2), for all lanes at the cost of one; zero gives zero. The exponent is public.
+ * Defines NAME_mul and NAME_sqr modulo the static constant MODULUS. Functions, not inlined: an operation has hundreds.
  */
 #define KH_FE_DEFINE(NAME, MODULUS, LEN)                                                                    \
     KH_NOINLINE void NAME##_mul(kh_vec *r, const kh_vec *a, const kh_vec *b)                                \
     {                                                                                                       \
         kh_fe_mul(r, a, b, &MODULUS, LEN);                                                                  \
     }                                                                                                       \
-    KH_NOINLINE void NAME##_sqr(kh_vec *r, const kh_vec *a)                                                 \
+    KH_NOINLINE void NAME##_sqr(kh_vec *r, const kh_vec *a)                                                   \
     {                                                                                                       \
         kh_fe_sqr(r, a, &MODULUS, LEN);                                                                     \
-    }                                                                                                       \
-    KH_NOINLINE void NAME##_inv(kh_vec *r, const kh_vec *a)                                                 \
-    {                                                                                                       \
-        kh_vec power[16][LEN], acc[LEN];                                                                    \
-        unsigned i = (MODULUS.bits + 3) / 4 - 1;                                                            \
-                                                                                                            \
-        kh_fe_copy(power[1], a, LEN);                                                                       \
-        for (int k = 2; k < 16; k++)                                                                        \
-            NAME##_mul(power[k], power[k - 1], a);                                                          \
-        kh_fe_copy(acc, power[kh_fe_nibble(MODULUS.inv_exp, i)], LEN);                                      \
-        while (i-- > 0) {                                                                                   \
-            for (int k = 0; k < 4; k++)                                                                     \
-                NAME##_sqr(acc, acc);                                                                       \
-            if (kh_fe_nibble(MODULUS.inv_exp, i) != 0)                                                      \
-                NAME##_mul(acc, acc, power[kh_fe_nibble(MODULUS.inv_exp, i)]);                              \
-        }                                                                                                   \
-        kh_fe_copy(r, acc, LEN);                                                                            \
     }
 
 #endif

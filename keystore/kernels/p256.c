@@ -26,8 +26,7 @@ static const kh_modulus ec_p = {
     .up = {0x0100000000000, 0x0000000000000, 0x0001000000000, 0x0ffffffff0000, 0x0000000000000},
     .rr = {0x0000000000300, 0xffffffff00000, 0xffffefffffffb, 0xfdfffffffffff, 0x0000004ffffff},
     .rrr = {0xfd0000000a000, 0xffffff7ffffff, 0xfffcffffffedf, 0x100000005ffff, 0x0000180000000},
-    .inv_exp = {0xffffffffffffd, 0x00fffffffffff, 0x0000000000000, 0x0001000000000, 0x0ffffffff0000},
-    .bits = 256,
+    .inv_fix = {0x0280000006000, 0xfffffff400000, 0xfffb7ffffff7f, 0xb7fffffff3fff, 0x0000063ffffff},
 };
 
 /* the order of the group */
@@ -36,8 +35,7 @@ static const kh_modulus ec_n = {
     .k0 = 0x1c8aaee00bc4f,
     .rr = {0x5cc0dea6dc3ba, 0x192a067d8a084, 0xbec59615571bb, 0x1fc245b2392b6, 0x0e12d9559d956},
     .rrr = {0x9617f757e3b0d, 0x73e9fd26776fc, 0xe93f26238f08c, 0x4d513b9246ba5, 0x0a54e7b437be6},
-    .inv_exp = {0x9cac2fc63254f, 0xada7179e84f3b, 0xfffffffbce6fa, 0x0000fffffffff, 0x0ffffffff0000},
-    .bits = 256,
+    .inv_fix = {0x8f8aeefc38adf, 0xac2db018b23fe, 0x9110fb41d257f, 0xf2dd97a4fc989, 0x0084d32252590},
 };
 
 /* the equation's constant and the base point */

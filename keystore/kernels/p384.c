@@ -29,9 +29,8 @@ static const kh_modulus ec_p = {
          0x0000020000000, 0x0000000000100, 0x0000000000000},
     .rrr = {0x00005fffffffd, 0xfc00000000000, 0xffffffbffffff, 0x000600000008f, 0xcfffffffe0000,
          0x000005fffffff, 0xffd0000000300, 0x00000000fffff},
-    .inv_exp = {0x00000fffffffd, 0xff00000000000, 0xffffffeffffff, 0xfffffffffffff, 0xfffffffffffff,
-         0xfffffffffffff, 0xfffffffffffff, 0x00000000fffff},
-    .bits = 384,
+    .inv_fix = {0x03fffffff4000, 0x0000014000000, 0xffe7fffffff40, 0x3fffffff3ffff, 0x0000180000002,
+         0xff3fffffff800, 0x00000017fffff, 0x000000000000c},
 };
 
 /* the order of the group */
@@ -43,9 +42,8 @@ static const kh_modulus ec_n = {
          0x0d49174aab1cc, 0xb7a28266895d4, 0x000000003fb05},
     .rrr = {0xfab24b3595fbb, 0x53c529db19181, 0xd405adad51873, 0x6d616ff0dc666, 0xf9991e8ee0b32,
          0xb48eb63b55de7, 0x17b5dbd3f41ed, 0x0000000095226},
-    .inv_exp = {0xc196accc52971, 0xb248b0a77aece, 0x4372ddf581a0d, 0xffffc7634d81f, 0xfffffffffffff,
-         0xfffffffffffff, 0xfffffffffffff, 0x00000000fffff},
-    .bits = 384,
+    .inv_fix = {0x9805e20797223, 0x8ecba58e247ef, 0x1c10a1c857627, 0x099ff4b157c6e, 0xc9b58643aeaaa,
+         0x9fe6647a3b82c, 0xb6d23ad8ed577, 0x000000004fd07},
 };
 
 /* the equation's constant and the base point */
