@@ -258,25 +258,30 @@ kh_result rig_create(keeper_rig *rig, const char *name, kh_key_type type, unsign
     return take_info(rig_call(rig, &record), info);
 }
 
+void rig_wrap(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, uint8_t *sealed, size_t cap,
+              size_t *sealed_len)
+{
+    PKCS8_PRIV_KEY_INFO *p8 = EVP_PKEY2PKCS8(pkey);
+    uint8_t *der = NULL;
+    int der_len = i2d_PKCS8_PRIV_KEY_INFO(p8, &der);
+
+    CHECK(der_len > 0);
+    CHECK(kh_import_seal(rig->import_public, name, usage, flags, der, (size_t)der_len, sealed, cap, sealed_len) == KH_OK);
+    PKCS8_PRIV_KEY_INFO_free(p8);
+    OPENSSL_free(der);
+}
+
 kh_result rig_import(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, kh_key_info *info)
 {
     static uint8_t data[sizeof(kh_key_info) + KH_IMPORT_PKCS8_MAX + KH_IMPORT_OVERHEAD];
     kh_key_info asked = {.usage = usage, .flags = flags};
-    PKCS8_PRIV_KEY_INFO *p8 = EVP_PKEY2PKCS8(pkey);
-    uint8_t *der = NULL;
-    int der_len = i2d_PKCS8_PRIV_KEY_INFO(p8, &der);
     size_t sealed_len = 0;
     kh_record record = {.op = KH_STORE_IMPORT, .data = data};
 
-    CHECK(der_len > 0);
     snprintf(asked.name, sizeof(asked.name), "%s", name);
     memcpy(data, &asked, sizeof(asked));
-    CHECK(kh_import_seal(rig->import_public, name, usage, flags, der, (size_t)der_len, data + sizeof(asked),
-                         sizeof(data) - sizeof(asked), &sealed_len)
-          == KH_OK);
+    rig_wrap(rig, name, pkey, usage, flags, data + sizeof(asked), sizeof(data) - sizeof(asked), &sealed_len);
     record.data_len = (uint32_t)(sizeof(asked) + sealed_len);
-    PKCS8_PRIV_KEY_INFO_free(p8);
-    OPENSSL_free(der);
     return take_info(rig_call(rig, &record), info);
 }
 

@@ -50,6 +50,9 @@ const rig_answer *rig_wait(keeper_rig *rig, uint64_t *cookie);
 kh_result rig_create(keeper_rig *rig, const char *name, kh_key_type type, unsigned bits, uint32_t usage, uint32_t flags,
                      kh_key_info *info);
 kh_result rig_import(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, kh_key_info *info);
+/* The sealed part of an import. */
+void rig_wrap(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, uint8_t *sealed, size_t cap,
+              size_t *sealed_len);
 kh_result rig_set_state(keeper_rig *rig, const char *name, uint32_t version, uint32_t state, kh_key_info *info);
 kh_result rig_lookup(keeper_rig *rig, const char *name, kh_key_info *info);
 kh_result rig_sign(keeper_rig *rig, const kh_key_info *key, uint32_t scheme, uint32_t flags, const void *data, size_t len);
