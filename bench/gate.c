@@ -44,7 +44,7 @@ static const gate_row rows[] = {
      false},
     {"K1", "p256: server CPU per TLS 1.3 handshake, over local keys", "×", GATE_AT_MOST, 1.15, gate_cpu_ratio, "p256",
      0, false},
-    {"M15", "100,000 keys: from exec to the first answer", "ms", GATE_AT_MOST, 1000, gate_store_start, NULL, 0, true},
+    {"M15", "100,000 keys: from the agent's start to the first signature", "ms", GATE_AT_MOST, 1000, gate_store_start, NULL, 0, true},
     {"M15", "100,000 keys: worst of 20 first uses of a key", "ms", GATE_AT_MOST, 5, gate_store_first_use, NULL, 0,
      true},
     {"M15", "100,000 keys: resident memory of all processes", "MB", GATE_REPORT, 0, gate_store_memory, NULL, 0, true},

@@ -48,7 +48,7 @@ bool gate_cpu_ratio(gate *g, const gate_row *row, double *value);
 /* p50 and p99 of one operation through the socket, less that of the bare operation, in µs. */
 bool gate_op_p50(gate *g, const gate_row *row, double *value);
 bool gate_op_p99(gate *g, const gate_row *row, double *value);
-/* A store with 100,000 keys: ms from exec to the first answer; worst of 20 first uses in ms; resident memory in MB. */
+/* A store with 100,000 keys: ms from start to the first signature; worst of 20 first uses in ms; resident memory in MB. */
 bool gate_store_start(gate *g, const gate_row *row, double *value);
 bool gate_store_first_use(gate *g, const gate_row *row, double *value);
 bool gate_store_memory(gate *g, const gate_row *row, double *value);
@@ -61,5 +61,7 @@ void gate_demo_end(gate *g);
 const char *gate_env(const gate *g, const char *prefix, const char *name);
 /* Runs a program (argv[0] is its path) and waits; its output goes to the file, or nowhere. The exit status, or -1. */
 int gate_run(const char *const *argv, const char *output);
+/* A log, indented, to standard error. */
+void gate_show(const char *path);
 
 #endif

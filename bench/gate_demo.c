@@ -68,7 +68,7 @@ const char *gate_env(const gate *g, const char *prefix, const char *name)
     return json_string_value(json_object_get(g->env, full));
 }
 
-static void show_log(const char *path)
+void gate_show(const char *path)
 {
     char line[1024];
     FILE *file = fopen(path, "r");
@@ -113,7 +113,7 @@ bool gate_demo_ready(gate *g, int delay_ms)
     g->demo_delay_ms = delay_ms; /* from here on there may be something to stop */
     if (gate_run(argv, log) != 0) {
         fprintf(stderr, "gate: the demo failed:\n");
-        show_log(log);
+        gate_show(log);
         gate_demo_end(g);
         return false;
     }

@@ -72,10 +72,35 @@ static bool answers(store *s)
     return kh_client_call(s->client, &ping, &reply) == KH_OK && reply.status == KH_OK;
 }
 
-/* From fork to the first answer. */
-static bool start_agent(store *s, double *ms)
+/* Signs what a TLS 1.3 server signs; how long it took, and how it went. */
+static kh_result first_use(store *s, unsigned key, double *ms)
+{
+    char name[32];
+    uint8_t message[98 + 32];
+    uint64_t begun_ns;
+    kh_reply reply;
+    kh_result result;
+    kh_request sign = {.op = KH_OP_SIGN, .deadline_ms = 5000, .scheme = KH_ECDSA_SHA256,
+                       .data = {message, sizeof(message)}};
+
+    memset(message, ' ', 64);
+    memcpy(message + 64, "TLS 1.3, server CertificateVerify", 34); /* with its zero byte */
+    if (RAND_bytes(message + 98, 32) != 1) {
+        return KH_E_CRYPTO;
+    }
+    snprintf(name, sizeof(name), "bench-%06u", key);
+    sign.key = (kh_bytes){(const uint8_t *)name, strlen(name)};
+    begun_ns = kh_now_ns();
+    result = kh_client_call(s->client, &sign, &reply);
+    *ms = (double)(kh_now_ns() - begun_ns) / 1e6;
+    return result != KH_OK ? result : reply.status;
+}
+
+/* From fork to the first answer, or to the first signature. */
+static bool start_agent(store *s, bool until_signed, double *ms)
 {
     uint64_t begun_ns = kh_now_ns();
+    double ignored = 0;
     int log;
 
     s->pid = fork();
@@ -86,7 +111,7 @@ static bool start_agent(store *s, double *ms)
         execl(s->agent, "keyholdd", "--config", s->config, "--foreground", (char *)NULL);
         _exit(127);
     }
-    while (!answers(s)) {
+    while (!answers(s) || (until_signed && first_use(s, KEYS - 1, &ignored) != KH_OK)) {
         kh_client_close(s->client);
         s->client = NULL;
         if (waitpid(s->pid, NULL, WNOHANG) != 0 || kh_now_ns() - begun_ns > START_LIMIT_NS) {
@@ -127,10 +152,6 @@ static bool create_keys(store *s)
     return true;
 }
 
-static void find_program(const gate *g, const char *name, char *path, size_t cap)
-{
-    snprintf(path, cap, "%s/agent/%s", g->build_dir, name);
-}
 
 /* The store with its keys and a running agent, made when the first row asks. */
 static store *store_ready(gate *g)
@@ -146,16 +167,17 @@ static store *store_ready(gate *g)
     if (s == NULL) {
         return NULL;
     }
-    find_program(g, "keyholdd", s->agent, sizeof(s->agent));
-    find_program(g, "keyholdctl", s->ctl, sizeof(s->ctl));
+    snprintf(s->agent, sizeof(s->agent), "%s/agent/keyholdd", g->build_dir);
+    snprintf(s->ctl, sizeof(s->ctl), "%s/agent/ctl/keyholdctl", g->build_dir);
     snprintf(s->dir, sizeof(s->dir), "%.4000s/many", g->dir);
     snprintf(s->config, sizeof(s->config), "%s/keyhold.conf", s->dir);
-    snprintf(s->log, sizeof(s->log), "%s/keyholdd.log", s->dir);
+    snprintf(s->log, sizeof(s->log), "%s.log", s->dir);
     snprintf(s->address, sizeof(s->address), "unix:%s/agent.sock", s->dir);
     init[0] = s->ctl;
     init[3] = s->dir;
-    if (gate_run(init, NULL) != 0 || !start_agent(s, &ms) || !create_keys(s)) {
-        fprintf(stderr, "gate: no store with %u keys\n", KEYS);
+    if (gate_run(init, s->log) != 0 || !start_agent(s, false, &ms) || !create_keys(s)) {
+        fprintf(stderr, "gate: no store with %u keys; the log:\n", KEYS);
+        gate_show(s->log);
         stop_agent(s);
         return NULL;
     }
@@ -178,38 +200,10 @@ bool gate_store_start(gate *g, const gate_row *row, double *value)
     store *s = store_ready(g);
 
     (void)row;
-    if (s == NULL || !stop_agent(s) || !start_agent(s, value)) {
+    if (s == NULL || !stop_agent(s) || !start_agent(s, true, value)) {
         return false;
     }
     s->reopened = true;
-    return true;
-}
-
-/* Signs what a TLS 1.3 server signs; how long it took. */
-static bool first_use(store *s, unsigned key, double *ms)
-{
-    char name[32];
-    uint8_t message[98 + 32];
-    uint64_t begun_ns;
-    kh_reply reply;
-    kh_result result;
-    kh_request sign = {.op = KH_OP_SIGN, .deadline_ms = 5000, .scheme = KH_ECDSA_SHA256,
-                       .data = {message, sizeof(message)}};
-
-    memset(message, ' ', 64);
-    memcpy(message + 64, "TLS 1.3, server CertificateVerify", 34);
-    if (RAND_bytes(message + 98, 32) != 1) {
-        return false;
-    }
-    snprintf(name, sizeof(name), "bench-%06u", key);
-    sign.key = (kh_bytes){(const uint8_t *)name, strlen(name)};
-    begun_ns = kh_now_ns();
-    result = kh_client_call(s->client, &sign, &reply);
-    *ms = (double)(kh_now_ns() - begun_ns) / 1e6;
-    if (result != KH_OK || reply.status != KH_OK) {
-        fprintf(stderr, "gate: %s: %s\n", name, kh_result_text(result != KH_OK ? result : reply.status));
-        return false;
-    }
     return true;
 }
 
@@ -221,13 +215,16 @@ bool gate_store_first_use(gate *g, const gate_row *row, double *value)
 
     (void)row;
     *value = 0;
-    if (s == NULL || (!s->reopened && (!stop_agent(s) || !start_agent(s, &ms)))) {
+    if (s == NULL || (!s->reopened && (!stop_agent(s) || !start_agent(s, false, &ms)))) {
         return false;
     }
     s->reopened = true;
     for (i = 0; i < FIRST_USES; i++) {
         /* A stride without a common factor: keys from all over the store, none of them twice. */
-        if (!first_use(s, s->next_key, &ms)) {
+        kh_result result = first_use(s, s->next_key, &ms);
+
+        if (result != KH_OK) {
+            fprintf(stderr, "gate: bench-%06u: %s\n", s->next_key, kh_result_text(result));
             return false;
         }
         s->next_key = (s->next_key + 61813u) % KEYS;
