@@ -260,7 +260,7 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
     cfg_set_error_function(cfg, take_error);
     set_checks(cfg);
     if (cfg_parse_fp(cfg, stream) != CFG_SUCCESS) {
-        if (error[0] == '\0' || strstr(error, SENTINEL) != NULL) {
+        if (error[0] == '\0' || strstr(error, SENTINEL) != NULL || strstr(error, "premature end of file") != NULL) {
             snprintf(error, KH_CONFIG_ERROR_MAX, "%s: the file ends inside a section, a list or a string", path);
         }
         result = KH_E_INVALID;

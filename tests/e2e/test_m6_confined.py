@@ -8,6 +8,7 @@ import os
 import re
 
 import harness
+import wire  # noqa: F401 - KH_BUILD_DIR
 from harness import check, read, run, status_of, wait_until
 
 ROLES = ("supervisor", "front", "keeper")

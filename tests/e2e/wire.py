@@ -19,6 +19,11 @@ OK, MALFORMED, UNSUPPORTED, UNAUTHENTICATED, NOT_FOUND, USAGE = 0, 2, 3, 4, 5, 6
 DISABLED, INVALID, TOO_LARGE, OVERLOADED, DEADLINE, CANCELLED, UNAVAILABLE, ORDER, FORBIDDEN = 8, 15, 16, 17, 19, 20, 21, 25, 28
 RETRYABLE = {17, 18, 21, 24, 26, 27}
 
+# One build directory for whatever preset a test asks for.
+if "KH_BUILD_DIR" in os.environ:
+    for _preset in ("RELEASE", "DEV", "ASAN", "TSAN"):
+        os.environ.setdefault("KH_BUILD_" + _preset, os.environ["KH_BUILD_DIR"])
+
 
 class Closed(Exception):
     """The agent closed the connection; args[0] is its last word (status, detail), if there was one."""

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The configuration file: what is accepted becomes the right values, what is not is refused at its line. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "config.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BASE "store = \"store/keys.db\"\nkek_file = \"kek\"\nlisten \"unix:agent.sock\" {}\n"
+
+static kh_result parse(const char *text, kh_config **config, char *error)
+{
+    return kh_config_parse(text, strlen(text), "/etc/keyhold/keyhold.conf", config, error);
+}
+
+static void test_defaults(void **state)
+{
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_config *config = NULL;
+
+    (void)state;
+    assert_int_equal(parse(BASE, &config, error), KH_OK);
+    assert_string_equal(config->store, "/etc/keyhold/store/keys.db");
+    assert_string_equal(config->kek_file, "/etc/keyhold/kek");
+    assert_null(config->kek_passphrase_file);
+    assert_null(config->admin_socket);
+    assert_null(config->front_user);
+    assert_true(config->kernels);
+    assert_int_equal(config->log_level, KH_LOG_INFO);
+    assert_int_equal(config->log_format, KH_FORMAT_TEXT);
+#define KH_X(field, initial, least, most, what) assert_int_equal(config->field, initial);
+    KH_CONFIG_NUMBERS(KH_X)
+#undef KH_X
+    assert_int_equal(config->listener_count, 1);
+    assert_string_equal(config->listeners[0].path, "/etc/keyhold/agent.sock");
+    assert_int_equal(config->listeners[0].mode, 0666);
+    assert_int_equal(config->identity_count, 0);
+    assert_string_equal(config->text, BASE);
+    kh_config_free(config);
+}
+
+static void test_everything(void **state)
+{
+    static const char text[] = "# a comment\n"
+                               "store = '/var/lib/keyhold/keys.db'\n"
+                               "kek_passphrase_file = \"credential:passphrase\"\n"
+                               "admin_socket = \"admin.sock\"\n"
+                               "front_user = \"33:33\"  keeper_user = \"nobody\"\n"
+                               "workers = 4 kernels = \"openssl\" batch_window_us = 50 cache_keys = 7\n"
+                               "log_level = \"debug\" log_format = \"json\"\n"
+                               "listen \"unix:/run/a.sock\" { mode = 0660 owner = \"1:2\" group = \"3\" }\n"
+                               "listen \"unix:b.sock\" {}\n"
+                               "identity \"edge\" {\n"
+                               "    token = \"edge.token\"\n"
+                               "    allow { keys = {\"site-*\", \"www\"}  operations = {\"sign\", \"public-key\"} }\n"
+                               "    allow { keys = {\"kx\"} operations = {\"tls-rsa-decrypt\"} }\n"
+                               "    queue_max = 10 weight = 3\n"
+                               "}\n"
+                               "identity \"php\" { uid = 33 }\n";
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_config *config = NULL;
+    kh_user user = {0, 0};
+
+    (void)state;
+    assert_int_equal(parse(text, &config, error), KH_OK);
+    assert_string_equal(config->kek_passphrase_file, "credential:passphrase");
+    assert_string_equal(config->admin_socket, "/etc/keyhold/admin.sock");
+    assert_int_equal(kh_config_user(config->front_user, &user), KH_OK);
+    assert_int_equal(user.uid, 33);
+    assert_int_equal(config->workers, 4);
+    assert_false(config->kernels);
+    assert_int_equal(config->log_format, KH_FORMAT_JSON);
+    assert_string_equal(config->listeners[0].path, "/run/a.sock");
+    assert_int_equal(config->listeners[0].mode, 0660);
+    assert_string_equal(config->listeners[0].owner, "1:2");
+    assert_string_equal(config->identities[0].token, "/etc/keyhold/edge.token");
+    assert_int_equal(config->identities[0].allow_count, 2);
+    assert_string_equal(config->identities[0].allows[0].keys[1], "www");
+    assert_int_equal(config->identities[0].allows[0].operations, 1u << KH_OP_SIGN | 1u << KH_OP_PUBLIC_KEY);
+    assert_int_equal(config->identities[0].queue_max, 10);
+    assert_int_equal(config->identities[0].weight, 3);
+    assert_int_equal(config->identities[1].uid, 33);
+    assert_null(config->identities[1].token);
+    kh_config_free(config);
+}
+
+/* What is wrong, and how the message begins and what it contains. BASE is lines 1 to 3. */
+static void test_mistakes(void **state)
+{
+    static const struct {
+        const char *text, *where, *what;
+    } table[] = {
+        {BASE "wat = 3\n", ":4: ", "wat"},
+        {BASE "\n\nworkers = 257\n", ":6: ", "out of range: 0 to 256"},
+        {BASE "workers = -1\n", ":4: ", "out of range"},
+        {BASE "workers = many\n", ":4: ", "integer"},
+        {BASE "workers = 99999999999999999999\n", ":4: ", "range"},
+        {BASE "frame_max = 20479\n", ":4: ", "out of range"},
+        {BASE "kernels = \"aut\"\n", ":4: ", "auto openssl"},
+        {BASE "kernels = \"\"\n", ":4: ", "auto openssl"},
+        {BASE "log_level = \"loud\"\n", ":4: ", "error warn notice info debug"},
+        {BASE "front_user = \"\"\n", ":4: ", "empty"},
+        {BASE "listen \"tcp:443\" {}\n", ":4: ", "unix:PATH"},
+        {BASE "listen \"unix:\" {}\n", ":4: ", "unix:PATH"},
+        {BASE "listen \"unix:x\" { mode = 01777 }\n", ":4: ", "out of range"},
+        {BASE "listen \"unix:./agent.sock\" {}\nlisten \"unix:/etc/keyhold/agent.sock\" {}\n", ":5: ", "declared twice"},
+        {BASE "identity \"a b\" { uid = 3 }\n", ":4: ", "a name has"},
+        {BASE "identity \"root\" { uid = 3 }\n", ":4: ", "operator"},
+        {BASE "identity \"a\" { uid = 0 }\n", ":4: ", "operator"},
+        {BASE "identity \"a\" { uid = 4294967295 }\n", ":4: ", "out of range"},
+        {BASE "identity \"a\" { }\n", ":4: ", "exactly one of"},
+        {BASE "identity \"a\" {\n token = \"t\"\n uid = 3\n}\n", ":7: ", "exactly one of"},
+        {BASE "identity \"a\" { uid = 3 }\nidentity \"b\" { uid = 3 }\n", ":5: ", "uid of another"},
+        {BASE "identity \"a\" { uid = 3 }\nidentity \"a\" { uid = 4 }\n", ":5: ", "a"},
+        {BASE "identity \"a\" { uid = 3 weight = 0 }\n", ":4: ", "out of range"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} operations = {\"signn\"} } }\n", ":5: ", "signn"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} operations = {\"ping\"} } }\n", ":5: ", "ping"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x y\"} operations = {\"sign\"} } }\n", ":5: ", "x y"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {} operations = {\"sign\"} } }\n", ":5: ", "both"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} } }\n", ":5: ", "both"},
+        {BASE "identity \"a\" { uid = 3\n", ": ", "ends inside"},
+        {BASE "store = \"x\nand so on", ": ", "ends inside"},
+        {"kek_file = \"kek\"\nlisten \"unix:a\" {}\n", ": ", "store"},
+        {"store = \"s\"\nlisten \"unix:a\" {}\n", ": ", "kek_file"},
+        {BASE "kek_passphrase_file = \"-\"\n", ": ", "exactly one of"},
+        {"store = \"s\"\nkek_file = \"-\"\nlisten \"unix:a\" {}\n", ": ", "passphrase"},
+        {"store = \"s\"\nkek_file = \"k\"\n", ": ", "listen"},
+        {"", ": ", "empty"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        char error[KH_CONFIG_ERROR_MAX] = "", start[64];
+        kh_config *config = (kh_config *)1;
+
+        snprintf(start, sizeof start, "/etc/keyhold/keyhold.conf%s", table[i].where);
+        assert_int_equal(parse(table[i].text, &config, error), KH_E_INVALID);
+        assert_null(config);
+        if (strncmp(error, start, strlen(start)) != 0 || strstr(error, table[i].what) == NULL) {
+            fail_msg("case %zu: \"%s\" does not begin with \"%s\" and contain \"%s\"", i, error, start, table[i].what);
+        }
+    }
+}
+
+/* Every prefix of a good file is refused or accepted, never more. */
+static void test_truncated(void **state)
+{
+    static const char text[] = BASE "identity \"e\" { token = \"t\" allow { keys = {\"*\"} operations = {\"sign\"} } }\nworkers = 2\n";
+    char error[KH_CONFIG_ERROR_MAX];
+
+    (void)state;
+    for (size_t len = 0; len <= sizeof text - 1; len++) {
+        char *copy = malloc(len + 1); /* exact, for the sanitizer */
+        kh_config *config = NULL;
+        kh_result result = KH_OK;
+
+        assert_non_null(copy);
+        memcpy(copy, text, len);
+        result = kh_config_parse(copy, len, "/x", &config, error);
+        assert_true((result == KH_OK) == (config != NULL));
+        assert_true(result == KH_OK || error[0] != '\0');
+        kh_config_free(config);
+        free(copy);
+    }
+}
+
+static void test_binary_and_missing(void **state)
+{
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_config *config = NULL;
+
+    (void)state;
+    assert_int_equal(kh_config_parse("a\0b", 3, "/x", &config, error), KH_E_INVALID);
+    assert_int_equal(kh_config_load("/nonexistent/keyhold.conf", &config, error), KH_E_IO);
+    assert_non_null(strstr(error, "/nonexistent/keyhold.conf: No such file"));
+    assert_int_equal(kh_config_load("/", &config, error), KH_E_IO);
+}
+
+static void test_users(void **state)
+{
+    static const char *const bad[] = {"", ":", "5:", ":5", "5:6:7", "4294967295:1", "1:4294967295", "-1:2", "5 :6", "no-such-user"};
+    kh_user user = {0, 0};
+    gid_t gid = 0;
+
+    (void)state;
+    assert_int_equal(kh_config_user("64801:7", &user), KH_OK);
+    assert_int_equal(user.uid, 64801);
+    assert_int_equal(user.gid, 7);
+    assert_int_equal(kh_config_user("root", &user), KH_OK);
+    assert_int_equal(user.uid, 0);
+    assert_int_equal(kh_config_group("12", &gid), KH_OK);
+    assert_int_equal(gid, 12);
+    assert_int_equal(kh_config_group("root", &gid), KH_OK);
+    assert_int_equal(kh_config_group("no-such-group", &gid), KH_E_INVALID);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(kh_config_user(bad[i], &user), KH_E_INVALID);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_everything),        cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_truncated), cmocka_unit_test(test_binary_and_missing), cmocka_unit_test(test_users),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
