@@ -254,11 +254,14 @@ static const char *advice(kh_result result)
 
 static kh_result fail_call(ctl_agent *agent, kh_result result, const char *what, kh_bytes detail)
 {
-    if (detail.len > 0) {
-        return ctl_fail(agent->error, result, "%s: %s (%.*s); %s", what, kh_result_text(result),
-                        (int)detail.len, (const char *)detail.data, advice(result));
+    const char *text = kh_result_text(result);
+
+    /* The agent's own words, unless they only repeat what the result says. */
+    if (detail.len > 0 && (detail.len != strlen(text) || memcmp(detail.data, text, detail.len) != 0)) {
+        return ctl_fail(agent->error, result, "%s: %s (%.*s); %s", what, text, (int)detail.len,
+                        (const char *)detail.data, advice(result));
     }
-    return ctl_fail(agent->error, result, "%s: %s; %s", what, kh_result_text(result), advice(result));
+    return ctl_fail(agent->error, result, "%s: %s; %s", what, text, advice(result));
 }
 
 kh_result ctl_agent_admin(ctl_agent *agent, const kh_record *record, const char *what, uint8_t *out,

@@ -36,8 +36,7 @@ static const struct {
     {KH_KEY_ED25519, KH_ED25519, NID_ED25519, V_ASN1_UNDEF},
 };
 
-/* ---- The subject
- * ------------------------------------------------------------------------------------------------ */
+/* ---- The subject ---- */
 
 /* Takes one "KEY=value" up to the next plain "/"; *at moves behind it. */
 static kh_result add_attribute(X509_NAME *name, const char **at, ctl_error *error)
@@ -97,8 +96,7 @@ static kh_result parse_subject(const char *text, X509_NAME *name, ctl_error *err
     return result;
 }
 
-/* ---- Subject alternative names
- * ---------------------------------------------------------------------------------- */
+/* ---- Subject alternative names ---- */
 
 /* A name that a TLS client could look for: letters, digits, "-" and ".", perhaps with "*." in front. */
 static bool is_host_name(const char *text)
@@ -187,8 +185,7 @@ static kh_result default_sans(X509_NAME *subject, GENERAL_NAMES *names, ctl_erro
     return add_name(names, item, error);
 }
 
-/* ---- Extensions
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Extensions ---- */
 
 static bool push_extension(STACK_OF(X509_EXTENSION) * *extensions, int nid, bool critical, void *value)
 {
@@ -271,8 +268,7 @@ static kh_result make_extensions(const kh_key_info *info, const certbuild_wish *
     return result;
 }
 
-/* ---- Building
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Building ---- */
 
 /* 159 random bits below a set top bit: positive, of constant length, never zero. */
 static bool set_serial(X509 *cert)

@@ -15,8 +15,7 @@
 /* Exit codes, as documented in keyholdctl(1). */
 typedef enum ctl_exit { CTL_OK = 0, CTL_FAILED = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 } ctl_exit;
 
-/* ---- The error (error.c)
- * ---------------------------------------------------------------------------------------- */
+/* ---- The error (error.c) ---- */
 
 #define CTL_ERROR_MAX 1024
 
@@ -36,8 +35,7 @@ kh_result ctl_fail_usage(ctl_error *error, const char *format, ...) __attribute_
 kh_result ctl_fail_unreachable(ctl_error *error, kh_result result, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* ---- The command line (options.c)
- * ------------------------------------------------------------------------------- */
+/* ---- The command line (options.c) ---- */
 
 #define CTL_OPTIONS_MAX 16
 #define CTL_OPERANDS_MAX 2
@@ -89,8 +87,7 @@ KH_MUST_USE kh_result ctl_args_number(const ctl_args *args, const char *name, lo
  * that. */
 size_t ctl_distance(const char *a, const char *b);
 
-/* ---- One run
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- One run ---- */
 
 typedef struct ctl_run {
     const ctl_command *commands; /* the table, for help and completion */

@@ -94,8 +94,7 @@ kh_result ctl_cmd_version(ctl_run *ctl)
     return KH_OK;
 }
 
-/* ---- Completion
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Completion ---- */
 
 static void print_option_words(const ctl_option *option)
 {

@@ -29,75 +29,54 @@ static kh_result look_up(ctl_run *ctl, kh_key_info *infos, size_t cap, size_t *c
     return result;
 }
 
-static kh_result parse_usage(ctl_run *ctl, uint32_t fallback, uint32_t *usage)
+/* A type that is known but weak deserves another answer than one that is not known. */
+static kh_result parse_type(ctl_run *ctl, kh_key_info *wanted)
 {
-    const char *text = ctl_args_value(&ctl->args, "usage");
-    unsigned parsed = fallback;
+    static const char known[] = "rsa2048, rsa3072, rsa4096, p256, p384, p521 or ed25519";
+    const char *type = ctl_args_value(&ctl->args, "type");
+    kh_key_type key_type = KH_KEY_NONE;
+    unsigned bits = 0;
+    unsigned rsa = 0;
 
-    if (text != NULL && kh_usage_parse(text, &parsed) != KH_OK) {
-        return ctl_fail_usage(
-            &ctl->error,
-            "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
-            "decrypt, wrap, tls-dhe",
-            text);
+    if (type == NULL) {
+        return ctl_fail_usage(&ctl->error, "the type of the key is missing; give --type %s", known);
     }
-    *usage = parsed;
-    return KH_OK;
+    if (kh_key_type_parse(type, &key_type, &bits) == KH_OK) {
+        wanted->type = key_type;
+        wanted->bits = bits;
+        return keyview_fits(wanted, key_type, &ctl->error);
+    }
+    if (sscanf(type, "rsa%u", &rsa) == 1 || sscanf(type, "rsa-%u", &rsa) == 1) {
+        return ctl_fail_usage(&ctl->error, "%s is %s; use an even size of 2048 to 4096 bits", type,
+                              rsa < 2048 ? "a weak key" : "not supported");
+    }
+    return ctl_fail_usage(&ctl->error, "key type \"%s\" is not known; use %s", type, known);
 }
 
 kh_result ctl_cmd_key_create(ctl_run *ctl)
 {
-    const char *type = ctl_args_value(&ctl->args, "type");
-    bool new_version = ctl_args_value(&ctl->args, "new-version") != NULL;
     kh_key_info wanted = {0};
     kh_key_info made = {0};
-    kh_key_type key_type = KH_KEY_NONE;
-    unsigned bits = 0;
     ctl_agent *agent = NULL;
-    kh_result result = keyview_name(ctl->args.operands[0], false, &wanted, &ctl->error);
+    kh_result result = keyview_wanted(ctl, &wanted);
 
-    if (result == KH_OK && type == NULL) {
-        result = ctl_fail_usage(
-            &ctl->error, "the type of the key is missing; give --type rsa2048, rsa3072, rsa4096, p256, p384, "
-                         "p521 or ed25519");
-    } else if (result == KH_OK && kh_key_type_parse(type, &key_type, &bits) != KH_OK) {
-        unsigned rsa = 0;
-
-        /* A type that is known but weak deserves another answer than one that is not known. */
-        if (sscanf(type, "rsa%u", &rsa) == 1 || sscanf(type, "rsa-%u", &rsa) == 1) {
-            result = ctl_fail_usage(&ctl->error, "%s is %s; use an even size of 2048 to 4096 bits", type,
-                                    rsa < 2048 ? "a weak key" : "not supported");
-        } else {
-            result = ctl_fail_usage(
-                &ctl->error,
-                "key type \"%s\" is not known; use rsa2048, rsa3072, rsa4096, p256, p384, p521 or "
-                "ed25519",
-                type);
-        }
+    if (result == KH_OK) {
+        result = parse_type(ctl, &wanted);
     }
     if (result == KH_OK) {
-        result = parse_usage(ctl, KH_USAGE_TLS_SERVER, &wanted.usage);
+        result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
     }
-    if (result != KH_OK) {
-        goto done;
-    }
-    wanted.type = key_type;
-    wanted.bits = bits;
-    wanted.flags = new_version ? KH_KEY_NEW_VERSION : 0;
-    result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
     if (result == KH_OK) {
         result = ctl_agent_create(agent, &wanted, &made);
     }
     if (result == KH_OK) {
         result = keyview_print(ctl, &made);
     }
-done:
     ctl_agent_close(agent);
     return result;
 }
 
-/* ---- list
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- list ---- */
 
 typedef struct listing {
     output_table *table;
@@ -186,8 +165,7 @@ done:
     return result;
 }
 
-/* ---- state
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- state ---- */
 
 static kh_result set_state(ctl_run *ctl, uint32_t state)
 {
@@ -278,8 +256,7 @@ kh_result ctl_cmd_key_purge(ctl_run *ctl)
     return admin_by_name(ctl, KH_STORE_PURGE, "purge", "purged");
 }
 
-/* ---- the public half
- * -------------------------------------------------------------------------------------------- */
+/* ---- the public half ---- */
 
 kh_result ctl_cmd_key_reference(ctl_run *ctl)
 {

@@ -52,26 +52,6 @@ static kh_result check_certificate(ctl_run *ctl, const char *path, const char *k
     return result;
 }
 
-/* What the import will be called: name, usage, flags. */
-static kh_result parse_wanted(ctl_run *ctl, kh_key_info *wanted)
-{
-    const char *usage = ctl_args_value(&ctl->args, "usage");
-    unsigned parsed = KH_USAGE_TLS_SERVER;
-    kh_result result = keyview_name(ctl->args.operands[0], false, wanted, &ctl->error);
-
-    if (result == KH_OK && usage != NULL && kh_usage_parse(usage, &parsed) != KH_OK) {
-        result = ctl_fail_usage(
-            &ctl->error,
-            "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
-            "decrypt, wrap, tls-dhe",
-            usage);
-    }
-    wanted->usage = parsed;
-    wanted->flags = (ctl_args_value(&ctl->args, "allow-duplicate") != NULL ? KH_KEY_ALLOW_DUPLICATE : 0) |
-                    (ctl_args_value(&ctl->args, "new-version") != NULL ? KH_KEY_NEW_VERSION : 0);
-    return result;
-}
-
 static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info *wanted, const keyfile *key,
                                kh_key_info *made)
 {
@@ -123,13 +103,16 @@ kh_result ctl_cmd_key_import(ctl_run *ctl)
     keyfile key = {0};
     ctl_secret file = {0};
     ctl_agent *agent = NULL;
-    kh_result result = parse_wanted(ctl, &wanted);
+    kh_result result = keyview_wanted(ctl, &wanted);
 
     if (result == KH_OK) {
         result = ctl_secret_read_file(path, KEYFILE_MAX, &file, &ctl->error);
     }
     if (result == KH_OK) {
         result = keyfile_load(file.data, file.len, path, ask_passphrase, &ask, &key, &ctl->error);
+    }
+    if (result == KH_OK) {
+        result = keyview_fits(&wanted, key.type, &ctl->error);
     }
     if (result == KH_OK && cert != NULL) {
         result = check_certificate(ctl, cert, path, &key);

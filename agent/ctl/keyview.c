@@ -107,3 +107,38 @@ kh_result keyview_name(const char *text, bool version_allowed, kh_key_info *info
     info->version = version;
     return KH_OK;
 }
+
+kh_result keyview_wanted(ctl_run *ctl, kh_key_info *wanted)
+{
+    const char *usage = ctl_args_value(&ctl->args, "usage");
+    bool new_version = ctl_args_value(&ctl->args, "new-version") != NULL;
+    unsigned parsed = new_version ? 0 : KH_USAGE_TLS_SERVER;
+
+    if (new_version && usage != NULL) {
+        return ctl_fail_usage(&ctl->error,
+                              "a new version has the usage of the versions before it; leave out --usage");
+    }
+    if (usage != NULL && kh_usage_parse(usage, &parsed) != KH_OK) {
+        return ctl_fail_usage(
+            &ctl->error,
+            "usage \"%s\" is not known; it is a list of tls-server, tls-client, tls-rsa-kx, sign, "
+            "decrypt, wrap, tls-dhe",
+            usage);
+    }
+    wanted->usage = parsed;
+    wanted->flags = (ctl_args_value(&ctl->args, "allow-duplicate") != NULL ? KH_KEY_ALLOW_DUPLICATE : 0) |
+                    (new_version ? KH_KEY_NEW_VERSION : 0);
+    return keyview_name(ctl->args.operands[0], false, wanted, &ctl->error);
+}
+
+kh_result keyview_fits(const kh_key_info *wanted, kh_key_type type, ctl_error *error)
+{
+    unsigned rsa_only = wanted->usage & (KH_USAGE_TLS_RSA_KX | KH_USAGE_DECRYPT | KH_USAGE_WRAP);
+    char usage[80];
+
+    if (type == KH_KEY_RSA || rsa_only == 0) {
+        return KH_OK;
+    }
+    return ctl_fail_usage(error, "usage %s is for RSA keys and this is a %s key; leave it out",
+                          kh_usage_format(rsa_only, usage, sizeof(usage)), kh_key_type_name((int)type));
+}

@@ -23,4 +23,12 @@ char *keyview_pem(const kh_key_info *info);
 KH_MUST_USE kh_result keyview_name(const char *text, bool version_allowed, kh_key_info *info,
                                    ctl_error *error);
 
+/*
+ * What key create and key import ask for: name, usage (0, to be inherited, with --new-version) and flags,
+ * from the command line. KH_E_INVALID with a usage error.
+ */
+KH_MUST_USE kh_result keyview_wanted(ctl_run *ctl, kh_key_info *wanted);
+/* KH_E_INVALID with a usage error when a key of this type can have no use of wanted->usage. */
+KH_MUST_USE kh_result keyview_fits(const kh_key_info *wanted, kh_key_type type, ctl_error *error);
+
 #endif

@@ -135,7 +135,8 @@ static kh_result set_passphrase(ctl_run *ctl, layout *at)
     }
     /* keyholdd refuses such a file: better now than at its start. */
     if (strcmp(file, "-") != 0 && stat(file, &status) == 0 && (status.st_mode & 077) != 0) {
-        return ctl_fail(&ctl->error, KH_E_FORBIDDEN, "the passphrase file %s can be read by others; chmod 0600 it", file);
+        return ctl_fail(&ctl->error, KH_E_FORBIDDEN,
+                        "the passphrase file %s can be read by others; chmod 0600 it", file);
     }
     return KH_OK;
 }

@@ -63,13 +63,20 @@ size_t ctl_distance(const char *a, const char *b)
     return last[b_len];
 }
 
-/* Keeps the candidate that is nearer to `word` than what was best so far; far-fetched ones are no help. */
+/*
+ * Keeps the candidate that is nearer to `word` than what was best so far; far-fetched ones are no help. A
+ * word that was not written to its end is as near as a single slip.
+ */
 static void consider(const char *word, const char *candidate, const char **best, size_t *best_distance)
 {
-    size_t distance = ctl_distance(word, candidate);
+    size_t word_len = strlen(word);
     size_t len = strlen(candidate);
+    size_t distance = ctl_distance(word, candidate);
     size_t limit = len < 4 ? 1 : len < 8 ? 2 : 3;
 
+    if (word_len >= 3 && word_len < len && memcmp(word, candidate, word_len) == 0) {
+        distance = 1;
+    }
     if (distance <= limit && distance < *best_distance) {
         *best = candidate;
         *best_distance = distance;

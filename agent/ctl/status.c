@@ -30,8 +30,7 @@ static const char *put_number(char cell[CELL_MAX], json_int_t value)
     return cell;
 }
 
-/* ---- The parts
- * --------------------------------------------------------------------------------------------------- */
+/* ---- The parts ---- */
 
 static void print_uptime(json_int_t seconds)
 {
@@ -255,8 +254,7 @@ static kh_result print_status(const json_t *status, const json_t *last, double s
     return result;
 }
 
-/* ---- The command
- * ------------------------------------------------------------------------------------------------- */
+/* ---- The command ---- */
 
 /* Asks once; *status is a new reference. The agent is opened when it is not, and closed when it does not
  * answer. */
