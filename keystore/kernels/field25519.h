@@ -9,7 +9,7 @@
 #ifndef KH_KERNELS_FIELD25519_H
 #define KH_KERNELS_FIELD25519_H
 
-#include "field.h"
+#include "inverse.h"
 
 #define F25519_LEN 5
 #define F25519_BITS 51
@@ -103,42 +103,6 @@ KH_INLINE void f25519_sub(kh_vec *r, const kh_vec *a, const kh_vec *b)
     f25519_carry(r, t);
 }
 
-KH_INLINE void f25519_sqr_times(kh_vec *r, const kh_vec *a, unsigned times)
-{
-    f25519_sqr(r, a);
-    while (--times > 0)
-        f25519_sqr(r, r);
-}
-
-/* r = a^(p-2); the exponent 2^255 - 21 by runs of ones: xN below is a^(2^N - 1). */
-static void f25519_inv(kh_vec *r, const kh_vec *a)
-{
-    kh_vec a11[5], x5[5], x10[5], x20[5], x50[5], x100[5], t[5];
-
-    f25519_sqr(t, a);               /* 2 */
-    f25519_sqr_times(x5, t, 2);     /* 8 */
-    f25519_mul(x5, x5, a);          /* 9 */
-    f25519_mul(a11, x5, t);         /* 11 */
-    f25519_sqr(t, a11);             /* 22 */
-    f25519_mul(x5, t, x5);          /* 31 = 2^5 - 1 */
-    f25519_sqr_times(t, x5, 5);
-    f25519_mul(x10, t, x5);
-    f25519_sqr_times(t, x10, 10);
-    f25519_mul(x20, t, x10);
-    f25519_sqr_times(t, x20, 20);
-    f25519_mul(t, t, x20);
-    f25519_sqr_times(t, t, 10);
-    f25519_mul(x50, t, x10);
-    f25519_sqr_times(t, x50, 50);
-    f25519_mul(x100, t, x50);
-    f25519_sqr_times(t, x100, 100);
-    f25519_mul(t, t, x100);
-    f25519_sqr_times(t, t, 50);
-    f25519_mul(t, t, x50);          /* 2^250 - 1 */
-    f25519_sqr_times(t, t, 5);
-    f25519_mul(r, t, a11);          /* 2^255 - 32 + 11 */
-}
-
 /* r = a, canonical: the multiple of p to take off is found by adding 19 and looking at bit 255. */
 static void f25519_canonical(kh_vec *r, const kh_vec *a)
 {
@@ -163,6 +127,32 @@ static void f25519_canonical(kh_vec *r, const kh_vec *a)
         r[i] = carry & mask;
         carry >>= F25519_BITS;
     }
+}
+
+/*
+ * r = 1/a by inverse.h, which wants canonical limbs of 52 bits and leaves a factor 2^-30 (15 batches). Zero gives some number.
+ */
+KH_NOINLINE void f25519_inv(kh_vec *r, const kh_vec *a)
+{
+    static const uint64_t p[F25519_LEN] = {0xfffffffffffed, 0xfffffffffffff, 0xfffffffffffff, 0xfffffffffffff,
+                                           0x07fffffffffff};
+    const uint64_t k0 = 0xca1af286bca1b; /* 1/19 modulo 2^52 */
+    kh_vec n[F25519_LEN], t[F25519_LEN], c[F25519_LEN], mask = kh_vec_all(F25519_MASK);
+
+    f25519_canonical(c, a);
+    KH_UNROLL_FE
+    for (int i = 0; i < F25519_LEN - 1; i++)
+        t[i] = (c[i] >> i | c[i + 1] << (F25519_BITS - i)) & kh_vec_all(KH_LIMB_MASK);
+    t[4] = c[4] >> 4;
+    kh_fe_all(n, p, F25519_LEN);
+    kh_inverse(t, t, n, kh_vec_all(k0), F25519_LEN, KH_INVERSE_BATCHES(255));
+    c[0] = t[0] & mask;
+    KH_UNROLL_FE
+    for (int i = 1; i < F25519_LEN - 1; i++)
+        c[i] = (t[i - 1] >> (KH_LIMB_BITS - i) | t[i] << i) & mask;
+    c[4] = t[3] >> 48 | t[4] << 4;
+    f25519_carry(c, c);
+    f25519_mul(r, c, (kh_vec[F25519_LEN]){kh_vec_all(UINT64_C(1) << 30)});
 }
 
 #endif

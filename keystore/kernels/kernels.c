@@ -13,7 +13,7 @@
 #include "private.h"
 
 /* Deeper than any kernel's stack frames with those of libcrypto below them. */
-#define STACK_WIPE_LEN (48 * 1024)
+#define STACK_WIPE_LEN (32 * 1024)
 
 static const kh_backend_table *const backends[] = {
     [KH_BACKEND_OPENSSL] = NULL,

@@ -81,6 +81,7 @@ static void kh_sha512_compress(kh_vec *state, kh_vec *w)
 {
     kh_vec a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
 
+    _Pragma("GCC unroll 16")
     for (unsigned t = 0; t < 80; t++) {
         kh_vec t1, t2;
 
