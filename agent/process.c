@@ -54,15 +54,12 @@ static void drop_privileges(const kh_process_spec *spec)
 static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
 {
     char *const argv[] = {(char *)(uintptr_t)spec->role, NULL};
-    int exe = -1;
+    int exe = fcntl(spec->exe_fd, F_DUPFD_CLOEXEC, KH_BOOT_FD + 2), channel = fcntl(spec->channel_fd, F_DUPFD, KH_BOOT_FD + 2);
 
     prctl(PR_SET_NAME, spec->role + strlen("keyholdd: "), 0, 0, 0);
-    exe = fcntl(spec->exe_fd, F_DUPFD_CLOEXEC, 64);
-    if (dup2(spec->channel_fd, KH_BOOT_FD) < 0) { /* also clears close-on-exec */
-        fail("keyholdd: dup2");
-    }
-    if (exe < 0 || close_range(KH_BOOT_FD + 1, (unsigned)exe - 1, 0) != 0 || close_range((unsigned)exe + 1, ~0u, 0) != 0) {
-        fail("keyholdd: close_range");
+    if (exe < 0 || channel < 0 || dup2(channel, KH_BOOT_FD) < 0 || dup3(exe, KH_BOOT_FD + 1, O_CLOEXEC) < 0 ||
+        close_range(KH_BOOT_FD + 2, ~0u, 0) != 0) {
+        fail("keyholdd: descriptors");
     }
     set_limits(spec);
     drop_privileges(spec);
@@ -70,7 +67,7 @@ static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
     if (getppid() != parent) {
         _exit(EXIT_NOT_STARTED);
     }
-    fexecve(exe, argv, env);
+    fexecve(KH_BOOT_FD + 1, argv, env);
     fail("keyholdd: cannot start itself again");
 }
 
