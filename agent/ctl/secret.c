@@ -58,13 +58,16 @@ void ctl_secret_harden(void)
     (void)setrlimit(RLIMIT_CORE, &limit);
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     (void)CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free);
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+    /*
+     * Everything is locked only where no later allocation can then fail for want of locked memory. That is known when the
+     * limit could be lifted; else the secrets' own pages are locked and OpenSSL's copies only wiped.
+     */
+    limit.rlim_cur = limit.rlim_max = RLIM_INFINITY;
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 && getrlimit(RLIMIT_MEMLOCK, &limit) == 0) {
         limit.rlim_cur = limit.rlim_max;
         (void)setrlimit(RLIMIT_MEMLOCK, &limit);
     }
-    /* Everything, when nothing can then fail for want of locked memory; else only the secrets' own pages are.
-     */
-    if (geteuid() == 0 || limit.rlim_cur == RLIM_INFINITY) {
+    if (limit.rlim_cur == RLIM_INFINITY) {
         (void)mlockall(MCL_CURRENT | MCL_FUTURE);
     }
 }

@@ -122,6 +122,7 @@ static kh_result print_lanes(const json_t *status, const json_t *last, double se
                                            "BATCHES", "WAY",   "WAITING", "QUEUE p50 µs", "p99 µs"};
     output_table *table = output_table_new(headings, 11);
     kh_result result = KH_E_MEMORY;
+    unsigned shown = 0;
 
     for (int i = 0; table != NULL && i < KH_LANE_COUNT; i++) {
         const json_t *lane = json_object_get(json_object_get(status, "lanes"), kh_lane_name(i));
@@ -132,6 +133,7 @@ static kh_result print_lanes(const json_t *status, const json_t *last, double se
         if (number(lane, "operations") + number(lane, "waiting") + number(lane, "expired") == 0) {
             continue;
         }
+        shown++;
         (void)snprintf(cells[1], CELL_MAX, "%.1f", rate_of(lane, last_lane, seconds));
         (void)snprintf(cells[5], CELL_MAX, "%.2f", json_number_value(json_object_get(lane, "mean_batch")));
         output_table_row(
@@ -145,7 +147,7 @@ static kh_result print_lanes(const json_t *status, const json_t *last, double se
     }
     if (table != NULL) {
         (void)putchar('\n');
-        result = output_table_print(table, stdout);
+        result = shown > 0 ? output_table_print(table, stdout) : KH_OK;
     }
     output_table_free(table);
     return result;
