@@ -213,6 +213,59 @@ static void set_checks(cfg_t *cfg)
     cfg_set_validate_func(cfg, "listen", check_listen);
 }
 
+/* The length of the comment that begins here, if one does; SIZE_MAX when it has no end. `before`: the character before. */
+static size_t comment_len(const char *at, char before)
+{
+    const char *end = NULL;
+
+    if (*at == '#') {
+        return strcspn(at, "\n");
+    }
+    if (*at != '/' || strchr(" \t\r\n={}(),", before) == NULL) { /* within a word a slash is a slash */
+        return 0;
+    }
+    if (at[1] == '/') {
+        return strcspn(at, "\n");
+    }
+    if (at[1] != '*') {
+        return 0;
+    }
+    end = strstr(at + 2, "*/");
+    return end == NULL ? SIZE_MAX : (size_t)(end + 2 - at);
+}
+
+/*
+ * Overwrites comments with spaces: libconfuse counts the line of a comment three times, and errors would name wrong lines.
+ * In strings a backslash hides a quote. False: a comment has no end, which libconfuse would not mind.
+ */
+static bool blank_comments(char *text)
+{
+    char quote = '\0';
+
+    for (char *at = text; *at != '\0'; at++) {
+        if (quote != '\0') {
+            if (*at == '\\' && at[1] != '\0') {
+                at++;
+            } else if (*at == quote) {
+                quote = '\0';
+            }
+        } else if (*at == '"' || *at == '\'') {
+            quote = *at;
+        } else {
+            size_t len = comment_len(at, at == text ? '\n' : at[-1]);
+
+            if (len == SIZE_MAX) {
+                return false;
+            }
+            for (size_t i = 0; i < len; i++) {
+                at[i] = at[i] == '\n' ? '\n' : ' ';
+            }
+            at += len > 0 ? len - 1 : 0;
+        }
+    }
+    return true;
+}
+
 kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t **out, char *error)
 {
     cfg_opt_t allow[] = {CFG_STR_LIST("keys", NULL, CFGF_NODEFAULT), CFG_STR_LIST("operations", NULL, CFGF_NODEFAULT),
@@ -244,10 +297,18 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
     cfg_t *cfg = cfg_init(top, CFGF_NONE);
     char *whole = NULL;
     int whole_len = asprintf(&whole, "%.*s\n" SENTINEL " = 1\n", (int)len, text);
-    FILE *stream = whole_len < 0 ? NULL : fmemopen(whole, (size_t)whole_len, "r");
+    FILE *stream = NULL;
     kh_result result = KH_E_MEMORY;
 
     *out = NULL;
+    if (whole_len >= 0 && !blank_comments(whole)) {
+        snprintf(error, KH_CONFIG_ERROR_MAX, "%s: the file ends inside a comment", path);
+        result = KH_E_INVALID;
+        goto done;
+    }
+    if (whole_len >= 0) {
+        stream = fmemopen(whole, (size_t)whole_len, "r");
+    }
     if (cfg == NULL || stream == NULL) {
         goto done;
     }

@@ -48,6 +48,7 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int events)
                 kh_log(KH_LOG_WARN, "accept_failed", KH_LT("error", strerror(errno)), KH_LN("suppressed", suppressed));
             }
             listen_again(front, false);
+            ev_timer_set(&front->accept_pause, ACCEPT_PAUSE_S, 0.);
             ev_timer_start(front->loop, &front->accept_pause);
             return;
         }

@@ -46,7 +46,7 @@ static void test_defaults(void **state)
 static void test_everything(void **state)
 {
     static const char text[] = "# a comment\n"
-                               "store = '/var/lib/keyhold/keys.db'\n"
+                               "store = '/var/lib/keyhold/keys.db' // another\n"
                                "kek_passphrase_file = \"credential:passphrase\"\n"
                                "admin_socket = \"admin.sock\"\n"
                                "front_user = \"33:33\"  keeper_user = \"nobody\"\n"
@@ -95,6 +95,11 @@ static void test_mistakes(void **state)
         const char *text, *where, *what;
     } table[] = {
         {BASE "wat = 3\n", ":4: ", "wat"},
+        {BASE "# one\n\n  # two \"quoted\n// three\nwat = 3\n", ":8: ", "wat"},
+        {BASE "/* four\n five */ workers /* six */ = 1\nwat = 3\n", ":6: ", "wat"},
+        {BASE "admin_socket = \"a#b//c/*d\\\" '\" # and\nfront_user = 'x # \" y'\nwat = 3\n", ":6: ", "wat"},
+        {BASE "/* without end\nwat = 3\n", ": ", "ends inside a comment"},
+        {BASE "admin_socket = a//b\nwat = 3\n", ":5: ", "wat"},
         {BASE "\n\nworkers = 257\n", ":6: ", "out of range: 0 to 256"},
         {BASE "workers = -1\n", ":4: ", "out of range"},
         {BASE "workers = many\n", ":4: ", "integer"},
