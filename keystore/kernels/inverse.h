@@ -23,13 +23,13 @@ typedef struct kh_divstep_matrix {
     kh_vec u, v, q, r;
 } kh_divstep_matrix;
 
-/* (a, b) = (b, -a) where mask is set */
-KH_INLINE void kh_swap_negate(kh_vec *a, kh_vec *b, kh_vec mask)
+/* (a, b) = (b, -a) where the mask holds */
+KH_INLINE void kh_swap_negate(kh_vec *a, kh_vec *b, kh_mask mask)
 {
-    kh_vec t = (*a ^ *b) & mask;
+    kh_vec t = kh_mask_select(mask, *b, *a);
 
-    *a ^= t;
-    *b = ((*b ^ t) ^ mask) - mask;
+    *b = kh_mask_sub(mask, (kh_vec){0}, *a, *b);
+    *a = t;
 }
 
 KH_INLINE kh_vec kh_divsteps(kh_divstep_matrix *m, kh_vec delta, kh_vec f, kh_vec g)
@@ -37,15 +37,15 @@ KH_INLINE kh_vec kh_divsteps(kh_divstep_matrix *m, kh_vec delta, kh_vec f, kh_ve
     kh_vec u = kh_vec_all(1), v = {0}, q = {0}, r = kh_vec_all(1);
 
     for (unsigned i = 0; i < KH_DIVSTEPS; i++) {
-        kh_vec odd = -(g & 1), swap = odd & KH_SAR(-delta, 63); /* g odd and delta > 0 */
+        kh_mask odd = kh_mask_odd(g), swap = kh_mask_positive(odd, delta);
 
         kh_swap_negate(&f, &g, swap);
         kh_swap_negate(&u, &q, swap);
         kh_swap_negate(&v, &r, swap);
-        delta = ((delta ^ swap) - swap) + 1;
-        g = (g + (f & odd)) >> 1;
-        q += u & odd;
-        r += v & odd;
+        delta = kh_mask_sub(swap, (kh_vec){0}, delta, delta) + 1;
+        g = kh_mask_add(odd, g, f) >> 1;
+        q = kh_mask_add(odd, q, u);
+        r = kh_mask_add(odd, r, v);
         u <<= 1;
         v <<= 1;
     }

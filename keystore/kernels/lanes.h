@@ -77,6 +77,38 @@ KH_INLINE kh_vec kh_vec_pick16(const kh_vec table[2], kh_vec index)
     return (kh_vec)_mm512_permutex2var_epi64((__m512i)table[0], (__m512i)index, (__m512i)table[1]);
 }
 
+/* A condition per lane, where mask registers save half of the work (inverse.h). */
+typedef __mmask8 kh_mask;
+
+KH_INLINE kh_mask kh_mask_odd(kh_vec a)
+{
+    return _mm512_test_epi64_mask((__m512i)a, _mm512_set1_epi64(1));
+}
+
+/* a > 0, signed, where m holds. */
+KH_INLINE kh_mask kh_mask_positive(kh_mask m, kh_vec a)
+{
+    return _mm512_mask_cmpgt_epi64_mask(m, (__m512i)a, _mm512_setzero_si512());
+}
+
+/* m ? a + b : a */
+KH_INLINE kh_vec kh_mask_add(kh_mask m, kh_vec a, kh_vec b)
+{
+    return (kh_vec)_mm512_mask_add_epi64((__m512i)a, m, (__m512i)a, (__m512i)b);
+}
+
+/* m ? a - b : c */
+KH_INLINE kh_vec kh_mask_sub(kh_mask m, kh_vec a, kh_vec b, kh_vec c)
+{
+    return (kh_vec)_mm512_mask_sub_epi64((__m512i)c, m, (__m512i)a, (__m512i)b);
+}
+
+/* m ? a : b */
+KH_INLINE kh_vec kh_mask_select(kh_mask m, kh_vec a, kh_vec b)
+{
+    return (kh_vec)_mm512_mask_blend_epi64(m, (__m512i)b, (__m512i)a);
+}
+
 /* Clears all vector registers (the upper sixteen by hand: VZEROALL does not reach them). */
 KH_INLINE void kh_vec_wipe_registers(void)
 {
@@ -121,6 +153,33 @@ KH_INLINE kh_vec kh_vec_pick16(const kh_vec table[2], kh_vec index)
     for (unsigned e = 0; e < 16; e++)
         r |= kh_vec_all(table[e / 8][e % 8]) & kh_vec_eq(index, kh_vec_all(e));
     return r;
+}
+
+typedef kh_vec kh_mask;
+
+KH_INLINE kh_mask kh_mask_odd(kh_vec a)
+{
+    return -(a & 1);
+}
+
+KH_INLINE kh_mask kh_mask_positive(kh_mask m, kh_vec a)
+{
+    return m & KH_SAR(-a, 63) & ~KH_SAR(a, 63);
+}
+
+KH_INLINE kh_vec kh_mask_add(kh_mask m, kh_vec a, kh_vec b)
+{
+    return a + (b & m);
+}
+
+KH_INLINE kh_vec kh_mask_sub(kh_mask m, kh_vec a, kh_vec b, kh_vec c)
+{
+    return kh_vec_select(m, a - b, c);
+}
+
+KH_INLINE kh_vec kh_mask_select(kh_mask m, kh_vec a, kh_vec b)
+{
+    return kh_vec_select(m, a, b);
 }
 
 /* Elsewhere than on x86-64 the caller's wiping of the stack has to do. */
