@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Operations that are done: answers, pools, counters; and what operations are asked before. */
+/* Operations that are done: answers and counters; and what operations are asked before. */
 #include "keeper.h"
 #include "usage.h"
 
@@ -177,15 +177,11 @@ static void let_go(kh_op *op)
     }
 }
 
-/* Under the lock: back to its pool. */
-static void recycle(kh_keeper *keeper, kh_op *op)
+/* Under the lock. */
+static void count_out(kh_keeper *keeper, kh_keeper_ring *ring)
 {
-    kh_keeper_ring *ring = op->ring;
-
     keeper->in_flight--;
     if (ring != NULL) {
-        op->next = ring->free;
-        ring->free = op;
         ring->in_flight--;
     }
 }
@@ -193,7 +189,7 @@ static void recycle(kh_keeper *keeper, kh_op *op)
 void kh_keeper_forget(kh_keeper *keeper, kh_op *op)
 {
     let_go(op);
-    recycle(keeper, op);
+    count_out(keeper, op->ring);
 }
 
 static void write_result(kh_op *op)
@@ -214,8 +210,6 @@ static void write_result(kh_op *op)
 
 void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n)
 {
-    bool starved = false;
-
     for (size_t i = 0; i < n; i++) {
         write_result(ops[i]);
     }
@@ -224,19 +218,17 @@ void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n)
         kh_op *op = ops[i];
         kh_keeper_ring *ring = op->ring;
 
-        if (ring != NULL && !ring->dead) {
-            starved |= ring->free == NULL;
-            kh_ring_end_push(&ring->end, op->slot);
-        }
-        recycle(keeper, op);
+        count_out(keeper, ring);
         if (ring == NULL) {
             free(op);
+        } else if (!ring->dead) {
+            kh_ring_end_push(&ring->end, op->slot);
         }
     }
     if (keeper->ring != NULL) {
         kh_ring_end_ring_front(&keeper->ring->end);
     }
-    if (starved || (keeper->closed && keeper->in_flight == 0)) {
+    if (keeper->closed && keeper->in_flight == 0) {
         kh_keeper_wake(keeper, UINT32_MAX);
     }
     pthread_mutex_unlock(&keeper->lock);

@@ -144,11 +144,14 @@ static size_t take_completions(kh_keystore *ks, kh_completion *completions, size
     uint32_t tail = atomic_load(&ks->map.shared->cq_tail);
     size_t n = 0;
 
+    /* The keeper is trusted with keys, but a bug of its must not become one of the front's. */
+    if (tail - ks->cq_head > ks->map.mask + 1) {
+        ks->cq_head = tail - (ks->map.mask + 1);
+    }
     while (n < max && ks->cq_head != tail) {
         uint32_t index = atomic_load_explicit(&ks->map.cq[ks->cq_head++ & ks->map.mask], memory_order_relaxed);
         const kh_ring_slot *slot = NULL;
 
-        /* The keeper is trusted with keys, but a bug of its must not become one of the front's. */
         if (index >= ks->map.slots || ks->note[index].state != SLOT_SUBMITTED) {
             continue;
         }

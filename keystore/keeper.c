@@ -18,7 +18,6 @@
 #define CACHE_KEYS_DEFAULT 10000
 #define ADMINS_MAX 16    /* connections that have not asked yet */
 #define DEAD_RINGS_MAX 8 /* rings of fronts that died, whose last operations are still being computed */
-#define POOL_SPARE 16
 
 typedef struct keeper_main {
     kh_keeper keeper;
@@ -49,17 +48,12 @@ static kh_keeper_ring *ring_open(int fds[3])
     }
     result = kh_ring_end_open(fds, &ring->end);
     if (result == KH_OK) {
-        ring->pool_size = ring->end.map.slots + POOL_SPARE;
-        ring->pool = calloc(ring->pool_size, sizeof(*ring->pool));
+        ring->ops = calloc(ring->end.map.slots, sizeof(*ring->ops));
     }
-    if (ring->pool == NULL) {
+    if (ring->ops == NULL) {
         kh_ring_end_close(&ring->end);
         free(ring);
         return NULL;
-    }
-    for (uint32_t i = 0; i < ring->pool_size; i++) {
-        ring->pool[i].next = ring->free;
-        ring->free = &ring->pool[i];
     }
     return ring;
 }
@@ -67,9 +61,9 @@ static kh_keeper_ring *ring_open(int fds[3])
 static void ring_close(kh_keeper_ring *ring)
 {
     if (ring != NULL) {
+        OPENSSL_cleanse(ring->ops, ring->end.map.slots * sizeof(*ring->ops));
+        free(ring->ops);
         kh_ring_end_close(&ring->end);
-        OPENSSL_cleanse(ring->pool, ring->pool_size * sizeof(*ring->pool));
-        free(ring->pool);
         free(ring);
     }
 }

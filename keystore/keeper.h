@@ -6,7 +6,7 @@
  *   store      storework.c  everything that reads or writes the store; alone with the database
  *   generator  generator.c  what takes long: making keys, judging imported ones
  *
- * One lock, `lock`, guards what workers share: ring, lanes, pools of operations, completions, statistics. It is in this
+ * One lock, `lock`, guards what workers share: ring, lanes, completions, statistics. It is in this
  * process's memory, held briefly, and never during a private-key operation or a call of the store.
  * An operation belongs to one queue or one thread at a time.
  */
@@ -76,11 +76,9 @@ static inline kh_op *kh_op_pop(kh_op_queue *queue)
 typedef struct kh_keeper_ring {
     kh_ring_end end;
     bool dead;          /* replaced: results are dropped */
-    uint32_t in_flight; /* operations of the pool that are out */
+    uint32_t in_flight; /* operations of it anywhere in the keeper */
     uint32_t sleeping;  /* workers on its door */
-    kh_op *pool;        /* all of its operations */
-    uint32_t pool_size;
-    kh_op *free;
+    kh_op *ops;         /* one for each slot */
 } kh_keeper_ring;
 
 /* A thread with a queue of its own, in order of preference. */
@@ -122,7 +120,7 @@ typedef struct kh_keeper {
 
 /* ---- completion.c: operations that are done --------------------------------------------------------------------- */
 
-/* Answers operations and gives them back to their pools; takes the lock. The operations are gone afterwards. */
+/* Answers operations; takes the lock. They are gone afterwards. */
 void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n);
 void kh_keeper_complete_one(kh_keeper *keeper, kh_op *op, kh_result result);
 /* Under the lock: adds to the counters of a lane and shows them in the ring. */

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -166,6 +167,12 @@ kh_result kh_ring_end_open(int fds[3], kh_ring_end *end)
         close_fds(fds);
         return result;
     }
+    end->taken = calloc(end->map.slots, sizeof(*end->taken));
+    if (end->taken == NULL) {
+        kh_ring_munmap(&end->map);
+        close_fds(fds);
+        return KH_E_MEMORY;
+    }
     end->event_fd = fds[1];
     end->door_fd = fds[2];
     close(fds[0]);
@@ -186,6 +193,8 @@ void kh_ring_end_close(kh_ring_end *end)
         close(end->door_fd);
     }
     end->event_fd = end->door_fd = -1;
+    free(end->taken);
+    end->taken = NULL;
     kh_ring_munmap(&end->map);
 }
 
@@ -207,9 +216,10 @@ bool kh_ring_end_next(kh_ring_end *end, kh_ring_copy *copy)
         uint32_t index = atomic_load_explicit(&map->sq[end->sq_head++ & map->mask], memory_order_relaxed);
         const volatile kh_ring_slot *slot = NULL;
 
-        if (index >= map->slots) {
+        if (index >= map->slots || end->taken[index]) {
             continue;
         }
+        end->taken[index] = true;
         slot = &map->slot[index];
         memset(copy, 0, sizeof(*copy));
         copy->slot = index;
@@ -249,6 +259,7 @@ void kh_ring_end_result(const kh_ring_end *end, uint32_t index, kh_result result
 
 void kh_ring_end_push(kh_ring_end *end, uint32_t slot)
 {
+    end->taken[slot] = false;
     atomic_store_explicit(&end->map.cq[end->cq_tail & end->map.mask], slot, memory_order_relaxed);
     atomic_store(&end->map.shared->cq_tail, ++end->cq_tail);
 }

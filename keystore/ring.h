@@ -77,7 +77,6 @@ void kh_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns);
 typedef struct kh_ring_copy {
     kh_record record;    /* .data unset */
     uint32_t slot;
-    uint32_t head;       /* internal: where the data is still to be taken from */
 } kh_ring_copy;
 
 typedef struct kh_ring_end {
@@ -86,6 +85,7 @@ typedef struct kh_ring_end {
     int door_fd;  /* the eventfd to the keeper: kept, not used, see above */
     uint32_t sq_head;
     uint32_t cq_tail;
+    bool *taken; /* by slot: taken and not yet answered, so that no two operations share a slot, whatever the front says */
 } kh_ring_end;
 
 /* Takes ownership of the descriptors, also on failure. A ring that another keeper had is continued at its end. */
@@ -93,14 +93,14 @@ KH_MUST_USE kh_result kh_ring_end_open(int fds[3], kh_ring_end *end);
 void kh_ring_end_close(kh_ring_end *end);
 /* Whether there is something to take. Sequentially consistent with what `sleepers` says. */
 bool kh_ring_end_pending(const kh_ring_end *end);
-/* Copies the header of the next record. false: none there. An entry that names no slot is skipped. */
+/* Copies the header of the next record. false: none there. An entry that names no slot, or one that is taken, is skipped. */
 bool kh_ring_end_next(kh_ring_end *end, kh_ring_copy *copy);
 /* Copies its data: at most copy->record.data_len bytes, which the caller has checked against its buffer. */
 void kh_ring_end_data(const kh_ring_end *end, const kh_ring_copy *copy, uint8_t *data);
 /* Writes a result into a slot; needs no lock. */
 void kh_ring_end_result(const kh_ring_end *end, uint32_t slot, kh_result result, const uint8_t *data, size_t len,
                         uint32_t batch);
-/* Announces a slot as completed; the caller holds the lock of the completion queue. */
+/* Announces a slot as completed: it is the front's again. Under the lock under which records are taken. */
 void kh_ring_end_push(kh_ring_end *end, uint32_t slot);
 /* Wakes the front if it waits. */
 void kh_ring_end_ring_front(const kh_ring_end *end);

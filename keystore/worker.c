@@ -98,11 +98,10 @@ static void drain(kh_keeper *keeper, uint64_t now_ns, answers *out, kh_op_queue 
     if (ring == NULL || keeper->closed) {
         return;
     }
-    for (unsigned i = 0; i < DRAIN_MAX && ring->free != NULL && kh_ring_end_next(&ring->end, &copy); i++) {
-        kh_op *op = ring->free;
+    for (unsigned i = 0; i < DRAIN_MAX && kh_ring_end_next(&ring->end, &copy); i++) {
+        kh_op *op = &ring->ops[copy.slot];
         kh_result result = KH_OK;
 
-        ring->free = op->next;
         ring->in_flight++;
         keeper->in_flight++;
         op->next = NULL;
@@ -228,7 +227,7 @@ static void sleep_at_door(kh_keeper *keeper, uint64_t timeout_ns)
         ring->sleeping++;
         atomic_fetch_add(&ring->end.map.shared->sleepers, 1);
         /* The front writes its queue and then looks at `sleepers`; here it is the other way round, so one sees the other. */
-        work = !keeper->closed && ring->free != NULL && kh_ring_end_pending(&ring->end);
+        work = !keeper->closed && kh_ring_end_pending(&ring->end);
     }
     if (!work) {
         pthread_mutex_unlock(&keeper->lock);
