@@ -188,6 +188,32 @@ def test_m12_rude_clients_with_load(ws):
     finish(ws, nginx)
 
 
+def test_m12_level_triggered_events(ws):
+    """poll and select report what waits in a socket again and again: a parked handshake must not make the worker spin."""
+    for method in ("poll", "select"):
+        agent = FakeAgent(ws, "--delay-ms", 1000)
+        keys, http = two_keys(ws, agent)
+        agent.start()
+        nginx = start(ws, agent, http, main=f"events {{ worker_connections 1000; use {method}; }}")
+        check(ws.curl(keys[0]).returncode == 0)
+        before = cpu_seconds(nginx.workers()[0])
+        with socket.create_connection(("127.0.0.1", keys[0].port), timeout=10) as sock:
+            sock.sendall(client_hello(keys[0], ssl.TLSVersion.TLSv1_3) + b"\x17\x03\x03\x00\x20" + bytes(32))
+            time.sleep(0.8)
+            spent = cpu_seconds(nginx.workers()[0]) - before
+        check(spent < 0.4, f"{method}: {spent:.2f} s of CPU for one parked handshake")
+        rudeness(keys[1], 4)
+        all_served(*several(ws, keys[0], 10), method)
+        nginx.stop(signal.SIGQUIT, 60)
+        agent.stop()
+        check(not reports(ws), "sanitizer:", reports(ws)[:6000])
+
+
+def cpu_seconds(pid):
+    fields = read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_m12_client_header_timeout(ws):
     agent = FakeAgent(ws, "--delay-ms", 1500)
     keys, http = two_keys(ws, agent)
