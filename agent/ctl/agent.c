@@ -240,6 +240,8 @@ static const char *advice(kh_result result)
         {KH_E_LOCKED, "stop the other agent"},
         {KH_E_CRYPTO, "was the store made anew? see its import.pub"},
         {KH_E_OVERLOADED, "try again"},
+        {KH_E_THROTTLED, "try again"},
+        {KH_E_UNAVAILABLE, "try again; if it stays so, see the agent's log"},
         {KH_E_DEADLINE, "try again, or raise --timeout"},
         {KH_E_VERSION, "install the same version of keyholdctl and keyholdd"},
     };

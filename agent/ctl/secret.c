@@ -5,7 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <malloc.h>
+#include <keyhold/keystore.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,51 +16,17 @@
 #include <termios.h>
 #include <unistd.h>
 
-/* OpenSSL's own copies of a key (big numbers, decoders' buffers) are wiped too, whoever frees them. */
-static void *crypto_malloc(size_t len, const char *file, int line)
-{
-    (void)file;
-    (void)line;
-    return malloc(len);
-}
-
-static void crypto_free(void *data, const char *file, int line)
-{
-    (void)file;
-    (void)line;
-    if (data != NULL) {
-        explicit_bzero(data, malloc_usable_size(data));
-        free(data);
-    }
-}
-
-static void *crypto_realloc(void *data, size_t len, const char *file, int line)
-{
-    size_t old = data != NULL ? malloc_usable_size(data) : 0;
-    void *fresh = NULL;
-
-    if (len == 0) {
-        crypto_free(data, file, line);
-        return NULL;
-    }
-    fresh = malloc(len);
-    if (fresh != NULL && data != NULL) {
-        memcpy(fresh, data, old < len ? old : len);
-        crypto_free(data, file, line);
-    }
-    return fresh;
-}
-
 void ctl_secret_harden(void)
 {
     struct rlimit limit = {0, 0};
 
     (void)setrlimit(RLIMIT_CORE, &limit);
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    (void)CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free);
+    kh_secure_openssl(); /* OpenSSL's own copies of a key are wiped too, whoever frees them */
     /*
-     * Everything is locked only where no later allocation can then fail for want of locked memory. That is known when the
-     * limit could be lifted; else the secrets' own pages are locked and OpenSSL's copies only wiped.
+     * Everything is locked only where no later allocation can then fail for want of locked memory. That is
+     * known when the limit could be lifted; else the secrets' own pages are locked and OpenSSL's copies only
+     * wiped.
      */
     limit.rlim_cur = limit.rlim_max = RLIM_INFINITY;
     if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 && getrlimit(RLIMIT_MEMLOCK, &limit) == 0) {
