@@ -53,6 +53,7 @@ build_preset() {
     [ $# -gt 0 ] && targets=(--target "$@")
     (
         flock 9 # two runs in one tree take turns
+        export CCACHE_BASEDIR="$KH_ROOT" CCACHE_NOHASHDIR=1 # what one clone has compiled serves the next
         configure() { cmake --preset "$preset" -S "$KH_ROOT" -B "$dir" "${launcher[@]}"; }
         { configure || { rm -rf "$dir" && configure; }; } && cmake --build "$dir" -j "$(nproc)" "${targets[@]}"
     ) 9<"$KH_ROOT" >"$log" 2>&1 </dev/null || status=1
