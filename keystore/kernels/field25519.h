@@ -130,7 +130,7 @@ static void f25519_canonical(kh_vec *r, const kh_vec *a)
 }
 
 /*
- * r = 1/a by inverse.h, which wants canonical limbs of 52 bits and leaves a factor 2^-30 (15 batches). Zero gives some number.
+ * r = 1/a by inverse.h, which wants canonical limbs of 52 bits and leaves a factor 2^-24 (12 batches). Zero gives some number.
  */
 KH_NOINLINE void f25519_inv(kh_vec *r, const kh_vec *a)
 {
@@ -152,7 +152,7 @@ KH_NOINLINE void f25519_inv(kh_vec *r, const kh_vec *a)
         c[i] = (t[i - 1] >> (KH_LIMB_BITS - i) | t[i] << i) & mask;
     c[4] = t[3] >> 48 | t[4] << 4;
     f25519_carry(c, c);
-    f25519_mul(r, c, (kh_vec[F25519_LEN]){kh_vec_all(UINT64_C(1) << 30)});
+    f25519_mul(r, c, (kh_vec[F25519_LEN]){kh_vec_all(UINT64_C(1) << (2 * KH_INVERSE_BATCHES(255)))});
 }
 
 #endif

@@ -15,8 +15,13 @@
 #include "field.h"
 
 #define KH_DIVSTEPS 50
-/* Batches for numbers below 2^bits: (49 bits + 57) / 17 divsteps suffice (theorem 11.2 of the paper). */
-#define KH_INVERSE_BATCHES(bits) (((49 * (bits) + 57) / 17 + KH_DIVSTEPS - 1) / KH_DIVSTEPS)
+/*
+ * Batches for numbers below 2^bits. From delta = 1, (49 bits + 57) / 17 divsteps suffice (theorem 11.2 of the paper); from delta =
+ * 1/2, as here, 590 for 256 bits (Wuille, "Bounds on divsteps iterations in safegcd", 2021); beyond, the larger number is kept. Too
+ * few could not give a wrong signature: the callers' checks would refuse it.
+ */
+#define KH_INVERSE_STEPS(bits) ((bits) <= 256 ? 590 : (49 * (bits) + 57) / 17)
+#define KH_INVERSE_BATCHES(bits) ((KH_INVERSE_STEPS(bits) + KH_DIVSTEPS - 1) / KH_DIVSTEPS)
 
 /* (u, v; q, r) times 2^-50 is what the batch did to (f, g). */
 typedef struct kh_divstep_matrix {
@@ -32,6 +37,7 @@ KH_INLINE void kh_swap_negate(kh_vec *a, kh_vec *b, kh_mask mask)
     *a = t;
 }
 
+/* delta is twice the paper's, and odd. */
 KH_INLINE kh_vec kh_divsteps(kh_divstep_matrix *m, kh_vec delta, kh_vec f, kh_vec g)
 {
     kh_vec u = kh_vec_all(1), v = {0}, q = {0}, r = kh_vec_all(1);
@@ -42,7 +48,7 @@ KH_INLINE kh_vec kh_divsteps(kh_divstep_matrix *m, kh_vec delta, kh_vec f, kh_ve
         kh_swap_negate(&f, &g, swap);
         kh_swap_negate(&u, &q, swap);
         kh_swap_negate(&v, &r, swap);
-        delta = kh_mask_sub(swap, (kh_vec){0}, delta, delta) + 1;
+        delta = kh_mask_sub(swap, (kh_vec){0}, delta, delta) + 2;
         g = kh_mask_add(odd, g, f) >> 1;
         q = kh_mask_add(odd, q, u);
         r = kh_mask_add(odd, r, v);

