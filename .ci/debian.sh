@@ -6,6 +6,19 @@ KH_BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libmsgp
 KH_DEMO_PACKAGES="openssl curl util-linux"
 KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3"
 
+# A directory for temporary files that the agent's and nginx's own users can get through, with room for a socket's path.
+public_tmp() {
+    local path above
+    path=$(cd "${TMPDIR:-/tmp}" 2>/dev/null && pwd -P) || path=/tmp
+    [ ${#path} -gt 45 ] && path=/tmp
+    above=$path
+    while [ "$above" != / ]; do
+        case $(stat -c %A "$above") in *[xt]) ;; *) path=/tmp ;; esac
+        above=$(dirname "$above")
+    done
+    echo "$path"
+}
+
 # Debian starts a service when it installs it; nginx shall not begin to listen because of us.
 without_services() (
     policy=/usr/sbin/policy-rc.d

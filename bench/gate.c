@@ -199,12 +199,32 @@ static void default_paths(gate *g)
     snprintf(g->demo, sizeof(g->demo), "%s/demo", KH_SOURCE_DIR);
 }
 
+/* The agent's and nginx's processes have users of their own and must get through; and a socket's path must fit. */
+static bool public_dir(const char *path)
+{
+    char above[PATH_MAX];
+    struct stat status;
+
+    if (realpath(path, above) == NULL || strlen(above) > 45) {
+        return false;
+    }
+    while (above[1] != '\0') {
+        if (stat(above, &status) != 0 || (status.st_mode & S_IXOTH) == 0) {
+            return false;
+        }
+        *strrchr(above, '/') = '\0';
+        if (above[0] == '\0') {
+            break;
+        }
+    }
+    return true;
+}
+
 static bool make_dir(gate *g)
 {
     const char *base = getenv("TMPDIR");
 
-    snprintf(g->dir, sizeof(g->dir), "%s/keyhold-gate.XXXXXX", base != NULL ? base : "/tmp");
-    /* The agent's and nginx's processes have users of their own and must get through. */
+    snprintf(g->dir, sizeof(g->dir), "%s/keyhold-gate.XXXXXX", base != NULL && public_dir(base) ? base : "/tmp");
     if (mkdtemp(g->dir) == NULL || chmod(g->dir, 0711) != 0) {
         perror(g->dir);
         return false;

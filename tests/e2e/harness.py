@@ -122,6 +122,17 @@ def build_dir(preset="release"):
     return path
 
 
+def public_tmp():
+    """Where the agent's and nginx's own users can get through, with room for a socket's path: TMPDIR if it is so, else /tmp."""
+    path = os.path.realpath(tempfile.gettempdir())
+    above = path
+    while above != "/":
+        if not os.stat(above).st_mode & 0o001:
+            return "/tmp"
+        above = os.path.dirname(above)
+    return path if len(path) <= 45 else "/tmp"
+
+
 def artefact(name, preset="release"):
     """The path of something that was built."""
     for folder, _, files in os.walk(build_dir(preset)):
@@ -407,7 +418,7 @@ class Load:
 
 class Workspace:
     def __init__(self):
-        self.dir = tempfile.mkdtemp(prefix="keyhold-e2e.")
+        self.dir = tempfile.mkdtemp(prefix="keyhold-e2e.", dir=public_tmp())
         os.chmod(self.dir, 0o711)  # nginx's workers must get at the sockets
         self.keys = os.path.join(self.dir, "keys")
         os.mkdir(self.keys, 0o700)
