@@ -569,12 +569,26 @@ ngx_http_keyhold_token(ngx_conf_t *cf, ngx_keyhold_agent_t *agent,
 
     rc = kh_credential_load((char *) file->data, cred);
 
-    if (rc != KH_OK) {
+    switch (rc) {
+
+    case KH_OK:
+        break;
+
+    case KH_E_FORBIDDEN:
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "token file \"%V\": %s", file,
-                           rc == KH_E_FORBIDDEN
-                           ? "others may read it, it must be 0600 or 0400"
-                           : kh_result_text(rc));
+                           "token file \"%V\": others may read it, it must be "
+                           "0600 or 0400", file);
+        return NGX_CONF_ERROR;
+
+    case KH_E_MALFORMED:
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "token file \"%V\" holds no token "
+                           "(keyholdctl token create)", file);
+        return NGX_CONF_ERROR;
+
+    default:
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "token file \"%V\": %s", file, kh_result_text(rc));
         return NGX_CONF_ERROR;
     }
 

@@ -256,6 +256,10 @@ ngx_keyhold_op_reply(ngx_keyhold_op_t *op, const kh_reply *reply)
                  ngx_min(reply->detail.len, NGX_KEYHOLD_DETAIL_LEN - 1),
                  reply->detail.data);
 
+    if (ngx_strcmp(op->detail, kh_result_text(reply->status)) == 0) {
+        op->detail[0] = '\0';
+    }
+
     if (!kh_result_retryable(reply->status)) {
         ngx_keyhold_op_end(op, reply->status);
         return;

@@ -96,8 +96,9 @@ def test_m4_agent_goes_and_returns(ws):
 def test_m4_stalled_agent(ws):
     """An agent that takes everything and answers nothing is as good as none: the time-out counts, and only for that key."""
     agent = ws.agent(args=["--delay-ms", "20000"])
-    key, local, _, plain, http = site(ws)
-    agent.import_key(key)
+    key, local, sessions, plain, http = site(ws)
+    for one in (key, sessions):  # both: a worker says at its start which keys are missing
+        agent.import_key(one)
     nginx = ws.nginx(agent, http)
     took, lines = failing_handshake(ws, nginx, key)
     check(TIMEOUT_S * 0.9 < took < TIMEOUT_S + SLACK_S, f"failed after {took:.2f} s")
