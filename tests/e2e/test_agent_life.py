@@ -172,7 +172,7 @@ def test_drain(ws):
     with wire.connect(agent.socket, agent.token) as connection:
         check(sign(connection, "rsa2048") == wire.OK)
         keeper = agent.role_pid("keeper")
-        os.kill(keeper, signal.SIGSTOP)
+        wire.freeze(keeper)
         ids = [connection.submit(wire.SIGN, *wire.sign_fields("rsa2048", "rsa2048")) for _ in range(300)]
         check(connection.call(wire.PING)[0] == wire.OK, "it has read them")
         members = agent.pids()
@@ -180,7 +180,7 @@ def test_drain(ws):
         wait_until(lambda: "draining" in agent.log(), "it drains")
         late = connection.call(wire.SIGN, *wire.sign_fields("rsa2048", "rsa2048"))
         check(late[0] == wire.UNAVAILABLE, "a late request", late)
-        os.kill(keeper, signal.SIGCONT)
+        wire.thaw(keeper)
         replies = [connection.reply() for _ in ids]
         check(sorted(reply[1] for reply in replies) == ids and all(reply[2] == wire.OK for reply in replies), "all are done")
         check(connection.last_word() is None, "then it closes")
@@ -193,7 +193,7 @@ def test_drain_has_an_end(ws):
     agent = agent_with_keys(ws, "p256", config="drain_timeout_ms = 500")
     with wire.connect(agent.socket, agent.token) as connection:
         check(sign(connection) == wire.OK)
-        os.kill(agent.role_pid("keeper"), signal.SIGSTOP)
+        wire.freeze(agent.role_pid("keeper"))
         connection.submit(wire.SIGN, *wire.sign_fields("p256", "p256"), deadline_ms=60000)
         check(connection.call(wire.PING)[0] == wire.OK)
         begun = time.monotonic()
@@ -247,13 +247,13 @@ def test_queue_bounds(ws):
     with wire.connect(agent.socket, agent.token) as connection:
         check(sign(connection) == wire.OK)
         keeper = agent.role_pid("keeper")
-        os.kill(keeper, signal.SIGSTOP)
+        wire.freeze(keeper)
         count = 20 + 16 * os.cpu_count() + 50
         for _ in range(count):
             connection.submit(wire.SIGN, *wire.sign_fields("p256", "p256"))
         refused = [connection.reply() for _ in range(50)]
         check(all(reply[2] == wire.OVERLOADED and reply[3] > 0 for reply in refused), "refused at once, with advice", refused[0])
-        os.kill(keeper, signal.SIGCONT)
+        wire.thaw(keeper)
         check(all(connection.reply()[2] == wire.OK for _ in range(count - 50)), "the others are done")
 
 

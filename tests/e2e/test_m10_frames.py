@@ -205,13 +205,13 @@ def test_m10_order(_):
         connection.send(wire.HELLO, 1, 1, 65536, "x", "", bytes(32))
         check(connection.last_word() == wire.ORDER, "hello twice")
     with caller() as connection:
-        os.kill(agent.role_pid("keeper"), 19)
+        wire.freeze(agent.role_pid("keeper"))
         try:
             connection.send(wire.SIGN, 7, 2000, *wire.sign_fields("p256", "p256"))
             connection.send(wire.SIGN, 7, 2000, *wire.sign_fields("p256", "p256"))
             check(connection.last_word() == wire.INVALID, "an id used twice")
         finally:
-            os.kill(agent.role_pid("keeper"), 18)
+            wire.thaw(agent.role_pid("keeper"))
     with caller() as connection:
         status, _ = connection.call(77)
         check(status == wire.UNSUPPORTED, "an unknown operation", status)
@@ -359,7 +359,7 @@ def test_m10_cancel(_):
 
 def test_m10_credit_and_deadline(_):
     with caller() as connection:
-        os.kill(agent.role_pid("keeper"), 19)
+        wire.freeze(agent.role_pid("keeper"))
         try:
             begun = time.monotonic()
             status, _ = connection.call(wire.SIGN, *wire.sign_fields("p256", "p256"), deadline_ms=100)
@@ -369,7 +369,7 @@ def test_m10_credit_and_deadline(_):
                 connection.send(wire.SIGN, 10000 + number, 2000, *wire.sign_fields("p256", "p256"))
             check(connection.last_word() == wire.OVERLOADED, "more than the credit")
         finally:
-            os.kill(agent.role_pid("keeper"), 18)
+            wire.thaw(agent.role_pid("keeper"))
     served()
 
 

@@ -139,7 +139,7 @@ def test_m7_queued_operations_survive_the_keeper(_):
     with wire.connect(agent.socket, agent.token) as caller:
         check(caller.call(wire.SIGN, *wire.sign_fields("rsa2048", "rsa2048"))[0] == wire.OK, "it signs")
         pid = agent.role_pid("keeper")
-        os.kill(pid, signal.SIGSTOP)  # so that the ring fills and the rest waits
+        wire.freeze(pid)  # so that the ring fills and the rest waits
         count = 400
         for _ in range(count):
             caller.submit(wire.SIGN, *wire.sign_fields("rsa2048", "rsa2048"), deadline_ms=20000)

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -237,6 +238,21 @@ def connect_until(path, token=None, seconds=10):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def freeze(pid):
+    """Stops a process and waits until every thread of it stands still; the signal alone returns before."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while any(open(f"/proc/{pid}/task/{thread}/stat").read().rsplit(")", 1)[1].split()[0] != "T"
+              for thread in os.listdir(f"/proc/{pid}/task")):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {pid} does not stop")
+        time.sleep(0.001)
+
+
+def thaw(pid):
+    os.kill(pid, signal.SIGCONT)
 
 
 def tls13_message(digest=bytes(32)):
