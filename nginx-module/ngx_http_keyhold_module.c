@@ -614,7 +614,15 @@ ngx_http_keyhold_token_cleanup(void *data)
 static ngx_int_t
 ngx_http_keyhold_init_module(ngx_cycle_t *cycle)
 {
-    ngx_keyhold_provider_collect(NULL);
+    ngx_keyhold_conf_t  *kcf;
+
+    kcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_keyhold_module);
+
+    ngx_keyhold_provider_collected(kcf);
+
+    if (kcf != NULL && kcf->agents.nelts) {
+        ngx_keyhold_coro_check(kcf->max_inflight, cycle->log);
+    }
 
     /* no descriptor is opened here: agents may come and go after the fork */
 

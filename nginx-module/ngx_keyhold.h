@@ -185,6 +185,8 @@ void ngx_keyhold_coro_exit(void);
 /* The data of the coroutine that runs, NULL on the main stack. */
 void *ngx_keyhold_coro_data(void);
 void ngx_keyhold_coro_cleanup(void);
+/* Warns when the kernel will not map stacks for so many at a time. */
+void ngx_keyhold_coro_check(ngx_int_t n, ngx_log_t *log);
 
 
 /* ---- handshakes ---- */
@@ -216,8 +218,10 @@ ngx_keyhold_outcome_t *ngx_keyhold_get_outcome(ngx_connection_t *c);
 
 ngx_int_t ngx_keyhold_provider_load(ngx_log_t *log);
 void ngx_keyhold_provider_exit(void);
-/* Whether the provider's keys are noted for the probe, and where. */
+/* Where the keys are noted that are loaded from here on; NULL: nowhere. */
 void ngx_keyhold_provider_collect(ngx_keyhold_conf_t *conf);
+/* The configuration is complete. */
+void ngx_keyhold_provider_collected(ngx_keyhold_conf_t *conf);
 /* "name" or the id in hex; for the log. */
 u_char *ngx_keyhold_key_text(u_char *buf, u_char *last, const kh_request *req);
 

@@ -43,6 +43,8 @@
 /* so many stacks keep their pages when they are free */
 #define NGX_KEYHOLD_CACHE  1024
 
+#define NGX_KEYHOLD_OTHER_MAPS  1000
+
 
 struct ngx_keyhold_coro_s {
 #if (NGX_KEYHOLD_SWITCH)
@@ -391,4 +393,31 @@ ngx_keyhold_coro_cleanup(void)
     }
 
     ngx_keyhold_coro_free_n = 0;
+}
+
+
+void
+ngx_keyhold_coro_check(ngx_int_t n, ngx_log_t *log)
+{
+    FILE  *file;
+    long   most;
+
+    file = fopen("/proc/sys/vm/max_map_count", "r");
+    if (file == NULL) {
+        return;
+    }
+
+    if (fscanf(file, "%ld", &most) != 1) {
+        most = 0;
+    }
+
+    (void) fclose(file);
+
+    /* a stack and its guard page are two; nginx and its libraries have some */
+
+    if (most != 0 && n > (most - NGX_KEYHOLD_OTHER_MAPS) / 2) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "keyhold: keyhold_max_inflight %i is more than "
+                      "vm.max_map_count (%l) allows for", n, most);
+    }
 }

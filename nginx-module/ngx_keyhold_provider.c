@@ -25,6 +25,8 @@ static void ngx_keyhold_log_failure(ngx_log_t *log, ngx_keyhold_op_t *op,
 static ngx_uint_t ngx_keyhold_usec(void);
 static void ngx_keyhold_key_loaded(void *ctx,
     const kh_provider_key_info *info);
+static int ngx_libc_cdecl ngx_keyhold_key_cmp(const void *one,
+    const void *two);
 
 
 static ngx_keyhold_conf_t  *ngx_keyhold_collecting;
@@ -105,13 +107,54 @@ ngx_keyhold_provider_collect(ngx_keyhold_conf_t *conf)
 }
 
 
+/* Many servers may share a key: each is kept once. */
+
+void
+ngx_keyhold_provider_collected(ngx_keyhold_conf_t *conf)
+{
+    ngx_uint_t          i, n;
+    ngx_keyhold_key_t  *keys;
+
+    ngx_keyhold_collecting = NULL;
+
+    if (conf == NULL || conf->keys.nelts == 0) {
+        return;
+    }
+
+    keys = conf->keys.elts;
+
+    ngx_qsort(keys, conf->keys.nelts, sizeof(ngx_keyhold_key_t),
+              ngx_keyhold_key_cmp);
+
+    for (i = 1, n = 1; i < conf->keys.nelts; i++) {
+        if (ngx_keyhold_key_cmp(&keys[n - 1], &keys[i]) != 0) {
+            keys[n++] = keys[i];
+        }
+    }
+
+    conf->keys.nelts = n;
+}
+
+
+static int ngx_libc_cdecl
+ngx_keyhold_key_cmp(const void *one, const void *two)
+{
+    int                       rc;
+    const ngx_keyhold_key_t  *a = one;
+    const ngx_keyhold_key_t  *b = two;
+
+    rc = ngx_memcmp(a->id, b->id, KH_KEY_ID_LEN);
+
+    return rc ? rc : ngx_strcmp(a->name.data, b->name.data);
+}
+
+
 /* Only while the configuration is read: a worker's variables are not noted. */
 
 static void
 ngx_keyhold_key_loaded(void *ctx, const kh_provider_key_info *info)
 {
     size_t               len;
-    ngx_uint_t           i;
     ngx_keyhold_key_t   *key;
     ngx_keyhold_conf_t  *conf;
 
@@ -122,16 +165,6 @@ ngx_keyhold_key_loaded(void *ctx, const kh_provider_key_info *info)
     }
 
     len = ngx_strlen(info->name);
-    key = conf->keys.elts;
-
-    for (i = 0; i < conf->keys.nelts; i++) {
-        if (key[i].name.len == len
-            && ngx_memcmp(key[i].name.data, info->name, len) == 0
-            && ngx_memcmp(key[i].id, info->id, KH_KEY_ID_LEN) == 0)
-        {
-            return;
-        }
-    }
 
     key = ngx_array_push(&conf->keys);
     if (key == NULL) {

@@ -12,6 +12,7 @@
 #include <openssl/rsa.h>
 #include <openssl/ssl.h>
 #include <string.h>
+#include <strings.h>
 
 enum { LABEL_MAX = 256 };
 

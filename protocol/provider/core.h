@@ -11,6 +11,7 @@
 #include <openssl/core_dispatch.h>
 #include <openssl/evp.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #define KH_PROV_NAME "keyhold"
 #define KH_PROV_STRUCTURE "keyhold-reference" /* data structure between our two decoders */

@@ -17,19 +17,13 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DEFAULT_AGENT "unix:/run/keyhold/agent.sock"
 enum { DEFAULT_TIMEOUT_MS = 5000, IDLE_MAX = 16, DETAIL_MAX = 256 };
 
-typedef struct idle_client {
-    kh_client *client;
-    pid_t pid; /* the process that opened it: a child must not speak on its parent's connection */
-} idle_client;
-
 /* Connections that nobody uses at the moment; the lock is held for pointer moves only, never while waiting. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static idle_client idle[IDLE_MAX];
+static kh_client *idle[IDLE_MAX];
 static size_t idle_count;
 
 static struct {
@@ -48,11 +42,11 @@ static void fork_release(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* The child forgets its parent's connections and closes its copies of their descriptors. */
+/* A child must not speak on its parent's connections: it closes its copies of their descriptors. */
 static void fork_child(void)
 {
     for (size_t i = 0; i < idle_count; i++) {
-        kh_client_close(idle[i].client);
+        kh_client_close(idle[i]);
     }
     idle_count = 0;
     pthread_mutex_unlock(&lock);
@@ -60,14 +54,14 @@ static void fork_child(void)
 
 static kh_result client_take(uint32_t timeout_ms, kh_client **client)
 {
-    kh_credential cred;
+    kh_credential cred = {.identity = ""};
     char detail[DETAIL_MAX] = "";
     kh_result rc = KH_OK;
 
     *client = NULL;
     pthread_mutex_lock(&lock);
     if (idle_count > 0) {
-        *client = idle[--idle_count].client;
+        *client = idle[--idle_count];
     }
     pthread_mutex_unlock(&lock);
     if (*client != NULL) {
@@ -75,21 +69,20 @@ static kh_result client_take(uint32_t timeout_ms, kh_client **client)
     }
     if (config.token != NULL) {
         rc = kh_credential_load(config.token, &cred);
-        if (rc != KH_OK) {
-            return rc;
-        }
     }
-    rc = kh_client_open(config.agent, config.token != NULL ? &cred : NULL, "keyhold.so", timeout_ms, client, detail,
-                        sizeof(detail));
+    if (rc == KH_OK) {
+        rc = kh_client_open(config.agent, config.token != NULL ? &cred : NULL, "keyhold.so", timeout_ms, client,
+                            detail, sizeof(detail));
+    }
     kh_credential_wipe(&cred);
     return rc;
 }
 
-static void client_give(kh_client *client, pid_t pid)
+static void client_give(kh_client *client)
 {
     pthread_mutex_lock(&lock);
-    if (idle_count < IDLE_MAX && pid == getpid()) {
-        idle[idle_count++] = (idle_client){client, pid};
+    if (idle_count < IDLE_MAX) {
+        idle[idle_count++] = client;
         client = NULL;
     }
     pthread_mutex_unlock(&lock);
@@ -122,7 +115,7 @@ static kh_result host_perform(void *ctx, kh_request *req, uint8_t *out, size_t c
         memcpy(out, reply.data.data, reply.data.len);
         *len = reply.data.len;
     }
-    client_give(client, getpid());
+    client_give(client);
     return rc;
 }
 

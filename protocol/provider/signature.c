@@ -13,6 +13,7 @@
 #include <openssl/crypto.h>
 #include <openssl/params.h>
 #include <openssl/rsa.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { DIGEST_NAME_MAX = 32, ALGORITHM_ID_MAX = 72 };

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 
-import harness
-from harness import artefact, check, kill_pid, popen, read, run, wait_until
+from harness import artefact, check, kill_pid, popen, read, wait_until
 
 
 class FakeAgent:
@@ -83,5 +82,3 @@ def use_build_dir():
         for preset in ("RELEASE", "ASAN"):
             os.environ.setdefault("KH_BUILD_" + preset, os.environ["KH_BUILD_DIR"])
 
-
-__all__ = ["FakeAgent", "key_reference", "write_reference", "use_build_dir", "run", "harness"]
