@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The admin socket: root's way to the keeper, past the front. One datagram each way, one request per connection. */
+/* The admin socket: root's way to the keeper, past the front. One datagram each way, one request per
+ * connection. */
 #include "keeper.h"
 #include "process.h"
 
@@ -23,7 +24,7 @@ typedef struct admin_answer {
     uint32_t result;
 } admin_answer;
 
-/* ---- The keeper's end -------------------------------------------------------------------------------------------- */
+/* ---- The keeper's end ---------------------------------------------------------------------------------- */
 
 int kh_admin_accept(int listener)
 {
@@ -34,7 +35,8 @@ int kh_admin_accept(int listener)
     if (fd < 0) {
         return -1;
     }
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0 || (peer.uid != 0 && peer.uid != geteuid())) {
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0 ||
+        (peer.uid != 0 && peer.uid != geteuid())) {
         kh_admin_answer(fd, KH_E_FORBIDDEN, NULL, 0);
         return -1;
     }
@@ -90,14 +92,15 @@ void kh_admin_answer(int fd, kh_result result, const uint8_t *data, size_t len)
     struct iovec iov[2] = {{&answer, sizeof(answer)}, {(void *)(uintptr_t)data, len}};
     struct msghdr header = {.msg_iov = iov, .msg_iovlen = len > 0 ? 2 : 1};
 
-    /* One datagram into an empty buffer: if it does not fit or nobody reads it, the asker sees the end of file. */
+    /* One datagram into an empty buffer: if it does not fit or nobody reads it, the asker sees the end of
+     * file. */
     if (sendmsg(fd, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
         errno = 0;
     }
     close(fd);
 }
 
-/* ---- The tool's end ---------------------------------------------------------------------------------------------- */
+/* ---- The tool's end ------------------------------------------------------------------------------------ */
 
 static bool wait_for(int fd, short events, uint64_t until_ns)
 {
@@ -152,8 +155,8 @@ static kh_result receive_answer(int fd, uint8_t *out, size_t cap, size_t *out_le
     return (kh_result)answer.result;
 }
 
-kh_result kh_admin_call(const char *socket_path, const kh_record *record, uint8_t *out, size_t cap, size_t *out_len,
-                        uint32_t timeout_ms)
+kh_result kh_admin_call(const char *socket_path, const kh_record *record, uint8_t *out, size_t cap,
+                        size_t *out_len, uint32_t timeout_ms)
 {
     const uint64_t until_ns = kh_now_ns() + (uint64_t)timeout_ms * 1000000;
     admin_request request = {kh_ring_layout(), record->op,       record->scheme, record->flags,
@@ -173,7 +176,8 @@ kh_result kh_admin_call(const char *socket_path, const kh_record *record, uint8_
     }
     if (!wait_for(fd, POLLOUT, until_ns) || sendmsg(fd, &header, MSG_NOSIGNAL) < 0) {
         /* A keeper that refused us has answered and closed before we wrote. */
-        result = errno == EPIPE && wait_for(fd, POLLIN, until_ns) ? receive_answer(fd, out, cap, out_len) : KH_E_IO;
+        result = errno == EPIPE && wait_for(fd, POLLIN, until_ns) ? receive_answer(fd, out, cap, out_len)
+                                                                  : KH_E_IO;
         goto done;
     }
     result = wait_for(fd, POLLIN, until_ns) ? receive_answer(fd, out, cap, out_len) : KH_E_DEADLINE;

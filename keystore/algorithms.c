@@ -14,13 +14,14 @@ static EVP_MD *sha256, *sha384, *sha512;
 /* One signature by a key of that type: loads what OpenSSL loads at first use. */
 static bool warm_up(const char *type, const char *group, bool hashes)
 {
-    EVP_PKEY *pkey = group != NULL ? EVP_PKEY_Q_keygen(NULL, NULL, type, group) : EVP_PKEY_Q_keygen(NULL, NULL, type);
+    EVP_PKEY *pkey =
+        group != NULL ? EVP_PKEY_Q_keygen(NULL, NULL, type, group) : EVP_PKEY_Q_keygen(NULL, NULL, type);
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     uint8_t signature[KH_SIGNATURE_MAX];
     size_t len = sizeof(signature);
-    bool good = pkey != NULL && ctx != NULL
-                && EVP_DigestSignInit_ex(ctx, NULL, hashes ? "SHA256" : NULL, NULL, NULL, pkey, NULL) == 1
-                && EVP_DigestSign(ctx, signature, &len, (const uint8_t *)"warm", 4) == 1;
+    bool good = pkey != NULL && ctx != NULL &&
+                EVP_DigestSignInit_ex(ctx, NULL, hashes ? "SHA256" : NULL, NULL, NULL, pkey, NULL) == 1 &&
+                EVP_DigestSign(ctx, signature, &len, (const uint8_t *)"warm", 4) == 1;
 
     EVP_MD_CTX_free(ctx);
     EVP_PKEY_free(pkey);
@@ -34,8 +35,8 @@ static void init(void)
     sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
     sha384 = EVP_MD_fetch(NULL, "SHA384", NULL);
     sha512 = EVP_MD_fetch(NULL, "SHA512", NULL);
-    if (sha256 == NULL || sha384 == NULL || sha512 == NULL || RAND_bytes(&byte, 1) != 1 || RAND_priv_bytes(&byte, 1) != 1
-        || !warm_up("EC", "P-256", true) || !warm_up("ED25519", NULL, false)) {
+    if (sha256 == NULL || sha384 == NULL || sha512 == NULL || RAND_bytes(&byte, 1) != 1 ||
+        RAND_priv_bytes(&byte, 1) != 1 || !warm_up("EC", "P-256", true) || !warm_up("ED25519", NULL, false)) {
         return;
     }
     once_result = KH_OK;

@@ -7,8 +7,8 @@
 #include <openssl/types.h>
 
 /*
- * Fetches all, once; later calls return the first one's result. Also runs each key type once, so that whatever OpenSSL loads
- * late is loaded before the process is confined. KH_E_CRYPTO.
+ * Fetches all, once; later calls return the first one's result. Also runs each key type once, so that
+ * whatever OpenSSL loads late is loaded before the process is confined. KH_E_CRYPTO.
  */
 KH_MUST_USE kh_result kh_algorithms_init(void);
 /* SHA-256, -384 or -512 by length in bytes; NULL for another length. After kh_algorithms_init. */

@@ -91,7 +91,7 @@ void kh_op_to_tier(kh_op *op, kh_tier_op *tier)
     tier->out = op->out;
 }
 
-/* ---- Counters ---------------------------------------------------------------------------------------------------- */
+/* ---- Counters ------------------------------------------------------------------------------------------ */
 
 static void publish_words(kh_keeper *keeper, size_t offset, size_t len)
 {
@@ -143,7 +143,7 @@ void kh_keeper_changed(kh_keeper *keeper)
     pthread_mutex_unlock(&keeper->lock);
 }
 
-/* ---- Done -------------------------------------------------------------------------------------------------------- */
+/* ---- Done ---------------------------------------------------------------------------------------------- */
 
 void kh_keeper_wake(kh_keeper *keeper, uint32_t n)
 {

@@ -80,7 +80,8 @@ kh_control_kind kh_control_receive(int fd, int fds[3])
     control_message message = {0};
     struct iovec iov = {&message, sizeof(message)};
     union descriptors control;
-    struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    struct msghdr header = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
     bool with_fds = false;
     ssize_t n = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 

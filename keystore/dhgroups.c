@@ -19,8 +19,9 @@ typedef struct dh_group {
 
 /* All with g = 2. */
 static dh_group groups[] = {
-    {.name = "ffdhe2048"}, {.name = "ffdhe3072"}, {.name = "ffdhe4096"}, {.name = "ffdhe6144"}, {.name = "ffdhe8192"},
-    {.name = "modp_2048"}, {.name = "modp_3072"}, {.name = "modp_4096"}, {.name = "modp_6144"}, {.name = "modp_8192"},
+    {.name = "ffdhe2048"}, {.name = "ffdhe3072"}, {.name = "ffdhe4096"}, {.name = "ffdhe6144"},
+    {.name = "ffdhe8192"}, {.name = "modp_2048"}, {.name = "modp_3072"}, {.name = "modp_4096"},
+    {.name = "modp_6144"}, {.name = "modp_8192"},
 };
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static kh_result once_result = KH_E_CRYPTO;
@@ -36,11 +37,11 @@ static bool load_group(dh_group *group)
         OSSL_PARAM_construct_end(),
     };
 
-    if (ctx != NULL && EVP_PKEY_fromdata_init(ctx) == 1
-        && EVP_PKEY_fromdata(ctx, &pkey, EVP_PKEY_KEY_PARAMETERS, params) == 1
-        && EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_FFC_P, &p) == 1
-        && EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_FFC_G, &g) == 1 && BN_is_word(g, 2) && BN_num_bytes(p) <= PRIME_MAX
-        && BN_num_bits(p) >= 2048) {
+    if (ctx != NULL && EVP_PKEY_fromdata_init(ctx) == 1 &&
+        EVP_PKEY_fromdata(ctx, &pkey, EVP_PKEY_KEY_PARAMETERS, params) == 1 &&
+        EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_FFC_P, &p) == 1 &&
+        EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_FFC_G, &g) == 1 && BN_is_word(g, 2) &&
+        BN_num_bytes(p) <= PRIME_MAX && BN_num_bits(p) >= 2048) {
         group->p_len = (size_t)BN_bn2bin(p, group->p);
         good = true;
     }

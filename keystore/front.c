@@ -149,7 +149,8 @@ static size_t take_completions(kh_keystore *ks, kh_completion *completions, size
         ks->cq_head = tail - (ks->map.mask + 1);
     }
     while (n < max && ks->cq_head != tail) {
-        uint32_t index = atomic_load_explicit(&ks->map.cq[ks->cq_head++ & ks->map.mask], memory_order_relaxed);
+        uint32_t index =
+            atomic_load_explicit(&ks->map.cq[ks->cq_head++ & ks->map.mask], memory_order_relaxed);
         const kh_ring_slot *slot = NULL;
 
         if (index >= ks->map.slots || ks->note[index].state != SLOT_SUBMITTED) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The generator: makes keys and judges imported ones, which may take seconds, so that nothing waits for it. */
+/* The generator: makes keys and judges imported ones, which may take seconds, so that nothing waits for it.
+ */
 #include "keeper.h"
 
 #include <keyhold/import.h>
@@ -22,8 +23,8 @@ static kh_result import(kh_keeper *keeper, const kh_op *op, kh_material *materia
         return result;
     }
     memcpy(&info, op->record.data, sizeof(info));
-    result = kh_import_open(kh_store_import_private(keeper->store), info.name, info.usage, info.flags, sealed, sealed_len,
-                            pkcs8, sizeof(pkcs8), &len);
+    result = kh_import_open(kh_store_import_private(keeper->store), info.name, info.usage, info.flags, sealed,
+                            sealed_len, pkcs8, sizeof(pkcs8), &len);
     if (result == KH_OK) {
         result = kh_pkcs8_parse(pkcs8, len, &pkey);
     }
@@ -74,7 +75,8 @@ void *kh_generator_main(void *arg)
         if (op->material == NULL) {
             op->result = KH_E_MEMORY;
         } else {
-            op->result = op->record.op == KH_STORE_IMPORT ? import(keeper, op, op->material) : create(op, op->material);
+            op->result = op->record.op == KH_STORE_IMPORT ? import(keeper, op, op->material)
+                                                          : create(op, op->material);
         }
         ERR_clear_error();
         kh_storework_submit(keeper, op);

@@ -21,8 +21,9 @@ static size_t make_aad(char aad[AAD_MAX], const char *name, uint32_t usage, uint
     return (size_t)snprintf(aad, AAD_MAX, "%s\n%u\n%u", name, usage, flags);
 }
 
-kh_result kh_import_seal(const uint8_t import_public[KH_IMPORT_PUBLIC_LEN], const char *name, uint32_t usage, uint32_t flags,
-                         const uint8_t *pkcs8, size_t pkcs8_len, uint8_t *sealed, size_t cap, size_t *sealed_len)
+kh_result kh_import_seal(const uint8_t import_public[KH_IMPORT_PUBLIC_LEN], const char *name, uint32_t usage,
+                         uint32_t flags, const uint8_t *pkcs8, size_t pkcs8_len, uint8_t *sealed, size_t cap,
+                         size_t *sealed_len)
 {
     char aad[AAD_MAX];
     size_t aad_len = make_aad(aad, name, usage, flags);
@@ -35,8 +36,8 @@ kh_result kh_import_seal(const uint8_t import_public[KH_IMPORT_PUBLIC_LEN], cons
     if (aad_len == 0) {
         return KH_E_INVALID;
     }
-    result = kh_hpke_seal(&kh_hpke_aes256, import_public, NULL, hpke_info, HPKE_INFO_LEN, (const uint8_t *)aad, aad_len,
-                          pkcs8, pkcs8_len, sealed, NULL);
+    result = kh_hpke_seal(&kh_hpke_aes256, import_public, NULL, hpke_info, HPKE_INFO_LEN,
+                          (const uint8_t *)aad, aad_len, pkcs8, pkcs8_len, sealed, NULL);
     if (result == KH_OK) {
         *sealed_len = pkcs8_len + KH_IMPORT_OVERHEAD;
     }
@@ -44,7 +45,8 @@ kh_result kh_import_seal(const uint8_t import_public[KH_IMPORT_PUBLIC_LEN], cons
 }
 
 kh_result kh_import_open(const uint8_t import_private[32], const char *name, uint32_t usage, uint32_t flags,
-                         const uint8_t *sealed, size_t sealed_len, uint8_t *pkcs8, size_t cap, size_t *pkcs8_len)
+                         const uint8_t *sealed, size_t sealed_len, uint8_t *pkcs8, size_t cap,
+                         size_t *pkcs8_len)
 {
     char aad[AAD_MAX];
     size_t aad_len = make_aad(aad, name, usage, flags);
@@ -54,8 +56,8 @@ kh_result kh_import_open(const uint8_t import_private[32], const char *name, uin
     if (aad_len == 0 || sealed_len < KH_IMPORT_OVERHEAD || cap < sealed_len) {
         return KH_E_CRYPTO;
     }
-    result = kh_hpke_open(&kh_hpke_aes256, import_private, hpke_info, HPKE_INFO_LEN, (const uint8_t *)aad, aad_len, sealed,
-                          sealed_len, pkcs8);
+    result = kh_hpke_open(&kh_hpke_aes256, import_private, hpke_info, HPKE_INFO_LEN, (const uint8_t *)aad,
+                          aad_len, sealed, sealed_len, pkcs8);
     if (result == KH_OK) {
         *pkcs8_len = sealed_len - KH_IMPORT_OVERHEAD;
     }

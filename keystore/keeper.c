@@ -33,7 +33,7 @@ static void pause_briefly(void)
     nanosleep(&brief, NULL);
 }
 
-/* ---- Rings ------------------------------------------------------------------------------------------------------- */
+/* ---- Rings --------------------------------------------------------------------------------------------- */
 
 static kh_keeper_ring *ring_open(int fds[3])
 {
@@ -86,7 +86,8 @@ static void drop_queued(kh_keeper *keeper, const kh_keeper_ring *ring)
     }
 }
 
-/* Waits until no worker sleeps on a door that nobody rings any more. A front that scribbles cannot make this miss one. */
+/* Waits until no worker sleeps on a door that nobody rings any more. A front that scribbles cannot make this
+ * miss one. */
 static void wake_sleepers(kh_keeper *keeper, kh_keeper_ring *ring)
 {
     _Atomic uint32_t *door = ring != NULL ? &ring->end.map.shared->door : &keeper->idle_door;
@@ -171,7 +172,8 @@ static void take_ring(keeper_main *main_, int fds[3])
     kh_keeper_ring *ring = ring_open(fds);
 
     if (ring == NULL) {
-        kh_logf(config->log, config->ctx, KH_LOG_ERROR, "keeper: a ring of another build, or no memory for it");
+        kh_logf(config->log, config->ctx, KH_LOG_ERROR,
+                "keeper: a ring of another build, or no memory for it");
         return;
     }
     kh_logf(config->log, config->ctx, KH_LOG_INFO, "keeper: serving a ring of %u slots", ring->end.map.slots);
@@ -179,7 +181,7 @@ static void take_ring(keeper_main *main_, int fds[3])
     change_ring(main_, ring);
 }
 
-/* ---- The admin socket -------------------------------------------------------------------------------------------- */
+/* ---- The admin socket ---------------------------------------------------------------------------------- */
 
 static void admin_remove(keeper_main *main_, size_t i)
 {
@@ -221,7 +223,7 @@ static void admin_accept(keeper_main *main_)
     main_->admin[main_->admins++] = fd;
 }
 
-/* ---- Serving ----------------------------------------------------------------------------------------------------- */
+/* ---- Serving ------------------------------------------------------------------------------------------- */
 
 static void serve(keeper_main *main_)
 {
@@ -266,7 +268,7 @@ static void serve(keeper_main *main_)
     }
 }
 
-/* ---- Start and stop ---------------------------------------------------------------------------------------------- */
+/* ---- Start and stop ------------------------------------------------------------------------------------ */
 
 static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
 {
@@ -276,17 +278,18 @@ static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
     keeper->config = config;
     /* Rises with each change, and from one keeper to the next. */
     keeper->generation = (uint64_t)time(NULL) << 24;
-    if (pthread_mutex_init(&keeper->lock, NULL) != 0 || kh_desk_init(&keeper->store_desk) != KH_OK
-        || kh_desk_init(&keeper->generator_desk) != KH_OK) {
+    if (pthread_mutex_init(&keeper->lock, NULL) != 0 || kh_desk_init(&keeper->store_desk) != KH_OK ||
+        kh_desk_init(&keeper->generator_desk) != KH_OK) {
         return KH_E_MEMORY;
     }
-    if ((result = kh_algorithms_init()) != KH_OK || (result = kh_dh_groups_init()) != KH_OK
-        || (result = kh_cache_new(config->cache_keys > 0 ? config->cache_keys : CACHE_KEYS_DEFAULT, &keeper->cache)) != KH_OK
-        || (result = kh_software_new(&keeper->store_tier)) != KH_OK) {
+    if ((result = kh_algorithms_init()) != KH_OK || (result = kh_dh_groups_init()) != KH_OK ||
+        (result = kh_cache_new(config->cache_keys > 0 ? config->cache_keys : CACHE_KEYS_DEFAULT,
+                               &keeper->cache)) != KH_OK ||
+        (result = kh_software_new(&keeper->store_tier)) != KH_OK) {
         return result;
     }
-    result = kh_store_open(config->store_path, config->kek_kind, config->kek_secret, config->kek_secret_len, config->log,
-                           config->ctx, &keeper->store);
+    result = kh_store_open(config->store_path, config->kek_kind, config->kek_secret, config->kek_secret_len,
+                           config->log, config->ctx, &keeper->store);
     if (config->kek_secret != NULL) {
         OPENSSL_cleanse(config->kek_secret, config->kek_secret_len);
     }
@@ -314,7 +317,8 @@ static kh_result start_threads(kh_keeper *keeper, uint32_t workers)
     /* Signals are the main thread's. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    keeper->store_desk.running = pthread_create(&keeper->store_desk.thread, NULL, kh_storework_main, keeper) == 0;
+    keeper->store_desk.running =
+        pthread_create(&keeper->store_desk.thread, NULL, kh_storework_main, keeper) == 0;
     keeper->generator_desk.running =
         pthread_create(&keeper->generator_desk.thread, NULL, kh_generator_main, keeper) == 0;
     if (!keeper->store_desk.running || !keeper->generator_desk.running) {
@@ -421,7 +425,8 @@ kh_result kh_keeper_run(const kh_keeper_config *config)
         result = start_threads(keeper, workers);
     }
     if (result == KH_OK) {
-        kh_logf(config->log, config->ctx, KH_LOG_NOTICE, "keeper: %llu keys, %u workers", (unsigned long long)keys, workers);
+        kh_logf(config->log, config->ctx, KH_LOG_NOTICE, "keeper: %llu keys, %u workers",
+                (unsigned long long)keys, workers);
         if (config->ready != NULL) {
             config->ready(config->ctx);
         }

@@ -118,7 +118,7 @@ typedef struct kh_keeper {
     uint32_t worker_count;
 } kh_keeper;
 
-/* ---- completion.c: operations that are done --------------------------------------------------------------------- */
+/* ---- completion.c: operations that are done ------------------------------------------------------------ */
 
 /* Answers operations; takes the lock. They are gone afterwards. */
 void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n);
@@ -140,7 +140,7 @@ bool kh_op_expired(const kh_op *op, uint64_t now_ns);
 kh_result kh_op_usage(const kh_op *op);
 void kh_op_to_tier(kh_op *op, kh_tier_op *tier);
 
-/* ---- the threads ------------------------------------------------------------------------------------------------- */
+/* ---- the threads --------------------------------------------------------------------------------------- */
 
 void *kh_worker_main(void *keeper);
 /* Puts an operation whose key is there into its lane and wakes a worker. Takes the lock. */
@@ -159,7 +159,7 @@ void *kh_storework_main(void *keeper);
 void kh_storework_submit(kh_keeper *keeper, kh_op *op);
 void *kh_generator_main(void *keeper);
 
-/* ---- control.c: sockets ------------------------------------------------------------------------------------------ */
+/* ---- control.c: sockets -------------------------------------------------------------------------------- */
 
 typedef enum kh_control_kind { KH_CONTROL_NONE, KH_CONTROL_RING, KH_CONTROL_STOP } kh_control_kind;
 /* One message of the supervisor. STOP also at the end of file. fds: for RING, the caller's. */

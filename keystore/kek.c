@@ -48,20 +48,24 @@ kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, size_t secret_l
     if (kind != KH_KEK_PASSPHRASE || secret_len == 0) {
         return KH_E_INVALID;
     }
-    /* The parameters come from a file that somebody may have changed: bounded before memory is spent on them. */
-    if (params[0] < 10 || params[0] > 20 || params[1] < 1 || params[1] > 16 || params[2] < 1 || params[2] > 16) {
+    /* The parameters come from a file that somebody may have changed: bounded before memory is spent on them.
+     */
+    if (params[0] < 10 || params[0] > 20 || params[1] < 1 || params[1] > 16 || params[2] < 1 ||
+        params[2] > 16) {
         return KH_E_DAMAGED;
     }
-    return EVP_PBE_scrypt((const char *)secret, secret_len, params + 3, SALT_LEN, UINT64_C(1) << params[0], params[1],
-                          params[2], UINT64_C(1) << 32, kek, KH_KEK_LEN)
-                   == 1
+    return EVP_PBE_scrypt((const char *)secret, secret_len, params + 3, SALT_LEN, UINT64_C(1) << params[0],
+                          params[1], params[2], UINT64_C(1) << 32, kek, KH_KEK_LEN) == 1
                ? KH_OK
                : KH_E_MEMORY;
 }
 
 static int hex_value(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 static bool write_all(int fd, const char *data, size_t len)
@@ -124,7 +128,8 @@ static kh_result parse_line(const char *line, uint8_t kek[KH_KEK_LEN])
         return KH_E_MALFORMED;
     }
     for (size_t i = 0; i < KH_KEK_LEN; i++) {
-        int high = hex_value(line[FILE_PREFIX_LEN + 2 * i]), low = hex_value(line[FILE_PREFIX_LEN + 2 * i + 1]);
+        int high = hex_value(line[FILE_PREFIX_LEN + 2 * i]),
+            low = hex_value(line[FILE_PREFIX_LEN + 2 * i + 1]);
 
         if (high < 0 || low < 0) {
             return KH_E_MALFORMED;

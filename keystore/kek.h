@@ -6,7 +6,8 @@
 #include <keyhold/keystore.h>
 
 #define KH_KEK_LEN 32
-/* How a passphrase becomes a KEK, as kept in the store: log2 N, r, p (one byte each) and a salt. Zeros for a file. */
+/* How a passphrase becomes a KEK, as kept in the store: log2 N, r, p (one byte each) and a salt. Zeros for a
+ * file. */
 #define KH_KEK_PARAMS_LEN 19
 
 /* Fresh parameters for that kind. */

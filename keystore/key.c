@@ -30,8 +30,9 @@ kh_result kh_key_new(const kh_key_info *info, const uint8_t *pkcs8, size_t pkcs8
     }
     if (info->type == KH_KEY_RSA) {
         key->modulus_len = (info->bits + 7) / 8;
-        if (key->modulus_len > sizeof(key->modulus) || EVP_PKEY_get_bn_param(key->pkey, OSSL_PKEY_PARAM_RSA_N, &modulus) != 1
-            || BN_bn2binpad(modulus, key->modulus, (int)key->modulus_len) < 0) {
+        if (key->modulus_len > sizeof(key->modulus) ||
+            EVP_PKEY_get_bn_param(key->pkey, OSSL_PKEY_PARAM_RSA_N, &modulus) != 1 ||
+            BN_bn2binpad(modulus, key->modulus, (int)key->modulus_len) < 0) {
             result = KH_E_CRYPTO;
             goto done;
         }
@@ -73,27 +74,29 @@ void kh_key_release(kh_key *key)
 
 static bool set_up_rsa(EVP_PKEY_CTX *ctx, uint32_t scheme)
 {
-    bool pss = scheme == KH_RSA_PSS_RSAE_SHA256 || scheme == KH_RSA_PSS_RSAE_SHA384 || scheme == KH_RSA_PSS_RSAE_SHA512;
+    bool pss = scheme == KH_RSA_PSS_RSAE_SHA256 || scheme == KH_RSA_PSS_RSAE_SHA384 ||
+               scheme == KH_RSA_PSS_RSAE_SHA512;
     const EVP_MD *md = kh_algorithms_md(kh_scheme_hash_len((int)scheme));
 
-    return EVP_PKEY_CTX_set_rsa_padding(ctx, pss ? RSA_PKCS1_PSS_PADDING : RSA_PKCS1_PADDING) == 1
-           && EVP_PKEY_CTX_set_signature_md(ctx, md) == 1
-           && (!pss || EVP_PKEY_CTX_set_rsa_pss_saltlen(ctx, RSA_PSS_SALTLEN_DIGEST) == 1);
+    return EVP_PKEY_CTX_set_rsa_padding(ctx, pss ? RSA_PKCS1_PSS_PADDING : RSA_PKCS1_PADDING) == 1 &&
+           EVP_PKEY_CTX_set_signature_md(ctx, md) == 1 &&
+           (!pss || EVP_PKEY_CTX_set_rsa_pss_saltlen(ctx, RSA_PSS_SALTLEN_DIGEST) == 1);
 }
 
 static bool set_up(kh_key *key, kh_key_context *context)
 {
     if (key->info.type == KH_KEY_ED25519) {
         context->md_ctx = EVP_MD_CTX_new();
-        return context->md_ctx != NULL && EVP_DigestSignInit_ex(context->md_ctx, NULL, NULL, NULL, NULL, key->pkey, NULL) == 1;
+        return context->md_ctx != NULL &&
+               EVP_DigestSignInit_ex(context->md_ctx, NULL, NULL, NULL, NULL, key->pkey, NULL) == 1;
     }
     context->pkey_ctx = EVP_PKEY_CTX_new_from_pkey(NULL, key->pkey, NULL);
     if (context->pkey_ctx == NULL) {
         return false;
     }
     if (context->code == 0) {
-        return EVP_PKEY_decrypt_init(context->pkey_ctx) == 1
-               && EVP_PKEY_CTX_set_rsa_padding(context->pkey_ctx, RSA_NO_PADDING) == 1;
+        return EVP_PKEY_decrypt_init(context->pkey_ctx) == 1 &&
+               EVP_PKEY_CTX_set_rsa_padding(context->pkey_ctx, RSA_NO_PADDING) == 1;
     }
     if (EVP_PKEY_sign_init(context->pkey_ctx) != 1) {
         return false;
@@ -101,7 +104,8 @@ static bool set_up(kh_key *key, kh_key_context *context)
     if (key->info.type == KH_KEY_RSA) {
         return set_up_rsa(context->pkey_ctx, context->code);
     }
-    return EVP_PKEY_CTX_set_signature_md(context->pkey_ctx, kh_algorithms_md(kh_scheme_hash_len((int)context->code))) == 1;
+    return EVP_PKEY_CTX_set_signature_md(context->pkey_ctx,
+                                         kh_algorithms_md(kh_scheme_hash_len((int)context->code))) == 1;
 }
 
 static bool is_set_up(const kh_key_context *context)
@@ -119,7 +123,9 @@ static kh_key_context *find(kh_key *key, uint32_t code)
             if (atomic_exchange_explicit(&context->busy, true, memory_order_acquire)) {
                 continue;
             }
-            if (pass == 0 ? is_set_up(context) && context->code == code : pass == 1 ? !is_set_up(context) : true) {
+            if (pass == 0   ? is_set_up(context) && context->code == code
+                : pass == 1 ? !is_set_up(context)
+                            : true) {
                 return context;
             }
             atomic_store_explicit(&context->busy, false, memory_order_release);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A prepared key: what a signing thread needs of one key version. Immutable but for its contexts; reference-counted. */
+/* A prepared key: what a signing thread needs of one key version. Immutable but for its contexts;
+ * reference-counted. */
 #ifndef KEYHOLD_KEYSTORE_KEY_H
 #define KEYHOLD_KEYSTORE_KEY_H
 
@@ -10,8 +11,8 @@
 #define KH_KEY_CONTEXTS 4
 
 /*
- * An OpenSSL context that is set up for one scheme and used again: setting one up costs more than a P-256 signature.
- * `code` is a kh_scheme, or 0 for raw decryption.
+ * An OpenSSL context that is set up for one scheme and used again: setting one up costs more than a P-256
+ * signature. `code` is a kh_scheme, or 0 for raw decryption.
  */
 typedef struct kh_key_context {
     atomic_bool busy;
@@ -34,13 +35,16 @@ typedef struct kh_key {
 } kh_key;
 
 /* Takes PKCS#8; the caller keeps and wipes it. One reference for the caller. KH_E_CRYPTO, KH_E_MEMORY. */
-KH_MUST_USE kh_result kh_key_new(const kh_key_info *info, const uint8_t *pkcs8, size_t pkcs8_len, kh_key **key);
+KH_MUST_USE kh_result kh_key_new(const kh_key_info *info, const uint8_t *pkcs8, size_t pkcs8_len,
+                                 kh_key **key);
 kh_key *kh_key_ref(kh_key *key);
 /* The last release wipes and frees. NULL is fine. Any thread. */
 void kh_key_release(kh_key *key);
 
-/* A context for that code, made if need be, into *context: hand it back. `local` serves when all are in use. */
-KH_MUST_USE kh_result kh_key_context_take(kh_key *key, uint32_t code, kh_key_context *local, kh_key_context **context);
+/* A context for that code, made if need be, into *context: hand it back. `local` serves when all are in use.
+ */
+KH_MUST_USE kh_result kh_key_context_take(kh_key *key, uint32_t code, kh_key_context *local,
+                                          kh_key_context **context);
 /* failed: the context is not used again. */
 void kh_key_context_return(kh_key_context *context, bool failed);
 

@@ -50,9 +50,9 @@ static kh_result judge_rsa(const EVP_PKEY *pkey)
     if (bits > RSA_BITS_MAX) {
         return KH_E_UNSUPPORTED;
     }
-    if (bits < RSA_BITS_MIN || EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_E, &e) != 1
-        || EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_FACTOR1, &p) != 1
-        || EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_FACTOR2, &q) != 1) {
+    if (bits < RSA_BITS_MIN || EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_E, &e) != 1 ||
+        EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_FACTOR1, &p) != 1 ||
+        EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_FACTOR2, &q) != 1) {
         goto done;
     }
     if (!BN_is_odd(e) || BN_get_word(e) < 65537 || BN_num_bits(e) > 64 || BN_cmp(p, q) == 0) {
@@ -98,7 +98,8 @@ kh_result kh_material_encode(const EVP_PKEY *pkey, kh_material *material)
     kh_result result = KH_OK;
 
     memset(material, 0, sizeof(*material));
-    result = kh_key_id(pkey, material->id, material->spki, &material->spki_len, &material->type, &material->bits);
+    result =
+        kh_key_id(pkey, material->id, material->spki, &material->spki_len, &material->type, &material->bits);
     if (result != KH_OK) {
         goto done;
     }
@@ -129,7 +130,8 @@ bool kh_material_possible(uint32_t type, uint32_t *bits)
     if (type == KH_KEY_RSA) {
         return *bits >= RSA_BITS_MIN && *bits <= RSA_BITS_MAX && *bits % 2 == 0;
     }
-    if (type >= sizeof(sizes) / sizeof(sizes[0]) || sizes[type] == 0 || (*bits != 0 && *bits != sizes[type])) {
+    if (type >= sizeof(sizes) / sizeof(sizes[0]) || sizes[type] == 0 ||
+        (*bits != 0 && *bits != sizes[type])) {
         return false;
     }
     *bits = sizes[type];

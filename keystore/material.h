@@ -21,13 +21,15 @@ void kh_material_wipe(kh_material *material);
 /* Parses PKCS#8 that must fill the input to the last byte. KH_E_MALFORMED, KH_E_UNSUPPORTED. Caller frees. */
 KH_MUST_USE kh_result kh_pkcs8_parse(const uint8_t *der, size_t len, EVP_PKEY **pkey);
 /*
- * Judges a key from outside: KH_E_WEAK (RSA below 2048 bits, public exponent below 65537 or even or above 64 bits, equal
- * primes, parts that do not belong together), KH_E_UNSUPPORTED (RSA above 4096 bits, another curve or type). Slow for RSA.
+ * Judges a key from outside: KH_E_WEAK (RSA below 2048 bits, public exponent below 65537 or even or above 64
+ * bits, equal primes, parts that do not belong together), KH_E_UNSUPPORTED (RSA above 4096 bits, another
+ * curve or type). Slow for RSA.
  */
 KH_MUST_USE kh_result kh_material_judge(const EVP_PKEY *pkey);
 /* pkey stays the caller's. KH_E_UNSUPPORTED, KH_E_TOO_LARGE, KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_material_encode(const EVP_PKEY *pkey, kh_material *material);
-/* Whether such a key may be made: RSA of an even size of 2048 to 4096 bits, or a curve with its own size (0 is taken). */
+/* Whether such a key may be made: RSA of an even size of 2048 to 4096 bits, or a curve with its own size (0
+ * is taken). */
 bool kh_material_possible(uint32_t type, uint32_t *bits);
 /* Generates; RSA-4096 may take seconds. */
 KH_MUST_USE kh_result kh_material_generate(kh_key_type type, unsigned bits, kh_material *material);

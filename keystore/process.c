@@ -79,15 +79,16 @@ void kh_logf(kh_log_fn log, void *ctx, kh_log_level level, const char *format, .
 }
 
 /*
- * All memory, present and future, but only as it is touched: a ring of 4096 slots is 80 MB of address space. Locking the
- * future with a limit in place would make later allocations fail, so then only the present is locked.
+ * All memory, present and future, but only as it is touched: a ring of 4096 slots is 80 MB of address space.
+ * Locking the future with a limit in place would make later allocations fail, so then only the present is
+ * locked.
  */
 static bool lock_memory(void)
 {
     struct rlimit limit = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
 
-    if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0
-        || (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY)) {
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0 ||
+        (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY)) {
         return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
     }
     return false;

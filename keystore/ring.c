@@ -17,13 +17,15 @@
 
 _Static_assert(sizeof(kh_keeper_stats) % sizeof(uint64_t) == 0, "the statistics are published word by word");
 _Static_assert(KH_LIST_PAGE * sizeof(kh_key_info) <= KH_RECORD_DATA_MAX, "a page of keys fits a slot");
-_Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "shared atomics must not take locks");
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
+               "shared atomics must not take locks");
 
 uint32_t kh_ring_layout(void)
 {
     static const char version[] = KH_VERSION;
     uint32_t sum = 2166136261u;
-    const size_t sizes[] = {sizeof(kh_ring_shared), sizeof(kh_ring_slot), sizeof(kh_key_info), sizeof(kh_keeper_stats)};
+    const size_t sizes[] = {sizeof(kh_ring_shared), sizeof(kh_ring_slot), sizeof(kh_key_info),
+                            sizeof(kh_keeper_stats)};
 
     for (size_t i = 0; i < sizeof(version); i++) {
         sum = (sum ^ (uint8_t)version[i]) * 16777619u;
@@ -89,9 +91,9 @@ kh_result kh_ring_create(uint32_t slots, int fds[3])
     fds[0] = memfd_create("keyhold-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     fds[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     fds[2] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (fds[0] < 0 || fds[1] < 0 || fds[2] < 0 || ftruncate(fds[0], (off_t)map.len) != 0
-        || pwrite(fds[0], &header, sizeof(header), 0) != (ssize_t)sizeof(header)
-        || fcntl(fds[0], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    if (fds[0] < 0 || fds[1] < 0 || fds[2] < 0 || ftruncate(fds[0], (off_t)map.len) != 0 ||
+        pwrite(fds[0], &header, sizeof(header), 0) != (ssize_t)sizeof(header) ||
+        fcntl(fds[0], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         goto done;
     }
     result = KH_OK;
@@ -110,9 +112,10 @@ kh_result kh_ring_mmap(int fd, kh_ring_map *map)
     void *base = NULL;
 
     memset(map, 0, sizeof(*map));
-    /* Without these seals the other side could shrink the file, and the next access here would be a SIGBUS. */
-    if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW) || fstat(fd, &st) != 0
-        || pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header)) {
+    /* Without these seals the other side could shrink the file, and the next access here would be a SIGBUS.
+     */
+    if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW) ||
+        fstat(fd, &st) != 0 || pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header)) {
         return KH_E_INVALID;
     }
     if (header.magic != KH_RING_MAGIC || header.layout != kh_ring_layout()) {
@@ -149,12 +152,13 @@ void kh_futex_wake(_Atomic uint32_t *word, uint32_t n)
 
 void kh_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns)
 {
-    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u), .tv_nsec = (long)(timeout_ns % 1000000000u)};
+    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u),
+                               .tv_nsec = (long)(timeout_ns % 1000000000u)};
 
     syscall(SYS_futex, word, FUTEX_WAIT, value, timeout_ns == 0 ? NULL : &timeout, NULL, 0);
 }
 
-/* ---- The keeper's end -------------------------------------------------------------------------------------------- */
+/* ---- The keeper's end ---------------------------------------------------------------------------------- */
 
 kh_result kh_ring_end_open(int fds[3], kh_ring_end *end)
 {
@@ -240,8 +244,8 @@ void kh_ring_end_data(const kh_ring_end *end, const kh_ring_copy *copy, uint8_t 
     memcpy(data, end->map.slot[copy->slot].data, copy->record.data_len);
 }
 
-void kh_ring_end_result(const kh_ring_end *end, uint32_t index, kh_result result, const uint8_t *data, size_t len,
-                        uint32_t batch)
+void kh_ring_end_result(const kh_ring_end *end, uint32_t index, kh_result result, const uint8_t *data,
+                        size_t len, uint32_t batch)
 {
     kh_ring_slot *slot = &end->map.slot[index];
 
@@ -269,7 +273,8 @@ void kh_ring_end_ring_front(const kh_ring_end *end)
     const uint64_t one = 1;
 
     /* Load before the exchange: the cache line of a front that is awake stays where it is. */
-    if (atomic_load(&end->map.shared->front_waits) != 0 && atomic_exchange(&end->map.shared->front_waits, 0) != 0) {
+    if (atomic_load(&end->map.shared->front_waits) != 0 &&
+        atomic_exchange(&end->map.shared->front_waits, 0) != 0) {
         ssize_t n = write(end->event_fd, &one, sizeof(one));
         (void)n; /* EAGAIN: the counter is full, so the front is being woken anyway */
     }

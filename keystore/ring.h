@@ -2,16 +2,16 @@
 /*
  * The ring: the memory that front and keeper share, and the keeper's private view of it.
  *
- * The front writes records into slots and their numbers into the submission queue; the keeper writes results into the same
- * slots and their numbers into the completion queue. Each queue has at least as many entries as there are slots, so an
- * honest front never overruns one; a hostile one overruns only itself.
+ * The front writes records into slots and their numbers into the submission queue; the keeper writes results
+ * into the same slots and their numbers into the completion queue. Each queue has at least as many entries as
+ * there are slots, so an honest front never overruns one; a hostile one overruns only itself.
  *
- * Who sleeps says so in the memory (`sleepers`, `front_waits`), so nobody makes a system call to wake one who is awake.
- * Workers sleep on the futex `door`: it wakes exactly as many as there is work for, which an eventfd cannot. The front
- * sleeps in its event loop, on an eventfd.
+ * Who sleeps says so in the memory (`sleepers`, `front_waits`), so nobody makes a system call to wake one who
+ * is awake. Workers sleep on the futex `door`: it wakes exactly as many as there is work for, which an
+ * eventfd cannot. The front sleeps in its event loop, on an eventfd.
  *
- * The keeper trusts none of it. Its indices and its copy of every record are private; what it reads from the memory is
- * masked or bounds-checked once, after the copy.
+ * The keeper trusts none of it. Its indices and its copy of every record are private; what it reads from the
+ * memory is masked or bounds-checked once, after the copy.
  */
 #ifndef KEYHOLD_KEYSTORE_RING_H
 #define KEYHOLD_KEYSTORE_RING_H
@@ -71,11 +71,11 @@ void kh_futex_wake(_Atomic uint32_t *word, uint32_t n);
 /* Sleeps while *word == value; timeout_ns 0: for ever. May return early. */
 void kh_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t timeout_ns);
 
-/* ---- The keeper's end -------------------------------------------------------------------------------------------- */
+/* ---- The keeper's end ---------------------------------------------------------------------------------- */
 
 /* A private copy of one record: what the front may scribble afterwards no longer matters. */
 typedef struct kh_ring_copy {
-    kh_record record;    /* .data unset */
+    kh_record record; /* .data unset */
     uint32_t slot;
 } kh_ring_copy;
 
@@ -85,21 +85,24 @@ typedef struct kh_ring_end {
     int door_fd;  /* the eventfd to the keeper: kept, not used, see above */
     uint32_t sq_head;
     uint32_t cq_tail;
-    bool *taken; /* by slot: taken and not yet answered, so that no two operations share a slot, whatever the front says */
+    bool *taken; /* by slot: taken and not yet answered, so that no two operations share a slot, whatever the
+                    front says */
 } kh_ring_end;
 
-/* Takes ownership of the descriptors, also on failure. A ring that another keeper had is continued at its end. */
+/* Takes ownership of the descriptors, also on failure. A ring that another keeper had is continued at its
+ * end. */
 KH_MUST_USE kh_result kh_ring_end_open(int fds[3], kh_ring_end *end);
 void kh_ring_end_close(kh_ring_end *end);
 /* Whether there is something to take. Sequentially consistent with what `sleepers` says. */
 bool kh_ring_end_pending(const kh_ring_end *end);
-/* Copies the header of the next record. false: none there. An entry that names no slot, or one that is taken, is skipped. */
+/* Copies the header of the next record. false: none there. An entry that names no slot, or one that is taken,
+ * is skipped. */
 bool kh_ring_end_next(kh_ring_end *end, kh_ring_copy *copy);
 /* Copies its data: at most copy->record.data_len bytes, which the caller has checked against its buffer. */
 void kh_ring_end_data(const kh_ring_end *end, const kh_ring_copy *copy, uint8_t *data);
 /* Writes a result into a slot; needs no lock. */
-void kh_ring_end_result(const kh_ring_end *end, uint32_t slot, kh_result result, const uint8_t *data, size_t len,
-                        uint32_t batch);
+void kh_ring_end_result(const kh_ring_end *end, uint32_t slot, kh_result result, const uint8_t *data,
+                        size_t len, uint32_t batch);
 /* Announces a slot as completed: it is the front's again. Under the lock under which records are taken. */
 void kh_ring_end_push(kh_ring_end *end, uint32_t slot);
 /* Wakes the front if it waits. */

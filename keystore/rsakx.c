@@ -17,7 +17,8 @@ static inline uint32_t mask_if_zero(uint32_t value)
     return opaque(0u - (opaque(value - 1) >> 31));
 }
 
-bool kh_rsakx_block(const uint8_t *ciphertext, size_t ciphertext_len, const uint8_t *modulus, size_t len, uint8_t *block)
+bool kh_rsakx_block(const uint8_t *ciphertext, size_t ciphertext_len, const uint8_t *modulus, size_t len,
+                    uint8_t *block)
 {
     if (ciphertext_len == len && memcmp(ciphertext, modulus, len) < 0) {
         memcpy(block, ciphertext, len);
@@ -28,8 +29,8 @@ bool kh_rsakx_block(const uint8_t *ciphertext, size_t ciphertext_len, const uint
     return false;
 }
 
-void kh_rsakx_select(const uint8_t *block, size_t len, uint16_t version, bool usable, const uint8_t random[KH_PREMASTER_LEN],
-                     uint8_t out[KH_PREMASTER_LEN])
+void kh_rsakx_select(const uint8_t *block, size_t len, uint16_t version, bool usable,
+                     const uint8_t random[KH_PREMASTER_LEN], uint8_t out[KH_PREMASTER_LEN])
 {
     const uint8_t *secret = block + len - KH_PREMASTER_LEN;
     uint32_t bad = (uint32_t)usable ^ 1u;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The TLS RSA key exchange (RFC 5246, 7.4.7.1) in constant time: from the block that RSA decryption gave to 48 bytes, which
- * are random ones if anything about the block is wrong. Nobody who gets the 48 bytes can tell, so there is no oracle.
+ * The TLS RSA key exchange (RFC 5246, 7.4.7.1) in constant time: from the block that RSA decryption gave to
+ * 48 bytes, which are random ones if anything about the block is wrong. Nobody who gets the 48 bytes can
+ * tell, so there is no oracle.
  */
 #ifndef KEYHOLD_KEYSTORE_RSAKX_H
 #define KEYHOLD_KEYSTORE_RSAKX_H
@@ -11,15 +12,16 @@
 #define KH_PREMASTER_LEN 48
 
 /*
- * The block to decrypt, `len` bytes like the modulus (at least 64): the ciphertext if it has the length of the modulus and is
- * below it, else a stand-in, and false. Length and value of a ciphertext are no secrets.
+ * The block to decrypt, `len` bytes like the modulus (at least 64): the ciphertext if it has the length of
+ * the modulus and is below it, else a stand-in, and false. Length and value of a ciphertext are no secrets.
  */
-bool kh_rsakx_block(const uint8_t *ciphertext, size_t ciphertext_len, const uint8_t *modulus, size_t len, uint8_t *block);
+bool kh_rsakx_block(const uint8_t *ciphertext, size_t ciphertext_len, const uint8_t *modulus, size_t len,
+                    uint8_t *block);
 /*
- * block: 0, 2, no zero byte, then zero and 48 bytes that begin with `version`, or else out is `random`. usable false: random in
- * any case. No branch and no address depends on block, random or usable.
+ * block: 0, 2, no zero byte, then zero and 48 bytes that begin with `version`, or else out is `random`.
+ * usable false: random in any case. No branch and no address depends on block, random or usable.
  */
-void kh_rsakx_select(const uint8_t *block, size_t len, uint16_t version, bool usable, const uint8_t random[KH_PREMASTER_LEN],
-                     uint8_t out[KH_PREMASTER_LEN]);
+void kh_rsakx_select(const uint8_t *block, size_t len, uint16_t version, bool usable,
+                     const uint8_t random[KH_PREMASTER_LEN], uint8_t out[KH_PREMASTER_LEN]);
 
 #endif

@@ -31,8 +31,8 @@ kh_result kh_sealer_new(const uint8_t key[KH_SEAL_KEY_LEN], kh_sealer **out)
     if (sealer->cipher == NULL || sealer->encrypt == NULL || sealer->decrypt == NULL) {
         goto done;
     }
-    if (EVP_EncryptInit_ex2(sealer->encrypt, sealer->cipher, key, NULL, NULL) != 1
-        || EVP_DecryptInit_ex2(sealer->decrypt, sealer->cipher, key, NULL, NULL) != 1) {
+    if (EVP_EncryptInit_ex2(sealer->encrypt, sealer->cipher, key, NULL, NULL) != 1 ||
+        EVP_DecryptInit_ex2(sealer->decrypt, sealer->cipher, key, NULL, NULL) != 1) {
         result = KH_E_CRYPTO;
         goto done;
     }
@@ -64,18 +64,19 @@ kh_result kh_seal(kh_sealer *sealer, const uint8_t *aad, size_t aad_len, const u
     if (len > INT_MAX - KH_SEAL_OVERHEAD || aad_len > INT_MAX) {
         return KH_E_TOO_LARGE;
     }
-    if (RAND_bytes(nonce, NONCE_LEN) != 1 || EVP_EncryptInit_ex2(sealer->encrypt, NULL, NULL, nonce, NULL) != 1
-        || EVP_EncryptUpdate(sealer->encrypt, NULL, &n, aad, (int)aad_len) != 1
-        || EVP_EncryptUpdate(sealer->encrypt, text, &n, plain, (int)len) != 1 || n != (int)len
-        || EVP_EncryptFinal_ex(sealer->encrypt, tag, &n) != 1
-        || EVP_CIPHER_CTX_ctrl(sealer->encrypt, EVP_CTRL_AEAD_GET_TAG, TAG_LEN, tag) != 1) {
+    if (RAND_bytes(nonce, NONCE_LEN) != 1 ||
+        EVP_EncryptInit_ex2(sealer->encrypt, NULL, NULL, nonce, NULL) != 1 ||
+        EVP_EncryptUpdate(sealer->encrypt, NULL, &n, aad, (int)aad_len) != 1 ||
+        EVP_EncryptUpdate(sealer->encrypt, text, &n, plain, (int)len) != 1 || n != (int)len ||
+        EVP_EncryptFinal_ex(sealer->encrypt, tag, &n) != 1 ||
+        EVP_CIPHER_CTX_ctrl(sealer->encrypt, EVP_CTRL_AEAD_GET_TAG, TAG_LEN, tag) != 1) {
         return KH_E_CRYPTO;
     }
     return KH_OK;
 }
 
-kh_result kh_unseal(kh_sealer *sealer, const uint8_t *aad, size_t aad_len, const uint8_t *sealed, size_t sealed_len,
-                    uint8_t *plain)
+kh_result kh_unseal(kh_sealer *sealer, const uint8_t *aad, size_t aad_len, const uint8_t *sealed,
+                    size_t sealed_len, uint8_t *plain)
 {
     const uint8_t *text = sealed + NONCE_LEN;
     size_t len = sealed_len - KH_SEAL_OVERHEAD;
@@ -88,11 +89,11 @@ kh_result kh_unseal(kh_sealer *sealer, const uint8_t *aad, size_t aad_len, const
     for (size_t i = 0; i < TAG_LEN; i++) {
         tag[i] = text[len + i];
     }
-    if (EVP_DecryptInit_ex2(sealer->decrypt, NULL, NULL, sealed, NULL) != 1
-        || EVP_DecryptUpdate(sealer->decrypt, NULL, &n, aad, (int)aad_len) != 1
-        || EVP_DecryptUpdate(sealer->decrypt, plain, &n, text, (int)len) != 1 || n != (int)len
-        || EVP_CIPHER_CTX_ctrl(sealer->decrypt, EVP_CTRL_AEAD_SET_TAG, TAG_LEN, tag) != 1
-        || EVP_DecryptFinal_ex(sealer->decrypt, end, &n) != 1) {
+    if (EVP_DecryptInit_ex2(sealer->decrypt, NULL, NULL, sealed, NULL) != 1 ||
+        EVP_DecryptUpdate(sealer->decrypt, NULL, &n, aad, (int)aad_len) != 1 ||
+        EVP_DecryptUpdate(sealer->decrypt, plain, &n, text, (int)len) != 1 || n != (int)len ||
+        EVP_CIPHER_CTX_ctrl(sealer->decrypt, EVP_CTRL_AEAD_SET_TAG, TAG_LEN, tag) != 1 ||
+        EVP_DecryptFinal_ex(sealer->decrypt, end, &n) != 1) {
         OPENSSL_cleanse(plain, len);
         return KH_E_DAMAGED;
     }

@@ -56,8 +56,8 @@ static bool hash(kh_software *software, const kh_tier_op *op, size_t hash_len, u
 {
     EVP_MD_CTX *ctx = software->hash[hash_len / 16 - 2];
 
-    return EVP_DigestInit_ex2(ctx, kh_algorithms_md(hash_len), NULL) == 1 && EVP_DigestUpdate(ctx, op->data, op->len) == 1
-           && EVP_DigestFinal_ex(ctx, digest, NULL) == 1;
+    return EVP_DigestInit_ex2(ctx, kh_algorithms_md(hash_len), NULL) == 1 &&
+           EVP_DigestUpdate(ctx, op->data, op->len) == 1 && EVP_DigestFinal_ex(ctx, digest, NULL) == 1;
 }
 
 static kh_result sign_ed25519(kh_tier_op *op)
@@ -116,7 +116,8 @@ static bool raw_rsa(kh_key *key, const uint8_t *block, uint8_t *out)
     if (kh_key_context_take(key, 0, &local, &context) != KH_OK) {
         return false;
     }
-    good = EVP_PKEY_decrypt(context->pkey_ctx, out, &len, block, key->modulus_len) == 1 && len == key->modulus_len;
+    good = EVP_PKEY_decrypt(context->pkey_ctx, out, &len, block, key->modulus_len) == 1 &&
+           len == key->modulus_len;
     kh_key_context_return(context, !good);
     return good;
 }
@@ -161,8 +162,9 @@ static bool set_oaep(EVP_PKEY_CTX *ctx, const char *md, const uint8_t *label, si
 {
     void *copy = NULL;
 
-    if (EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_PKCS1_OAEP_PADDING) != 1
-        || EVP_PKEY_CTX_set_rsa_oaep_md_name(ctx, md, NULL) != 1 || EVP_PKEY_CTX_set_rsa_mgf1_md_name(ctx, md, NULL) != 1) {
+    if (EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_PKCS1_OAEP_PADDING) != 1 ||
+        EVP_PKEY_CTX_set_rsa_oaep_md_name(ctx, md, NULL) != 1 ||
+        EVP_PKEY_CTX_set_rsa_mgf1_md_name(ctx, md, NULL) != 1) {
         return false;
     }
     if (label_len == 0) {
@@ -184,7 +186,8 @@ static kh_result decrypt(kh_tier_op *op)
     EVP_PKEY_CTX *ctx = NULL;
     kh_result result = KH_E_CRYPTO;
 
-    if (label_len > op->len || (md == NULL && label_len != 0) || op->len - label_len != op->key->modulus_len) {
+    if (label_len > op->len || (md == NULL && label_len != 0) ||
+        op->len - label_len != op->key->modulus_len) {
         return KH_E_INVALID;
     }
     if (op->scheme == KH_PADDING_RAW) {
@@ -198,9 +201,10 @@ static kh_result decrypt(kh_tier_op *op)
         return KH_E_UNSUPPORTED;
     }
     ctx = EVP_PKEY_CTX_new_from_pkey(NULL, op->key->pkey, NULL);
-    if (ctx != NULL && EVP_PKEY_decrypt_init(ctx) == 1
-        && (md != NULL ? set_oaep(ctx, md, op->data, label_len) : EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_PKCS1_PADDING) == 1)
-        && EVP_PKEY_decrypt(ctx, op->out, &len, ciphertext, op->key->modulus_len) == 1) {
+    if (ctx != NULL && EVP_PKEY_decrypt_init(ctx) == 1 &&
+        (md != NULL ? set_oaep(ctx, md, op->data, label_len)
+                    : EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_PKCS1_PADDING) == 1) &&
+        EVP_PKEY_decrypt(ctx, op->out, &len, ciphertext, op->key->modulus_len) == 1) {
         op->out_len = len;
         result = KH_OK;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The software tier: private-key operations in this process. Its interface takes batches only, of one lane group; one
- * operation is a batch of one.
+ * The software tier: private-key operations in this process. Its interface takes batches only, of one lane
+ * group; one operation is a batch of one.
  */
 #ifndef KEYHOLD_KEYSTORE_SOFTWARE_H
 #define KEYHOLD_KEYSTORE_SOFTWARE_H

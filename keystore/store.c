@@ -40,8 +40,8 @@ static const char schema[] =
     "INSERT INTO opened VALUES (0);";
 
 /*
- * EXCLUSIVE with WAL: one agent per store, no shared-memory file, and the lock is held until the file is closed.
- * FULL: a commit is on the disk when it returns.
+ * EXCLUSIVE with WAL: one agent per store, no shared-memory file, and the lock is held until the file is
+ * closed. FULL: a commit is on the disk when it returns.
  */
 static const char pragmas[] = "PRAGMA locking_mode = EXCLUSIVE;"
                               "PRAGMA journal_mode = WAL;"
@@ -76,11 +76,12 @@ kh_result kh_store_error(kh_store *store, int code, const char *doing)
     default:
         break;
     }
-    kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: %s: %s (SQLite %d)", doing, sqlite3_errmsg(store->db), code);
+    kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: %s: %s (SQLite %d)", doing,
+            sqlite3_errmsg(store->db), code);
     return result;
 }
 
-/* ---- The keys of keys, in the table meta ------------------------------------------------------------------------- */
+/* ---- The keys of keys, in the table meta --------------------------------------------------------------- */
 
 /* A checksum without a secret, only so that damage is not mistaken for a wrong passphrase. */
 static void meta_sum(const char *key, const uint8_t *value, size_t len, uint8_t sum[32])
@@ -99,7 +100,8 @@ static kh_result meta_write(kh_store *store, const char *key, const uint8_t *val
 {
     sqlite3_stmt *statement = NULL;
     uint8_t sum[32];
-    int code = sqlite3_prepare_v2(store->db, "INSERT INTO meta (key, value, sum) VALUES (?1, ?2, ?3)", -1, &statement, NULL);
+    int code = sqlite3_prepare_v2(store->db, "INSERT INTO meta (key, value, sum) VALUES (?1, ?2, ?3)", -1,
+                                  &statement, NULL);
 
     meta_sum(key, value, len, sum);
     if (code == SQLITE_OK) {
@@ -116,7 +118,8 @@ static kh_result meta_read(kh_store *store, const char *key, uint8_t *value, siz
 {
     sqlite3_stmt *statement = NULL;
     uint8_t sum[32];
-    int code = sqlite3_prepare_v2(store->db, "SELECT value, sum FROM meta WHERE key = ?1", -1, &statement, NULL);
+    int code =
+        sqlite3_prepare_v2(store->db, "SELECT value, sum FROM meta WHERE key = ?1", -1, &statement, NULL);
     kh_result result = KH_E_DAMAGED;
 
     if (code != SQLITE_OK) {
@@ -125,7 +128,8 @@ static kh_result meta_read(kh_store *store, const char *key, uint8_t *value, siz
     }
     sqlite3_bind_text(statement, 1, key, -1, SQLITE_STATIC);
     code = sqlite3_step(statement);
-    if (code == SQLITE_ROW && (size_t)sqlite3_column_bytes(statement, 0) == len && sqlite3_column_bytes(statement, 1) == 32) {
+    if (code == SQLITE_ROW && (size_t)sqlite3_column_bytes(statement, 0) == len &&
+        sqlite3_column_bytes(statement, 1) == 32) {
         memcpy(value, sqlite3_column_blob(statement, 0), len);
         meta_sum(key, value, len, sum);
         result = memcmp(sum, sqlite3_column_blob(statement, 1), sizeof(sum)) == 0 ? KH_OK : KH_E_DAMAGED;
@@ -157,7 +161,8 @@ static kh_result import_key_from(const uint8_t private_key[32], uint8_t public_k
 {
     EVP_PKEY *pkey = EVP_PKEY_new_raw_private_key_ex(NULL, "X25519", NULL, private_key, 32);
     size_t len = 32;
-    kh_result result = pkey != NULL && EVP_PKEY_get_raw_public_key(pkey, public_key, &len) == 1 ? KH_OK : KH_E_CRYPTO;
+    kh_result result =
+        pkey != NULL && EVP_PKEY_get_raw_public_key(pkey, public_key, &len) == 1 ? KH_OK : KH_E_CRYPTO;
 
     EVP_PKEY_free(pkey);
     return result;
@@ -165,7 +170,8 @@ static kh_result import_key_from(const uint8_t private_key[32], uint8_t public_k
 
 static kh_result write_keys(kh_store *store, kh_kek_kind kind, const uint8_t *secret, size_t secret_len)
 {
-    uint8_t kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN], aad[64], sealed[SEALED_KEY_LEN], params[1 + KH_KEK_PARAMS_LEN];
+    uint8_t kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN], aad[64], sealed[SEALED_KEY_LEN],
+        params[1 + KH_KEK_PARAMS_LEN];
     kh_sealer *kek_sealer = NULL;
     kh_result result = KH_OK;
 
@@ -174,19 +180,21 @@ static kh_result write_keys(kh_store *store, kh_kek_kind kind, const uint8_t *se
     if (result != KH_OK || (result = kh_kek_derive(kind, secret, secret_len, params + 1, kek)) != KH_OK) {
         goto done;
     }
-    if (RAND_priv_bytes(store_key, sizeof(store_key)) != 1
-        || RAND_priv_bytes(store->import_private, sizeof(store->import_private)) != 1) {
+    if (RAND_priv_bytes(store_key, sizeof(store_key)) != 1 ||
+        RAND_priv_bytes(store->import_private, sizeof(store->import_private)) != 1) {
         result = KH_E_CRYPTO;
         goto done;
     }
-    if ((result = import_key_from(store->import_private, store->import_public)) != KH_OK
-        || (result = kh_sealer_new(kek, &kek_sealer)) != KH_OK
-        || (result = kh_sealer_new(store_key, &store->sealer)) != KH_OK
-        || (result = meta_write(store, "kek", params, sizeof(params))) != KH_OK
-        || (result = kh_seal(kek_sealer, aad, kek_aad(aad, params), store_key, sizeof(store_key), sealed)) != KH_OK
-        || (result = meta_write(store, "store key", sealed, sizeof(sealed))) != KH_OK
-        || (result = kh_seal(store->sealer, import_aad, sizeof(import_aad), store->import_private, 32, sealed)) != KH_OK
-        || (result = meta_write(store, "import key", sealed, sizeof(sealed))) != KH_OK) {
+    if ((result = import_key_from(store->import_private, store->import_public)) != KH_OK ||
+        (result = kh_sealer_new(kek, &kek_sealer)) != KH_OK ||
+        (result = kh_sealer_new(store_key, &store->sealer)) != KH_OK ||
+        (result = meta_write(store, "kek", params, sizeof(params))) != KH_OK ||
+        (result = kh_seal(kek_sealer, aad, kek_aad(aad, params), store_key, sizeof(store_key), sealed)) !=
+            KH_OK ||
+        (result = meta_write(store, "store key", sealed, sizeof(sealed))) != KH_OK ||
+        (result = kh_seal(store->sealer, import_aad, sizeof(import_aad), store->import_private, 32,
+                          sealed)) != KH_OK ||
+        (result = meta_write(store, "import key", sealed, sizeof(sealed))) != KH_OK) {
         goto done;
     }
 done:
@@ -198,12 +206,13 @@ done:
 
 static kh_result read_keys(kh_store *store, kh_kek_kind kind, const uint8_t *secret, size_t secret_len)
 {
-    uint8_t kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN], aad[64], sealed[SEALED_KEY_LEN], params[1 + KH_KEK_PARAMS_LEN];
+    uint8_t kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN], aad[64], sealed[SEALED_KEY_LEN],
+        params[1 + KH_KEK_PARAMS_LEN];
     kh_sealer *kek_sealer = NULL;
     kh_result result = KH_OK;
 
-    if ((result = meta_read(store, "kek", params, sizeof(params))) != KH_OK
-        || (result = meta_read(store, "store key", sealed, sizeof(sealed))) != KH_OK) {
+    if ((result = meta_read(store, "kek", params, sizeof(params))) != KH_OK ||
+        (result = meta_read(store, "store key", sealed, sizeof(sealed))) != KH_OK) {
         goto done;
     }
     if (params[0] != (uint8_t)kind) {
@@ -213,18 +222,18 @@ static kh_result read_keys(kh_store *store, kh_kek_kind kind, const uint8_t *sec
         result = KH_E_PASSPHRASE;
         goto done;
     }
-    if ((result = kh_kek_derive(kind, secret, secret_len, params + 1, kek)) != KH_OK
-        || (result = kh_sealer_new(kek, &kek_sealer)) != KH_OK) {
+    if ((result = kh_kek_derive(kind, secret, secret_len, params + 1, kek)) != KH_OK ||
+        (result = kh_sealer_new(kek, &kek_sealer)) != KH_OK) {
         goto done;
     }
     if (kh_unseal(kek_sealer, aad, kek_aad(aad, params), sealed, sizeof(sealed), store_key) != KH_OK) {
         result = KH_E_PASSPHRASE;
         goto done;
     }
-    if ((result = kh_sealer_new(store_key, &store->sealer)) != KH_OK
-        || (result = meta_read(store, "import key", sealed, sizeof(sealed))) != KH_OK
-        || (result = kh_unseal(store->sealer, import_aad, sizeof(import_aad), sealed, sizeof(sealed),
-                               store->import_private)) != KH_OK) {
+    if ((result = kh_sealer_new(store_key, &store->sealer)) != KH_OK ||
+        (result = meta_read(store, "import key", sealed, sizeof(sealed))) != KH_OK ||
+        (result = kh_unseal(store->sealer, import_aad, sizeof(import_aad), sealed, sizeof(sealed),
+                            store->import_private)) != KH_OK) {
         goto done;
     }
     result = import_key_from(store->import_private, store->import_public);
@@ -235,7 +244,7 @@ done:
     return result;
 }
 
-/* ---- Making and opening ------------------------------------------------------------------------------------------ */
+/* ---- Making and opening -------------------------------------------------------------------------------- */
 
 static kh_result execute(kh_store *store, const char *sql, const char *doing)
 {
@@ -245,7 +254,8 @@ static kh_result execute(kh_store *store, const char *sql, const char *doing)
 static kh_result open_database(kh_store *store, const char *path)
 {
     int persist = 1;
-    int code = sqlite3_open_v2(path, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
+    int code = sqlite3_open_v2(path, &store->db,
+                               SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
 
     if (code != SQLITE_OK) {
         return kh_store_error(store, code, path);
@@ -279,7 +289,8 @@ static kh_result check_schema(kh_store *store)
     }
     if (result == KH_OK && (application != APPLICATION_ID || version != SCHEMA_VERSION)) {
         kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: %s",
-                application != APPLICATION_ID ? "the file is not a Keyhold store" : "its format is of another version");
+                application != APPLICATION_ID ? "the file is not a Keyhold store"
+                                              : "its format is of another version");
         result = KH_E_VERSION;
     }
     return result;
@@ -288,7 +299,8 @@ static kh_result check_schema(kh_store *store)
 static kh_result prepare_statements(kh_store *store)
 {
     for (int i = 0; i < ST_COUNT_OF_STATEMENTS; i++) {
-        int code = sqlite3_prepare_v3(store->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT, &store->statement[i], NULL);
+        int code = sqlite3_prepare_v3(store->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT,
+                                      &store->statement[i], NULL);
 
         if (code != SQLITE_OK) {
             return kh_store_error(store, code, "preparing");
@@ -329,11 +341,11 @@ kh_result kh_store_init(const char *path, kh_kek_kind kind, const uint8_t *kek_s
     if (store == NULL) {
         goto done;
     }
-    if ((result = open_database(store, path)) != KH_OK
-        || (result = execute(store, "BEGIN EXCLUSIVE", "making")) != KH_OK
-        || (result = execute(store, schema, "making")) != KH_OK
-        || (result = write_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK
-        || (result = execute(store, "COMMIT", "making")) != KH_OK) {
+    if ((result = open_database(store, path)) != KH_OK ||
+        (result = execute(store, "BEGIN EXCLUSIVE", "making")) != KH_OK ||
+        (result = execute(store, schema, "making")) != KH_OK ||
+        (result = write_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK ||
+        (result = execute(store, "COMMIT", "making")) != KH_OK) {
         goto done;
     }
     memcpy(import_public, store->import_public, 32);
@@ -361,14 +373,15 @@ kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_s
     }
     store->log = log;
     store->log_ctx = ctx;
-    if ((result = open_database(store, path)) != KH_OK || (result = check_schema(store)) != KH_OK
-        || (result = prepare_statements(store)) != KH_OK
-        || (result = read_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK) {
+    if ((result = open_database(store, path)) != KH_OK || (result = check_schema(store)) != KH_OK ||
+        (result = prepare_statements(store)) != KH_OK ||
+        (result = read_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK) {
         goto done;
     }
     /*
-     * A first write now, so that whatever SQLite does with the first one (it syncs the directory of a new log) is done
-     * before the process is confined. A full disk must not keep the agent from signing with the keys that it has.
+     * A first write now, so that whatever SQLite does with the first one (it syncs the directory of a new
+     * log) is done before the process is confined. A full disk must not keep the agent from signing with the
+     * keys that it has.
      */
     result = execute(store, "UPDATE opened SET times = times + 1", "first write");
     if (result == KH_E_STORAGE) {

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The store: key versions in an SQLite file, each private key sealed under the store key, which is sealed under the KEK.
- * A row's name, version, type, bits, usage, state, policy, creation time, id, public key and number are the associated data of its
- * seal, so a change of any of them is found when the row is read, and each read reads the seal.
+ * The store: key versions in an SQLite file, each private key sealed under the store key, which is sealed
+ * under the KEK. A row's name, version, type, bits, usage, state, policy, creation time, id, public key and
+ * number are the associated data of its seal, so a change of any of them is found when the row is read, and
+ * each read reads the seal.
  *
- * One writer: the file is locked while it is open. A change that returned KH_OK is on the disk. After kh_store_open no
- * file is opened any more. One thread uses a handle.
+ * One writer: the file is locked while it is open. A change that returned KH_OK is on the disk. After
+ * kh_store_open no file is opened any more. One thread uses a handle.
  */
 #ifndef KEYHOLD_KEYSTORE_STORE_H
 #define KEYHOLD_KEYSTORE_STORE_H
@@ -20,8 +21,8 @@ typedef struct kh_store kh_store;
 typedef void (*kh_store_changed_fn)(void *ctx, uint64_t ref);
 
 /* KH_E_LOCKED, KH_E_PASSPHRASE, KH_E_VERSION, KH_E_DAMAGED, KH_E_STORAGE, KH_E_NOT_FOUND (no such file). */
-KH_MUST_USE kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_secret, size_t kek_secret_len,
-                                    kh_log_fn log, void *ctx, kh_store **store);
+KH_MUST_USE kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_secret,
+                                    size_t kek_secret_len, kh_log_fn log, void *ctx, kh_store **store);
 void kh_store_close(kh_store *store);
 void kh_store_on_change(kh_store *store, kh_store_changed_fn changed, void *ctx);
 /* The import key pair; both live as long as the store. */
@@ -31,19 +32,23 @@ const uint8_t *kh_store_import_public(const kh_store *store);
 KH_MUST_USE kh_result kh_store_count(kh_store *store, uint64_t *count);
 
 /*
- * Adds a version. info: name, usage and flags as asked; all of it is filled on KH_OK. KH_E_INVALID (name, usage, a usage that
- * is not inherited), KH_E_EXISTS, KH_E_DUPLICATE, KH_E_NOT_FOUND (a new version of nothing), KH_E_DISABLED (of a deleted key).
+ * Adds a version. info: name, usage and flags as asked; all of it is filled on KH_OK. KH_E_INVALID (name,
+ * usage, a usage that is not inherited), KH_E_EXISTS, KH_E_DUPLICATE, KH_E_NOT_FOUND (a new version of
+ * nothing), KH_E_DISABLED (of a deleted key).
  */
 KH_MUST_USE kh_result kh_store_insert(kh_store *store, kh_key_info *info, const kh_material *material);
 /* The same refusals without the key: whether an insertion could succeed, before a key is generated for it. */
 KH_MUST_USE kh_result kh_store_may_insert(kh_store *store, const kh_key_info *info);
-/* One version with its private key (PKCS#8; wipe it). pkcs8: KH_IMPORT_PKCS8_MAX bytes or NULL. KH_E_NOT_FOUND, KH_E_DAMAGED. */
-KH_MUST_USE kh_result kh_store_get(kh_store *store, uint64_t ref, kh_key_info *info, uint8_t *pkcs8, size_t *pkcs8_len);
-/* Version 0: all. Enabled first, newest first. *count is 1 to max on KH_OK. Damaged ones are left out if others are left. */
+/* One version with its private key (PKCS#8; wipe it). pkcs8: KH_IMPORT_PKCS8_MAX bytes or NULL.
+ * KH_E_NOT_FOUND, KH_E_DAMAGED. */
+KH_MUST_USE kh_result kh_store_get(kh_store *store, uint64_t ref, kh_key_info *info, uint8_t *pkcs8,
+                                   size_t *pkcs8_len);
+/* Version 0: all. Enabled first, newest first. *count is 1 to max on KH_OK. Damaged ones are left out if
+ * others are left. */
 KH_MUST_USE kh_result kh_store_find_name(kh_store *store, const char *name, size_t name_len, uint32_t version,
                                          kh_key_info *infos, size_t max, size_t *count);
-KH_MUST_USE kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_key_info *infos, size_t max,
-                                       size_t *count);
+KH_MUST_USE kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_key_info *infos,
+                                       size_t max, size_t *count);
 /* The versions that follow name/version in the order of names and versions. Damaged ones are left out. */
 KH_MUST_USE kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version,
                                     kh_key_info *infos, size_t max, size_t *count);
@@ -54,7 +59,8 @@ KH_MUST_USE kh_result kh_store_set_state(kh_store *store, const char *name, uint
 KH_MUST_USE kh_result kh_store_recover(kh_store *store, const char *name);
 /* Removes all versions for good. KH_E_ORDER: one of them is not deleted. */
 KH_MUST_USE kh_result kh_store_purge(kh_store *store, const char *name);
-/* Reads each row; writes a line for each damaged one and "ok N keys". text: cap bytes, no terminating zero. */
+/* Reads each row; writes a line for each damaged one and "ok N keys". text: cap bytes, no terminating zero.
+ */
 KH_MUST_USE kh_result kh_store_check(kh_store *store, char *text, size_t cap, size_t *len);
 
 /* One transaction around many insertions (for tools). */

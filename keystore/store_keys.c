@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is done with the store's keys: insert, find, list, change state, purge, check. */
+/* What is done with the store's keys: insert, find, list, check. Changes are in store_change.c. */
 #include "process.h"
 #include "store_sql.h"
 
@@ -9,9 +9,6 @@
 #include <string.h>
 #include <time.h>
 
-#define STATE_ENABLED 1u
-#define STATE_DISABLED 2u
-#define STATE_DELETED 3u
 #define VERSIONS_MAX 4096 /* of one name, or of one id */
 
 kh_result kh_store_run(kh_store *store, kh_statement which, const char *doing)
@@ -111,7 +108,8 @@ static kh_result collect_refs(kh_store *store, kh_statement which, uint64_t **re
     return result;
 }
 
-static kh_result refs_of_name(kh_store *store, const char *name, size_t name_len, uint64_t **refs, size_t *count)
+kh_result kh_store_refs_of_name(kh_store *store, const char *name, size_t name_len, uint64_t **refs,
+                                size_t *count)
 {
     sqlite3_bind_text(store->statement[ST_BY_NAME], 1, name, (int)name_len, SQLITE_STATIC);
     return collect_refs(store, ST_BY_NAME, refs, count);
@@ -123,14 +121,14 @@ static kh_result refs_of_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], ui
     return collect_refs(store, ST_BY_ID, refs, count);
 }
 
-/* ---- Insert ------------------------------------------------------------------------------------------------------ */
+/* ---- Insert -------------------------------------------------------------------------------------------- */
 
 static bool usage_possible(uint32_t usage, uint32_t type)
 {
     const uint32_t rsa_only = KH_USAGE_TLS_RSA_KX | KH_USAGE_DECRYPT | KH_USAGE_WRAP;
 
-    return usage != 0 && (usage & ~(uint32_t)KH_USAGE_ALL) == 0
-           && (type == KH_KEY_NONE || type == KH_KEY_RSA || (usage & rsa_only) == 0);
+    return usage != 0 && (usage & ~(uint32_t)KH_USAGE_ALL) == 0 &&
+           (type == KH_KEY_NONE || type == KH_KEY_RSA || (usage & rsa_only) == 0);
 }
 
 static bool info_named(const kh_key_info *info)
@@ -146,7 +144,7 @@ static kh_result place_version(kh_store *store, kh_key_info *info)
     uint64_t *refs = NULL;
     size_t count = 0;
     kh_row *row = NULL;
-    kh_result result = refs_of_name(store, info->name, strlen(info->name), &refs, &count);
+    kh_result result = kh_store_refs_of_name(store, info->name, strlen(info->name), &refs, &count);
     bool extends = (info->flags & KH_KEY_NEW_VERSION) != 0;
 
     info->version = 1;
@@ -275,7 +273,7 @@ done:
     return result;
 }
 
-/* ---- Find and list ----------------------------------------------------------------------------------------------- */
+/* ---- Find and list ------------------------------------------------------------------------------------- */
 
 kh_result kh_store_get(kh_store *store, uint64_t ref, kh_key_info *info, uint8_t *pkcs8, size_t *pkcs8_len)
 {
@@ -326,8 +324,8 @@ static void keep_best(kh_key_info *infos, size_t max, size_t *count, const kh_ke
     ++*count;
 }
 
-static kh_result read_all(kh_store *store, const uint64_t *refs, size_t n, const char *expect, size_t expect_len,
-                          uint32_t version, kh_key_info *infos, size_t max, size_t *count)
+static kh_result read_all(kh_store *store, const uint64_t *refs, size_t n, const char *expect,
+                          size_t expect_len, uint32_t version, kh_key_info *infos, size_t max, size_t *count)
 {
     kh_row row;
     kh_result result = KH_E_NOT_FOUND;
@@ -345,12 +343,12 @@ static kh_result read_all(kh_store *store, const uint64_t *refs, size_t n, const
     return *count > 0 ? KH_OK : result;
 }
 
-kh_result kh_store_find_name(kh_store *store, const char *name, size_t name_len, uint32_t version, kh_key_info *infos,
-                             size_t max, size_t *count)
+kh_result kh_store_find_name(kh_store *store, const char *name, size_t name_len, uint32_t version,
+                             kh_key_info *infos, size_t max, size_t *count)
 {
     uint64_t *refs = NULL;
     size_t n = 0;
-    kh_result result = refs_of_name(store, name, name_len, &refs, &n);
+    kh_result result = kh_store_refs_of_name(store, name, name_len, &refs, &n);
 
     *count = 0;
     if (result == KH_OK) {
@@ -375,8 +373,8 @@ kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_
     return result;
 }
 
-kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version, kh_key_info *infos,
-                        size_t max, size_t *count)
+kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version,
+                        kh_key_info *infos, size_t max, size_t *count)
 {
     sqlite3_stmt *st = store->statement[ST_AFTER];
     char at[KH_NAME_MAX + 1];
@@ -413,171 +411,7 @@ kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint
     return result;
 }
 
-/* ---- Change ------------------------------------------------------------------------------------------------------ */
-
-/* The state that a row gets: KH_AGAIN: none, leave it. */
-typedef kh_result (*change_fn)(kh_row *row, uint32_t version, uint32_t state);
-
-static kh_result change_state(kh_row *row, uint32_t version, uint32_t state)
-{
-    if (version != 0 && row->info.version != version) {
-        return KH_AGAIN;
-    }
-    if (row->info.state == STATE_DELETED) {
-        return KH_E_FORBIDDEN;
-    }
-    if (state == STATE_DELETED) {
-        row->policy = row->info.state == STATE_DISABLED ? row->policy | KH_POLICY_WAS_DISABLED
-                                                        : row->policy & ~KH_POLICY_WAS_DISABLED;
-    }
-    row->info.state = state;
-    return KH_OK;
-}
-
-static kh_result change_back(kh_row *row, uint32_t version, uint32_t state)
-{
-    (void)version;
-    (void)state;
-    if (row->info.state != STATE_DELETED) {
-        return KH_E_ORDER;
-    }
-    row->info.state = (row->policy & KH_POLICY_WAS_DISABLED) != 0 ? STATE_DISABLED : STATE_ENABLED;
-    row->policy &= ~KH_POLICY_WAS_DISABLED;
-    return KH_OK;
-}
-
-/*
- * Changes each row of a name as `change` says. KH_OK if at least one was; else what spoke against it. A damaged row is left:
- * nobody can use it, and it must not keep the other versions from being disabled.
- */
-static kh_result change_rows(kh_store *store, const char *name, change_fn change, uint32_t version, uint32_t state,
-                             const uint64_t *refs, size_t n)
-{
-    kh_row row;
-    kh_result result = KH_E_NOT_FOUND;
-    size_t changed = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        kh_result one = kh_row_read(store, refs[i], name, strlen(name), &row);
-
-        if (one == KH_OK) {
-            one = change(&row, version, state);
-        }
-        if (one == KH_OK) {
-            one = kh_row_reseal(store, &row);
-            if (one != KH_OK) {
-                changed = 0;
-                result = one;
-                break;
-            }
-            changed++;
-        } else if (one != KH_AGAIN) {
-            result = one;
-        }
-    }
-    OPENSSL_cleanse(&row, sizeof(row));
-    return changed > 0 ? KH_OK : result;
-}
-
-static void tell_changed(kh_store *store, const uint64_t *refs, size_t n)
-{
-    for (size_t i = 0; store->changed != NULL && i < n; i++) {
-        store->changed(store->changed_ctx, refs[i]);
-    }
-}
-
-static kh_result change_name(kh_store *store, const char *name, change_fn change, uint32_t version, uint32_t state)
-{
-    uint64_t *refs = NULL;
-    size_t n = 0;
-    kh_result result = refs_of_name(store, name, strlen(name), &refs, &n);
-
-    if (result == KH_OK) {
-        result = kh_store_tx_begin(store);
-    }
-    if (result == KH_OK) {
-        result = kh_store_tx_end(store, change_rows(store, name, change, version, state, refs, n));
-    }
-    if (result == KH_OK) {
-        tell_changed(store, refs, n);
-    }
-    free(refs);
-    return result;
-}
-
-static kh_result newest_of(kh_store *store, const char *name, kh_key_info *newest)
-{
-    uint64_t *refs = NULL;
-    size_t n = 0;
-    kh_row row;
-    kh_result result = refs_of_name(store, name, strlen(name), &refs, &n);
-
-    for (size_t i = 0; i < n; i++) {
-        result = kh_row_read(store, refs[i], name, strlen(name), &row);
-        if (result == KH_OK) {
-            *newest = row.info;
-            break;
-        }
-    }
-    OPENSSL_cleanse(&row, sizeof(row));
-    free(refs);
-    return result;
-}
-
-kh_result kh_store_set_state(kh_store *store, const char *name, uint32_t version, uint32_t state, kh_key_info *newest)
-{
-    kh_result result = KH_E_INVALID;
-
-    if (state < STATE_ENABLED || state > STATE_DELETED) {
-        return result;
-    }
-    result = change_name(store, name, change_state, version, state);
-    return result == KH_OK ? newest_of(store, name, newest) : result;
-}
-
-kh_result kh_store_recover(kh_store *store, const char *name)
-{
-    return change_name(store, name, change_back, 0, 0);
-}
-
-static kh_result delete_rows(kh_store *store, const char *name, const uint64_t *refs, size_t n)
-{
-    kh_row row;
-    kh_result result = KH_OK;
-
-    for (size_t i = 0; result == KH_OK && i < n; i++) {
-        result = kh_row_read(store, refs[i], name, strlen(name), &row);
-        if (result == KH_OK && row.info.state != STATE_DELETED) {
-            result = KH_E_ORDER;
-        } else if (result == KH_OK || result == KH_E_DAMAGED) {
-            sqlite3_bind_int64(store->statement[ST_DELETE], 1, (int64_t)refs[i]);
-            result = kh_store_run(store, ST_DELETE, "purging");
-        }
-    }
-    OPENSSL_cleanse(&row, sizeof(row));
-    return result;
-}
-
-kh_result kh_store_purge(kh_store *store, const char *name)
-{
-    uint64_t *refs = NULL;
-    size_t n = 0;
-    kh_result result = refs_of_name(store, name, strlen(name), &refs, &n);
-
-    if (result == KH_OK) {
-        result = kh_store_tx_begin(store);
-    }
-    if (result == KH_OK) {
-        result = kh_store_tx_end(store, delete_rows(store, name, refs, n));
-    }
-    if (result == KH_OK) {
-        tell_changed(store, refs, n);
-    }
-    free(refs);
-    return result;
-}
-
-/* ---- Check ------------------------------------------------------------------------------------------------------- */
+/* ---- Check --------------------------------------------------------------------------------------------- */
 
 kh_result kh_store_check(kh_store *store, char *text, size_t cap, size_t *len)
 {
@@ -622,8 +456,10 @@ kh_result kh_store_check(kh_store *store, char *text, size_t cap, size_t *len)
     }
     OPENSSL_cleanse(&row, sizeof(row));
     if (result == KH_OK) {
-        int n = snprintf(line, sizeof(line), "%s%llu keys%s\n", seen == rows && good == rows ? "ok " : "damaged: good are ",
-                         (unsigned long long)good, seen == rows ? "" : "; the index has another number of keys");
+        int n =
+            snprintf(line, sizeof(line), "%s%llu keys%s\n",
+                     seen == rows && good == rows ? "ok " : "damaged: good are ", (unsigned long long)good,
+                     seen == rows ? "" : "; the index has another number of keys");
         if (n > 0 && *len + (size_t)n <= cap) {
             memcpy(text + *len, line, (size_t)n);
             *len += (size_t)n;

@@ -23,7 +23,8 @@ static uint8_t *put_bytes(uint8_t *at, const void *bytes, size_t len)
     return at + len;
 }
 
-/* The canonical encoding of all that a seal protects beside the key; big-endian, lengths before what varies. */
+/* The canonical encoding of all that a seal protects beside the key; big-endian, lengths before what varies.
+ */
 static size_t encode_aad(const kh_row *row, uint8_t aad[AAD_MAX])
 {
     const kh_key_info *info = &row->info;
@@ -70,13 +71,15 @@ static bool take_columns(sqlite3_stmt *st, kh_row *row, const uint8_t **sealed, 
     size_t name_len = 0, id_len = 0, spki_len = 0;
     int64_t created = sqlite3_column_int64(st, 7);
 
-    if (!column_bytes(st, 0, SQLITE_TEXT, &name, &name_len) || !kh_name_valid(name, name_len)
-        || !column_u32(st, 1, &info->version) || !column_u32(st, 2, &info->type) || !column_u32(st, 3, &info->bits)
-        || !column_u32(st, 4, &info->usage) || !column_u32(st, 5, &info->state) || !column_u32(st, 6, &row->policy)
-        || sqlite3_column_type(st, 7) != SQLITE_INTEGER || created < 0 || !column_bytes(st, 8, SQLITE_BLOB, &id, &id_len)
-        || id_len != KH_KEY_ID_LEN || !column_bytes(st, 9, SQLITE_BLOB, &spki, &spki_len) || spki_len > KH_SPKI_MAX
-        || !column_bytes(st, 10, SQLITE_BLOB, &seal, sealed_len) || *sealed_len > SEALED_MAX
-        || *sealed_len <= KH_SEAL_OVERHEAD) {
+    if (!column_bytes(st, 0, SQLITE_TEXT, &name, &name_len) || !kh_name_valid(name, name_len) ||
+        !column_u32(st, 1, &info->version) || !column_u32(st, 2, &info->type) ||
+        !column_u32(st, 3, &info->bits) || !column_u32(st, 4, &info->usage) ||
+        !column_u32(st, 5, &info->state) || !column_u32(st, 6, &row->policy) ||
+        sqlite3_column_type(st, 7) != SQLITE_INTEGER || created < 0 ||
+        !column_bytes(st, 8, SQLITE_BLOB, &id, &id_len) || id_len != KH_KEY_ID_LEN ||
+        !column_bytes(st, 9, SQLITE_BLOB, &spki, &spki_len) || spki_len > KH_SPKI_MAX ||
+        !column_bytes(st, 10, SQLITE_BLOB, &seal, sealed_len) || *sealed_len > SEALED_MAX ||
+        *sealed_len <= KH_SEAL_OVERHEAD) {
         return false;
     }
     memcpy(info->name, name, name_len);
@@ -129,8 +132,9 @@ kh_result kh_row_read(kh_store *store, uint64_t ref, const char *expect, size_t 
         result = kh_store_error(store, code, "reading a key");
         goto done;
     }
-    if (code == SQLITE_ROW && take_columns(st, row, &sealed, &sealed_len)
-        && (expect == NULL || (strlen(row->info.name) == expect_len && memcmp(row->info.name, expect, expect_len) == 0))) {
+    if (code == SQLITE_ROW && take_columns(st, row, &sealed, &sealed_len) &&
+        (expect == NULL ||
+         (strlen(row->info.name) == expect_len && memcmp(row->info.name, expect, expect_len) == 0))) {
         result = kh_unseal(store->sealer, aad, encode_aad(row, aad), sealed, sealed_len, row->pkcs8);
         row->pkcs8_len = sealed_len - KH_SEAL_OVERHEAD;
     }

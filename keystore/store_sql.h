@@ -8,32 +8,33 @@
 
 #include <sqlite3.h>
 
-/* X(constant, statement): prepared once, when the store is opened. Keys are found by an index first and then read by ref,
- * so that every value that counts comes from the sealed row and none from an index. */
-#define KH_STATEMENTS(X)                                                                                    \
-    X(ST_BEGIN, "BEGIN IMMEDIATE")                                                                          \
-    X(ST_COMMIT, "COMMIT")                                                                                  \
-    X(ST_ROLLBACK, "ROLLBACK")                                                                              \
-    X(ST_GET, "SELECT name, version, type, bits, usage, state, policy, created, id, spki, sealed"           \
-              " FROM keys WHERE ref = ?1")                                                                  \
-    X(ST_BY_NAME, "SELECT ref FROM keys WHERE name = ?1 ORDER BY version DESC")                             \
-    X(ST_BY_ID, "SELECT ref FROM keys WHERE id = ?1")                                                       \
-    X(ST_AFTER, "SELECT ref, name, version FROM keys INDEXED BY keys_name WHERE (name, version) > (?1, ?2)" \
-                " ORDER BY name, version LIMIT 1")                                                          \
-    X(ST_NEXT_REF, "SELECT seq + 1 FROM sqlite_sequence WHERE name = 'keys'")                               \
-    X(ST_INSERT, "INSERT INTO keys (ref, name, version, type, bits, usage, state, policy, created, id, spki, sealed)" \
-                 " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")                             \
-    X(ST_RESEAL, "UPDATE keys SET state = ?2, policy = ?3, sealed = ?4 WHERE ref = ?1")                     \
-    X(ST_DELETE, "DELETE FROM keys WHERE ref = ?1")                                                         \
-    X(ST_COUNT, "SELECT count(*) FROM keys INDEXED BY keys_name")                                           \
-    X(ST_COUNT_ROWS, "SELECT count(*) FROM keys NOT INDEXED")                                               \
+/* X(constant, statement): prepared once, when the store is opened. Keys are found by an index first and then
+ * read by ref, so that every value that counts comes from the sealed row and none from an index. */
+#define KH_STATEMENTS(X)                                                                                     \
+    X(ST_BEGIN, "BEGIN IMMEDIATE")                                                                           \
+    X(ST_COMMIT, "COMMIT")                                                                                   \
+    X(ST_ROLLBACK, "ROLLBACK")                                                                               \
+    X(ST_GET, "SELECT name, version, type, bits, usage, state, policy, created, id, spki, sealed"            \
+              " FROM keys WHERE ref = ?1")                                                                   \
+    X(ST_BY_NAME, "SELECT ref FROM keys WHERE name = ?1 ORDER BY version DESC")                              \
+    X(ST_BY_ID, "SELECT ref FROM keys WHERE id = ?1")                                                        \
+    X(ST_AFTER, "SELECT ref, name, version FROM keys INDEXED BY keys_name WHERE (name, version) > (?1, ?2)"  \
+                " ORDER BY name, version LIMIT 1")                                                           \
+    X(ST_NEXT_REF, "SELECT seq + 1 FROM sqlite_sequence WHERE name = 'keys'")                                \
+    X(ST_INSERT,                                                                                             \
+      "INSERT INTO keys (ref, name, version, type, bits, usage, state, policy, created, id, spki, sealed)"   \
+      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")                                         \
+    X(ST_RESEAL, "UPDATE keys SET state = ?2, policy = ?3, sealed = ?4 WHERE ref = ?1")                      \
+    X(ST_DELETE, "DELETE FROM keys WHERE ref = ?1")                                                          \
+    X(ST_COUNT, "SELECT count(*) FROM keys INDEXED BY keys_name")                                            \
+    X(ST_COUNT_ROWS, "SELECT count(*) FROM keys NOT INDEXED")                                                \
     X(ST_NAME_OF, "SELECT name, version FROM keys INDEXED BY keys_name WHERE ref = ?1 ORDER BY name")
 
 typedef enum kh_statement {
 #define KH_X(constant, text) constant,
     KH_STATEMENTS(KH_X)
 #undef KH_X
-    ST_COUNT_OF_STATEMENTS
+        ST_COUNT_OF_STATEMENTS
 } kh_statement;
 
 struct kh_store {
@@ -57,6 +58,9 @@ typedef struct kh_row {
     size_t pkcs8_len;
 } kh_row;
 
+#define STATE_ENABLED 1u
+#define STATE_DISABLED 2u
+#define STATE_DELETED 3u
 #define KH_POLICY_WAS_DISABLED 0x1u /* state before it was deleted */
 
 /* What an SQLite error means; logs it with the given context. */
@@ -67,8 +71,13 @@ KH_MUST_USE kh_result kh_store_tx_begin(kh_store *store);
 /* Commits when result is KH_OK, else rolls back; returns what came of it all. */
 KH_MUST_USE kh_result kh_store_tx_end(kh_store *store, kh_result result);
 
-/* Reads and verifies a row. expect: the name under which an index led here, or NULL. KH_E_NOT_FOUND, KH_E_DAMAGED (logged). */
-KH_MUST_USE kh_result kh_row_read(kh_store *store, uint64_t ref, const char *expect, size_t expect_len, kh_row *row);
+/* The rows of a name, newest version first; the caller frees *refs. KH_E_NOT_FOUND: none. */
+KH_MUST_USE kh_result kh_store_refs_of_name(kh_store *store, const char *name, size_t name_len,
+                                            uint64_t **refs, size_t *count);
+/* Reads and verifies a row. expect: the name under which an index led here, or NULL. KH_E_NOT_FOUND,
+ * KH_E_DAMAGED (logged). */
+KH_MUST_USE kh_result kh_row_read(kh_store *store, uint64_t ref, const char *expect, size_t expect_len,
+                                  kh_row *row);
 KH_MUST_USE kh_result kh_row_insert(kh_store *store, const kh_row *row);
 /* Writes state and policy, under a new seal. */
 KH_MUST_USE kh_result kh_row_reseal(kh_store *store, const kh_row *row);

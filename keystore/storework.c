@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The store thread: loads keys, looks up, creates, imports, changes; and signs what root asks for past the front. */
+/* The store thread: loads keys, looks up, creates, imports, changes; and signs what root asks for past the
+ * front. */
 #include "keeper.h"
 #include "process.h"
 
@@ -12,7 +13,7 @@
 #define STORE_WAITING_MAX (2 * KH_RING_SLOTS_MAX)
 #define GENERATOR_WAITING_MAX 64
 
-/* ---- What is asked ----------------------------------------------------------------------------------------------- */
+/* ---- What is asked ------------------------------------------------------------------------------------- */
 
 /* The kh_key_info at the start of the data, with a legal name. */
 static bool take_info(const kh_op *op, bool alone, kh_key_info *info)
@@ -107,7 +108,8 @@ static kh_result begin_insert(kh_keeper *keeper, kh_op *op)
     if (result != KH_OK) {
         return result;
     }
-    return kh_desk_push(&keeper->generator_desk, KH_DESK_SLOW, op, GENERATOR_WAITING_MAX) ? KH_AGAIN : KH_E_OVERLOADED;
+    return kh_desk_push(&keeper->generator_desk, KH_DESK_SLOW, op, GENERATOR_WAITING_MAX) ? KH_AGAIN
+                                                                                          : KH_E_OVERLOADED;
 }
 
 static kh_result end_insert(kh_keeper *keeper, kh_op *op)
@@ -168,10 +170,11 @@ static kh_result check(kh_keeper *keeper, kh_op *op)
 {
     uint8_t *out = kh_op_out(op, KH_RECORD_DATA_MAX);
 
-    return out != NULL ? kh_store_check(keeper->store, (char *)out, KH_RECORD_DATA_MAX, &op->out_len) : KH_E_MEMORY;
+    return out != NULL ? kh_store_check(keeper->store, (char *)out, KH_RECORD_DATA_MAX, &op->out_len)
+                       : KH_E_MEMORY;
 }
 
-/* ---- Keys -------------------------------------------------------------------------------------------------------- */
+/* ---- Keys ---------------------------------------------------------------------------------------------- */
 
 static kh_result load(kh_keeper *keeper, kh_op *op)
 {
@@ -201,7 +204,8 @@ static kh_result load(kh_keeper *keeper, kh_op *op)
     return result;
 }
 
-/* A private operation: handed to a worker when the key is there, or done here for root. KH_AGAIN: handed on. */
+/* A private operation: handed to a worker when the key is there, or done here for root. KH_AGAIN: handed on.
+ */
 static kh_result use_key(kh_keeper *keeper, kh_op *op)
 {
     kh_tier_op tier, *tiers[1] = {&tier};
@@ -224,7 +228,7 @@ static kh_result use_key(kh_keeper *keeper, kh_op *op)
     return result;
 }
 
-/* ---- The thread -------------------------------------------------------------------------------------------------- */
+/* ---- The thread ---------------------------------------------------------------------------------------- */
 
 typedef kh_result (*store_fn)(kh_keeper *keeper, kh_op *op);
 

@@ -38,7 +38,7 @@ static uint32_t take_number(reader *r, unsigned bytes)
     return value;
 }
 
-/* ---- TLS 1.3 ----------------------------------------------------------------------------------------------------- */
+/* ---- TLS 1.3 ------------------------------------------------------------------------------------------- */
 
 static bool is_tls13(const uint8_t *data, size_t len, const char *label)
 {
@@ -69,11 +69,11 @@ static bool scheme_for_tls13(const kh_sign_question *q)
     }
 }
 
-/* ---- TLS 1.2, server --------------------------------------------------------------------------------------------- */
+/* ---- TLS 1.2, server ----------------------------------------------------------------------------------- */
 
 /*
- * Whether the whole could be read as one SEQUENCE or SET. Lengths that DER forbids and BER allows count too: what matters is
- * what some verifier might accept.
+ * Whether the whole could be read as one SEQUENCE or SET. Lengths that DER forbids and BER allows count too:
+ * what matters is what some verifier might accept.
  */
 static bool is_der_constructed(const uint8_t *data, size_t len)
 {
@@ -122,8 +122,8 @@ static bool is_ecdhe(const uint8_t *data, size_t len)
     }
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
         if ((params[1] << 8 | params[2]) == groups[i].group) {
-            return params[3] == groups[i].point_len && len == RANDOMS_LEN + 4 + (size_t)groups[i].point_len
-                   && (!groups[i].uncompressed || params[4] == 4);
+            return params[3] == groups[i].point_len && len == RANDOMS_LEN + 4 + (size_t)groups[i].point_len &&
+                   (!groups[i].uncompressed || params[4] == 4);
         }
     }
     return false;
@@ -166,30 +166,31 @@ static bool is_dhe(const uint8_t *data, size_t len)
     g = take(&r, g_len);
     y_len = take_number(&r, 2);
     y = take(&r, y_len);
-    return !r.bad && r.left == 0 && kh_dh_group_known(p, p_len, g, g_len) && dh_public_in_range(y, y_len, p, p_len);
+    return !r.bad && r.left == 0 && kh_dh_group_known(p, p_len, g, g_len) &&
+           dh_public_in_range(y, y_len, p, p_len);
 }
 
-/* ---- TLS 1.2, client --------------------------------------------------------------------------------------------- */
+/* ---- TLS 1.2, client ----------------------------------------------------------------------------------- */
 
 #define TLS12 0x0303
 #define HELLO_LEN_MIN 38 /* version, random, empty session id, one cipher suite and compression */
 
 /*
- * The messages of a full handshake that asks for a client's certificate, in their order (RFC 5246, 7.3; RFC 6066, 8;
- * RFC 4680). CertificateVerify signs all before itself, so the run ends with ClientKeyExchange.
+ * The messages of a full handshake that asks for a client's certificate, in their order (RFC 5246, 7.3; RFC
+ * 6066, 8; RFC 4680). CertificateVerify signs all before itself, so the run ends with ClientKeyExchange.
  * X(message type, required)
  */
-#define HANDSHAKE_ORDER(X)                                                                                  \
-    X(1, true)   /* ClientHello */                                                                          \
-    X(2, true)   /* ServerHello */                                                                          \
-    X(23, false) /* SupplementalData */                                                                     \
-    X(11, true)  /* Certificate of the server */                                                            \
-    X(22, false) /* CertificateStatus */                                                                    \
-    X(12, false) /* ServerKeyExchange */                                                                    \
-    X(13, true)  /* CertificateRequest */                                                                   \
-    X(14, true)  /* ServerHelloDone */                                                                      \
-    X(23, false) /* SupplementalData of the client */                                                       \
-    X(11, true)  /* Certificate of the client */                                                            \
+#define HANDSHAKE_ORDER(X)                                                                                   \
+    X(1, true)   /* ClientHello */                                                                           \
+    X(2, true)   /* ServerHello */                                                                           \
+    X(23, false) /* SupplementalData */                                                                      \
+    X(11, true)  /* Certificate of the server */                                                             \
+    X(22, false) /* CertificateStatus */                                                                     \
+    X(12, false) /* ServerKeyExchange */                                                                     \
+    X(13, true)  /* CertificateRequest */                                                                    \
+    X(14, true)  /* ServerHelloDone */                                                                       \
+    X(23, false) /* SupplementalData of the client */                                                        \
+    X(11, true)  /* Certificate of the client */                                                             \
     X(16, true)  /* ClientKeyExchange */
 
 static bool message_body_fits(uint32_t type, const uint8_t *body, size_t len)
@@ -237,7 +238,7 @@ static bool is_tls12_client(const uint8_t *data, size_t len)
     return r.left == 0;
 }
 
-/* ---- The question ------------------------------------------------------------------------------------------------ */
+/* ---- The question -------------------------------------------------------------------------------------- */
 
 static bool fits_tls_server(const kh_sign_question *q)
 {
@@ -273,14 +274,15 @@ kh_result kh_usage_may_sign(const kh_sign_question *q)
     }
     if ((q->usage & KH_USAGE_SIGN) != 0) {
         /* A scheme that hashes itself has no digest to be given; its hash length is 0. */
-        return !q->is_digest || (q->len > 0 && q->len == kh_scheme_hash_len((int)q->scheme)) ? KH_OK : KH_E_INVALID;
+        return !q->is_digest || (q->len > 0 && q->len == kh_scheme_hash_len((int)q->scheme)) ? KH_OK
+                                                                                             : KH_E_INVALID;
     }
     if (q->is_digest) {
         return KH_E_USAGE;
     }
-    if (((q->usage & KH_USAGE_TLS_SERVER) != 0 && fits_tls_server(q))
-        || ((q->usage & KH_USAGE_TLS_DHE) != 0 && fits_tls_dhe(q))
-        || ((q->usage & KH_USAGE_TLS_CLIENT) != 0 && fits_tls_client(q))) {
+    if (((q->usage & KH_USAGE_TLS_SERVER) != 0 && fits_tls_server(q)) ||
+        ((q->usage & KH_USAGE_TLS_DHE) != 0 && fits_tls_dhe(q)) ||
+        ((q->usage & KH_USAGE_TLS_CLIENT) != 0 && fits_tls_client(q))) {
         return KH_OK;
     }
     return KH_E_USAGE;

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Does a key's usage allow signing these bytes? This is what bounds a front that was taken over: pure functions over what
- * the keeper was given, exact to the last byte.
+ * Does a key's usage allow signing these bytes? This is what bounds a front that was taken over: pure
+ * functions over what the keeper was given, exact to the last byte.
  *
  * tls-server, one of
- *   1. TLS 1.3 (RFC 8446, 4.4.3): 64 spaces, "TLS 1.3, server CertificateVerify", 0, a hash of 32 or 48 bytes; not with
- *      rsa_pkcs1_*; ECDSA only with the curve of the scheme
- *   2. TLS 1.2 ECDHE (RFC 8422, 5.4): 64 bytes of randoms, 3, a group of 23, 24, 25, 29, 30, its point in exact form
- * tls-dhe
- *   3. TLS 1.2 DHE (RFC 5246, 7.4.3): 64 bytes, p and g of RFC 7919 or RFC 3526 with 2048 bits or more, 1 < Ys < p-1
- *   4. and neither 2 nor 3 where the whole is also one DER SEQUENCE or SET: who chooses the randoms could spell a certificate
- * tls-client
- *      TLS 1.3 with "client" in the place of "server"; TLS 1.2 (RFC 5246, 7.4.8): the handshake messages from ClientHello to
- *      ClientKeyExchange without a gap
- * sign: anything; only with it the caller may give a digest.
+ *   1. TLS 1.3 (RFC 8446, 4.4.3): 64 spaces, "TLS 1.3, server CertificateVerify", 0, a hash of 32 or 48
+ * bytes; not with rsa_pkcs1_*; ECDSA only with the curve of the scheme
+ *   2. TLS 1.2 ECDHE (RFC 8422, 5.4): 64 bytes of randoms, 3, a group of 23, 24, 25, 29, 30, its point in
+ * exact form tls-dhe
+ *   3. TLS 1.2 DHE (RFC 5246, 7.4.3): 64 bytes, p and g of RFC 7919 or RFC 3526 with 2048 bits or more, 1 <
+ * Ys < p-1
+ *   4. and neither 2 nor 3 where the whole is also one DER SEQUENCE or SET: who chooses the randoms could
+ * spell a certificate tls-client TLS 1.3 with "client" in the place of "server"; TLS 1.2 (RFC 5246, 7.4.8):
+ * the handshake messages from ClientHello to ClientKeyExchange without a gap sign: anything; only with it the
+ * caller may give a digest.
  */
 #ifndef KEYHOLD_KEYSTORE_USAGE_H
 #define KEYHOLD_KEYSTORE_USAGE_H
@@ -30,14 +30,15 @@ typedef struct kh_sign_question {
 } kh_sign_question;
 
 /*
- * KH_OK: may be signed. KH_E_UNSUPPORTED: unknown scheme. KH_E_SCHEME: the key cannot make such signatures. KH_E_TOO_LARGE: over
- * KH_MESSAGE_MAX. KH_E_INVALID: a digest of another length than the scheme's. KH_E_USAGE: no usage of the key covers this.
+ * KH_OK: may be signed. KH_E_UNSUPPORTED: unknown scheme. KH_E_SCHEME: the key cannot make such signatures.
+ * KH_E_TOO_LARGE: over KH_MESSAGE_MAX. KH_E_INVALID: a digest of another length than the scheme's.
+ * KH_E_USAGE: no usage of the key covers this.
  */
 KH_MUST_USE kh_result kh_usage_may_sign(const kh_sign_question *question);
 
 /*
- * Finite-field groups of RFC 7919 and RFC 3526 with 2048 bits or more. Call init once before kh_usage_may_sign is asked about
- * tls-dhe; KH_E_CRYPTO.
+ * Finite-field groups of RFC 7919 and RFC 3526 with 2048 bits or more. Call init once before
+ * kh_usage_may_sign is asked about tls-dhe; KH_E_CRYPTO.
  */
 KH_MUST_USE kh_result kh_dh_groups_init(void);
 /* Whether p (big-endian, no leading zero) and g are such a group's. */

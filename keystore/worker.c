@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A worker: takes what is in the ring, sorts it into lanes, forms a batch of the lane whose head waited longest against its
- * deadline, computes it, answers. A free worker takes what is there; while all are busy, operations gather.
+ * A worker: takes what is in the ring, sorts it into lanes, forms a batch of the lane whose head waited
+ * longest against its deadline, computes it, answers. A free worker takes what is there; while all are busy,
+ * operations gather.
  */
 #include "keeper.h"
 #include "process.h"
@@ -9,8 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DRAIN_MAX 256                          /* records taken while the lock is held once */
-#define NO_DEADLINE_NS UINT64_C(10000000000)   /* how long an operation without one is taken to bear waiting */
+#define DRAIN_MAX 256 /* records taken while the lock is held once */
+#define NO_DEADLINE_NS                                                                                       \
+    UINT64_C(10000000000) /* how long an operation without one is taken to bear waiting                      \
+                           */
 
 /* Operations that are answered without being computed. */
 typedef struct answers {
@@ -25,7 +28,8 @@ static void answer(answers *out, kh_op *op, kh_result result)
     out->op[out->count++] = op;
 }
 
-/* Where an operation goes. The key is private knowledge: nothing of the shared memory decides but a number that is looked up. */
+/* Where an operation goes. The key is private knowledge: nothing of the shared memory decides but a number
+ * that is looked up. */
 static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_store)
 {
     switch (op->record.op) {
@@ -120,9 +124,9 @@ static void drain(kh_keeper *keeper, uint64_t now_ns, answers *out, kh_op_queue 
 static uint64_t urgency(const kh_op *op, uint64_t now_ns)
 {
     uint64_t waited = now_ns - op->arrived_ns;
-    uint64_t budget = op->record.deadline_ns == 0                ? NO_DEADLINE_NS
+    uint64_t budget = op->record.deadline_ns == 0               ? NO_DEADLINE_NS
                       : op->record.deadline_ns > op->arrived_ns ? op->record.deadline_ns - op->arrived_ns
-                                                                 : 1;
+                                                                : 1;
 
     return waited >= budget ? 1024 : waited < (UINT64_MAX >> 10) ? (waited << 10) / budget : 1023;
 }
@@ -143,12 +147,14 @@ static int pick(kh_keeper *keeper, uint64_t now_ns, uint64_t *wait_ns)
             continue;
         }
         age = now_ns - head->arrived_ns;
-        if (!keeper->closed && keeper->lane[i].count < KH_BATCH_MAX && age < window_ns && !kh_op_expired(head, now_ns)) {
+        if (!keeper->closed && keeper->lane[i].count < KH_BATCH_MAX && age < window_ns &&
+            !kh_op_expired(head, now_ns)) {
             *wait_ns = *wait_ns == 0 || window_ns - age < *wait_ns ? window_ns - age : *wait_ns;
             continue;
         }
         how = urgency(head, now_ns);
-        if (lane < 0 || how > best || (how == best && head->arrived_ns < keeper->lane[lane].first->arrived_ns)) {
+        if (lane < 0 || how > best ||
+            (how == best && head->arrived_ns < keeper->lane[lane].first->arrived_ns)) {
             best = how;
             lane = i;
         }
@@ -156,13 +162,14 @@ static int pick(kh_keeper *keeper, uint64_t now_ns, uint64_t *wait_ns)
     return lane;
 }
 
-static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *out, kh_op *batch[KH_BATCH_MAX])
+static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *out,
+                         kh_op *batch[KH_BATCH_MAX])
 {
     size_t n = 0;
     kh_op *op = NULL;
 
-    while (n < KH_BATCH_MAX && out->count < sizeof(out->op) / sizeof(out->op[0])
-           && (op = kh_op_pop(&keeper->lane[lane])) != NULL) {
+    while (n < KH_BATCH_MAX && out->count < sizeof(out->op) / sizeof(out->op[0]) &&
+           (op = kh_op_pop(&keeper->lane[lane])) != NULL) {
         if (kh_op_expired(op, now_ns)) {
             out->expired[lane]++;
             answer(out, op, KH_E_DEADLINE);
@@ -174,7 +181,8 @@ static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *
 }
 
 /* Computes a batch and answers it. */
-static void compute(kh_keeper *keeper, kh_software *software, int lane, kh_op *batch[], size_t n, uint64_t now_ns)
+static void compute(kh_keeper *keeper, kh_software *software, int lane, kh_op *batch[], size_t n,
+                    uint64_t now_ns)
 {
     kh_tier_op tier[KH_BATCH_MAX], *tiers[KH_BATCH_MAX];
     kh_op *asked[KH_BATCH_MAX];
@@ -226,7 +234,8 @@ static void sleep_at_door(kh_keeper *keeper, uint64_t timeout_ns)
     if (ring != NULL) {
         ring->sleeping++;
         atomic_fetch_add(&ring->end.map.shared->sleepers, 1);
-        /* The front writes its queue and then looks at `sleepers`; here it is the other way round, so one sees the other. */
+        /* The front writes its queue and then looks at `sleepers`; here it is the other way round, so one
+         * sees the other. */
         work = !keeper->closed && kh_ring_end_pending(&ring->end);
     }
     if (!work) {
@@ -315,7 +324,8 @@ void *kh_worker_main(void *arg)
     answers *out = calloc(1, sizeof(*out));
 
     if (out == NULL || kh_software_new(&software) != KH_OK) {
-        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR, "keeper: a worker cannot start: out of memory");
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR,
+                "keeper: a worker cannot start: out of memory");
         goto done;
     }
     while (turn(keeper, software, out)) {

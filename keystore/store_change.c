@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Changes of the store's keys: state, deletion, recovery, purge. */
+#include "store_sql.h"
+
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The state that a row gets: KH_AGAIN: none, leave it. */
+typedef kh_result (*change_fn)(kh_row *row, uint32_t version, uint32_t state);
+
+static kh_result change_state(kh_row *row, uint32_t version, uint32_t state)
+{
+    if (version != 0 && row->info.version != version) {
+        return KH_AGAIN;
+    }
+    if (row->info.state == STATE_DELETED) {
+        return KH_E_FORBIDDEN;
+    }
+    if (state == STATE_DELETED) {
+        row->policy = row->info.state == STATE_DISABLED ? row->policy | KH_POLICY_WAS_DISABLED
+                                                        : row->policy & ~KH_POLICY_WAS_DISABLED;
+    }
+    row->info.state = state;
+    return KH_OK;
+}
+
+static kh_result change_back(kh_row *row, uint32_t version, uint32_t state)
+{
+    (void)version;
+    (void)state;
+    if (row->info.state != STATE_DELETED) {
+        return KH_E_ORDER;
+    }
+    row->info.state = (row->policy & KH_POLICY_WAS_DISABLED) != 0 ? STATE_DISABLED : STATE_ENABLED;
+    row->policy &= ~KH_POLICY_WAS_DISABLED;
+    return KH_OK;
+}
+
+/*
+ * Changes each row of a name as `change` says. KH_OK if at least one was; else what spoke against it. A
+ * damaged row is left: nobody can use it, and it must not keep the other versions from being disabled.
+ */
+static kh_result change_rows(kh_store *store, const char *name, change_fn change, uint32_t version,
+                             uint32_t state, const uint64_t *refs, size_t n)
+{
+    kh_row row;
+    kh_result result = KH_E_NOT_FOUND;
+    size_t changed = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        kh_result one = kh_row_read(store, refs[i], name, strlen(name), &row);
+
+        if (one == KH_OK) {
+            one = change(&row, version, state);
+        }
+        if (one == KH_OK) {
+            one = kh_row_reseal(store, &row);
+            if (one != KH_OK) {
+                changed = 0;
+                result = one;
+                break;
+            }
+            changed++;
+        } else if (one != KH_AGAIN) {
+            result = one;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return changed > 0 ? KH_OK : result;
+}
+
+static void tell_changed(kh_store *store, const uint64_t *refs, size_t n)
+{
+    for (size_t i = 0; store->changed != NULL && i < n; i++) {
+        store->changed(store->changed_ctx, refs[i]);
+    }
+}
+
+static kh_result change_name(kh_store *store, const char *name, change_fn change, uint32_t version,
+                             uint32_t state)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_result result = kh_store_refs_of_name(store, name, strlen(name), &refs, &n);
+
+    if (result == KH_OK) {
+        result = kh_store_tx_begin(store);
+    }
+    if (result == KH_OK) {
+        result = kh_store_tx_end(store, change_rows(store, name, change, version, state, refs, n));
+    }
+    if (result == KH_OK) {
+        tell_changed(store, refs, n);
+    }
+    free(refs);
+    return result;
+}
+
+static kh_result newest_of(kh_store *store, const char *name, kh_key_info *newest)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_row row;
+    kh_result result = kh_store_refs_of_name(store, name, strlen(name), &refs, &n);
+
+    for (size_t i = 0; i < n; i++) {
+        result = kh_row_read(store, refs[i], name, strlen(name), &row);
+        if (result == KH_OK) {
+            *newest = row.info;
+            break;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    free(refs);
+    return result;
+}
+
+kh_result kh_store_set_state(kh_store *store, const char *name, uint32_t version, uint32_t state,
+                             kh_key_info *newest)
+{
+    kh_result result = KH_E_INVALID;
+
+    if (state < STATE_ENABLED || state > STATE_DELETED) {
+        return result;
+    }
+    result = change_name(store, name, change_state, version, state);
+    return result == KH_OK ? newest_of(store, name, newest) : result;
+}
+
+kh_result kh_store_recover(kh_store *store, const char *name)
+{
+    return change_name(store, name, change_back, 0, 0);
+}
+
+static kh_result delete_rows(kh_store *store, const char *name, const uint64_t *refs, size_t n)
+{
+    kh_row row;
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; result == KH_OK && i < n; i++) {
+        result = kh_row_read(store, refs[i], name, strlen(name), &row);
+        if (result == KH_OK && row.info.state != STATE_DELETED) {
+            result = KH_E_ORDER;
+        } else if (result == KH_OK || result == KH_E_DAMAGED) {
+            sqlite3_bind_int64(store->statement[ST_DELETE], 1, (int64_t)refs[i]);
+            result = kh_store_run(store, ST_DELETE, "purging");
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return result;
+}
+
+kh_result kh_store_purge(kh_store *store, const char *name)
+{
+    uint64_t *refs = NULL;
+    size_t n = 0;
+    kh_result result = kh_store_refs_of_name(store, name, strlen(name), &refs, &n);
+
+    if (result == KH_OK) {
+        result = kh_store_tx_begin(store);
+    }
+    if (result == KH_OK) {
+        result = kh_store_tx_end(store, delete_rows(store, name, refs, n));
+    }
+    if (result == KH_OK) {
+        tell_changed(store, refs, n);
+    }
+    free(refs);
+    return result;
+}
