@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * M9: 100,000 probes of tls-rsa-kx at the keystore's API, good and bad ones in random order, timed one by one. Welch's t
- * between the times of good and bad ones must stay below 4.5, and the same for each kind of fault alone is shown.
- * Usage: timing_tls_rsa_kx [PROBES]
+ * M9: 100,000 probes of tls-rsa-kx at the keystore's API, good and bad ones in random order, timed one by
+ * one. Welch's t between the times of good and bad ones must stay below 4.5, and the same for each kind of
+ * fault alone is shown. Usage: timing_tls_rsa_kx [PROBES]
  */
 #include "../unit/keeper_rig.h"
 
@@ -47,8 +47,8 @@ static void make_probe(EVP_PKEY *key, unsigned kind, uint8_t out[LEN])
     if (kind == 3) {
         block[2 + block[3] % 150] = 0;
     }
-    if (EVP_PKEY_encrypt_init(ctx) != 1 || EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_NO_PADDING) != 1
-        || EVP_PKEY_encrypt(ctx, out, &len, block, LEN) != 1) {
+    if (EVP_PKEY_encrypt_init(ctx) != 1 || EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_NO_PADDING) != 1 ||
+        EVP_PKEY_encrypt(ctx, out, &len, block, LEN) != 1) {
         abort();
     }
     EVP_PKEY_CTX_free(ctx);
@@ -61,7 +61,8 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Welch's t of the times of good probes against those of the kinds that `pick` has, without the slowest tenth of all. */
+/* Welch's t of the times of good probes against those of the kinds that `pick` has, without the slowest tenth
+ * of all. */
 static double welch(const double *time, const uint8_t *kind, size_t n, unsigned pick, double limit)
 {
     double sum[2] = {0}, square[2] = {0}, count[2] = {0}, mean[2], variance[2];
@@ -101,8 +102,9 @@ int main(int argc, char **argv)
     kh_secure_openssl();
     rig_init(&rig, NULL);
     rig.workers = 1;
-    if (rig_start(&rig) != KH_OK || rig_create(&rig, "kx", KH_KEY_RSA, 2048, KH_USAGE_TLS_RSA_KX, 0, &info) != KH_OK
-        || RAND_bytes(dice, (int)(3 * n)) != 1) {
+    if (rig_start(&rig) != KH_OK ||
+        rig_create(&rig, "kx", KH_KEY_RSA, 2048, KH_USAGE_TLS_RSA_KX, 0, &info) != KH_OK ||
+        RAND_bytes(dice, (int)(3 * n)) != 1) {
         return 1;
     }
     key = rig_public(&info);
@@ -126,7 +128,8 @@ int main(int argc, char **argv)
     memcpy(sorted, time, n * sizeof(*time));
     qsort(sorted, n, sizeof(*sorted), by_value);
     t = welch(time, kind, n, 0x1e, sorted[n * 9 / 10]);
-    printf("M9: tls-rsa-kx: %zu probes, median %.1f us, t = %.2f (limit %.1f); padding %.2f, version %.2f, zero %.2f, length %.2f\n",
+    printf("M9: tls-rsa-kx: %zu probes, median %.1f us, t = %.2f (limit %.1f); padding %.2f, version %.2f, "
+           "zero %.2f, length %.2f\n",
            n, sorted[n / 2] / 1000, t, LIMIT, welch(time, kind, n, 2, sorted[n * 9 / 10]),
            welch(time, kind, n, 4, sorted[n * 9 / 10]), welch(time, kind, n, 8, sorted[n * 9 / 10]),
            welch(time, kind, n, 16, sorted[n * 9 / 10]));

@@ -20,12 +20,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                                                                    \
-    do {                                                                                                    \
-        if (!(condition)) {                                                                                 \
-            fprintf(stderr, "%s:%d: %s (errno %s)\n", __FILE__, __LINE__, #condition, strerror(errno));     \
-            abort();                                                                                        \
-        }                                                                                                   \
+#define CHECK(condition)                                                                                     \
+    do {                                                                                                     \
+        if (!(condition)) {                                                                                  \
+            fprintf(stderr, "%s:%d: %s (errno %s)\n", __FILE__, __LINE__, #condition, strerror(errno));      \
+            abort();                                                                                         \
+        }                                                                                                    \
     } while (0)
 
 static rig_answer answer;
@@ -88,12 +88,13 @@ static void run_child(keeper_rig *rig, int control, int ready_fd)
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     unlink(rig->admin);
-    memcpy(address.sun_path, rig->admin, sizeof(address.sun_path) < strlen(rig->admin) + 1 ? 0 : strlen(rig->admin) + 1);
+    memcpy(address.sun_path, rig->admin,
+           sizeof(address.sun_path) < strlen(rig->admin) + 1 ? 0 : strlen(rig->admin) + 1);
     CHECK(bind(admin, (struct sockaddr *)&address, sizeof(address)) == 0 && listen(admin, 16) == 0);
     _exit((int)kh_keeper_run(&config));
 }
 
-static kh_result reap(keeper_rig *rig)
+kh_result rig_reap(keeper_rig *rig)
 {
     int status = 0;
 
@@ -141,7 +142,7 @@ kh_result rig_start(keeper_rig *rig)
     if (n != 1) {
         close(rig->control);
         rig->control = -1;
-        return reap(rig);
+        return rig_reap(rig);
     }
     rig_new_ring(rig);
     return KH_OK;
@@ -162,7 +163,7 @@ kh_result rig_stop(keeper_rig *rig)
     kh_result result = KH_OK;
 
     CHECK(kh_keeper_send_stop(rig->control) == KH_OK);
-    result = reap(rig);
+    result = rig_reap(rig);
     detach(rig);
     return result;
 }
@@ -170,7 +171,7 @@ kh_result rig_stop(keeper_rig *rig)
 void rig_kill(keeper_rig *rig)
 {
     kill(rig->pid, SIGKILL);
-    (void)reap(rig);
+    (void)rig_reap(rig);
     detach(rig);
 }
 
@@ -235,7 +236,7 @@ const rig_answer *rig_admin(keeper_rig *rig, const kh_record *record)
     return &answer;
 }
 
-/* ---- Operations -------------------------------------------------------------------------------------------------- */
+/* ---- Operations ---------------------------------------------------------------------------------------- */
 
 static kh_result take_info(const rig_answer *got, kh_key_info *info)
 {
@@ -248,8 +249,8 @@ static kh_result take_info(const rig_answer *got, kh_key_info *info)
     return got->result;
 }
 
-kh_result rig_create(keeper_rig *rig, const char *name, kh_key_type type, unsigned bits, uint32_t usage, uint32_t flags,
-                     kh_key_info *info)
+kh_result rig_create(keeper_rig *rig, const char *name, kh_key_type type, unsigned bits, uint32_t usage,
+                     uint32_t flags, kh_key_info *info)
 {
     kh_key_info asked = {.type = (uint32_t)type, .bits = bits, .usage = usage, .flags = flags};
     kh_record record = {.op = KH_STORE_CREATE, .data = (const uint8_t *)&asked, .data_len = sizeof(asked)};
@@ -258,20 +259,22 @@ kh_result rig_create(keeper_rig *rig, const char *name, kh_key_type type, unsign
     return take_info(rig_call(rig, &record), info);
 }
 
-void rig_wrap(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, uint8_t *sealed, size_t cap,
-              size_t *sealed_len)
+void rig_wrap(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags,
+              uint8_t *sealed, size_t cap, size_t *sealed_len)
 {
     PKCS8_PRIV_KEY_INFO *p8 = EVP_PKEY2PKCS8(pkey);
     uint8_t *der = NULL;
     int der_len = i2d_PKCS8_PRIV_KEY_INFO(p8, &der);
 
     CHECK(der_len > 0);
-    CHECK(kh_import_seal(rig->import_public, name, usage, flags, der, (size_t)der_len, sealed, cap, sealed_len) == KH_OK);
+    CHECK(kh_import_seal(rig->import_public, name, usage, flags, der, (size_t)der_len, sealed, cap,
+                         sealed_len) == KH_OK);
     PKCS8_PRIV_KEY_INFO_free(p8);
     OPENSSL_free(der);
 }
 
-kh_result rig_import(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, kh_key_info *info)
+kh_result rig_import(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags,
+                     kh_key_info *info)
 {
     static uint8_t data[sizeof(kh_key_info) + KH_IMPORT_PKCS8_MAX + KH_IMPORT_OVERHEAD];
     kh_key_info asked = {.usage = usage, .flags = flags};
@@ -285,7 +288,8 @@ kh_result rig_import(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t
     return take_info(rig_call(rig, &record), info);
 }
 
-kh_result rig_set_state(keeper_rig *rig, const char *name, uint32_t version, uint32_t state, kh_key_info *info)
+kh_result rig_set_state(keeper_rig *rig, const char *name, uint32_t version, uint32_t state,
+                        kh_key_info *info)
 {
     kh_key_info asked = {.version = version, .state = state};
     kh_record record = {.op = KH_STORE_SET_STATE, .data = (const uint8_t *)&asked, .data_len = sizeof(asked)};
@@ -296,15 +300,21 @@ kh_result rig_set_state(keeper_rig *rig, const char *name, uint32_t version, uin
 
 kh_result rig_lookup(keeper_rig *rig, const char *name, kh_key_info *info)
 {
-    kh_record record = {.op = KH_STORE_LOOKUP, .data = (const uint8_t *)name, .data_len = (uint32_t)strlen(name)};
+    kh_record record = {
+        .op = KH_STORE_LOOKUP, .data = (const uint8_t *)name, .data_len = (uint32_t)strlen(name)};
 
     return take_info(rig_call(rig, &record), info);
 }
 
-kh_result rig_sign(keeper_rig *rig, const kh_key_info *key, uint32_t scheme, uint32_t flags, const void *data, size_t len)
+kh_result rig_sign(keeper_rig *rig, const kh_key_info *key, uint32_t scheme, uint32_t flags, const void *data,
+                   size_t len)
 {
-    kh_record record = {
-        .op = KH_STORE_SIGN, .key_ref = key->ref, .scheme = scheme, .flags = flags, .data = data, .data_len = (uint32_t)len};
+    kh_record record = {.op = KH_STORE_SIGN,
+                        .key_ref = key->ref,
+                        .scheme = scheme,
+                        .flags = flags,
+                        .data = data,
+                        .data_len = (uint32_t)len};
 
     return rig_call(rig, &record)->result;
 }
@@ -316,8 +326,8 @@ EVP_PKEY *rig_public(const kh_key_info *info)
     return d2i_PUBKEY(NULL, &at, (long)info->spki_len);
 }
 
-bool rig_verify(const uint8_t *spki, size_t spki_len, uint32_t scheme, bool is_digest, const void *data, size_t len,
-                const uint8_t *signature, size_t signature_len)
+bool rig_verify(const uint8_t *spki, size_t spki_len, uint32_t scheme, bool is_digest, const void *data,
+                size_t len, const uint8_t *signature, size_t signature_len)
 {
     static const char *const names[] = {[32] = "SHA256", [48] = "SHA384", [64] = "SHA512"};
     const uint8_t *at = spki;
@@ -333,8 +343,8 @@ bool rig_verify(const uint8_t *spki, size_t spki_len, uint32_t scheme, bool is_d
 
     CHECK(pkey != NULL);
     if (md == NULL) {
-        good = EVP_DigestVerifyInit_ex(md_ctx, NULL, NULL, NULL, NULL, pkey, NULL) == 1
-               && EVP_DigestVerify(md_ctx, signature, signature_len, data, len) == 1;
+        good = EVP_DigestVerifyInit_ex(md_ctx, NULL, NULL, NULL, NULL, pkey, NULL) == 1 &&
+               EVP_DigestVerify(md_ctx, signature, signature_len, data, len) == 1;
     } else {
         if (is_digest) {
             memcpy(digest, data, len);

@@ -38,6 +38,8 @@ void rig_new_ring(keeper_rig *rig);
 /* Stops it as the supervisor does; returns what kh_keeper_run returned. */
 kh_result rig_stop(keeper_rig *rig);
 void rig_kill(keeper_rig *rig);
+/* Waits for it to end by itself. */
+kh_result rig_reap(keeper_rig *rig);
 /* Removes the directory. */
 void rig_clean(keeper_rig *rig);
 
@@ -47,18 +49,21 @@ const rig_answer *rig_admin(keeper_rig *rig, const kh_record *record);
 /* Waits for one completion of those submitted; copies it to the static answer. */
 const rig_answer *rig_wait(keeper_rig *rig, uint64_t *cookie);
 
-kh_result rig_create(keeper_rig *rig, const char *name, kh_key_type type, unsigned bits, uint32_t usage, uint32_t flags,
+kh_result rig_create(keeper_rig *rig, const char *name, kh_key_type type, unsigned bits, uint32_t usage,
+                     uint32_t flags, kh_key_info *info);
+kh_result rig_import(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags,
                      kh_key_info *info);
-kh_result rig_import(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, kh_key_info *info);
 /* The sealed part of an import. */
-void rig_wrap(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags, uint8_t *sealed, size_t cap,
-              size_t *sealed_len);
-kh_result rig_set_state(keeper_rig *rig, const char *name, uint32_t version, uint32_t state, kh_key_info *info);
+void rig_wrap(keeper_rig *rig, const char *name, EVP_PKEY *pkey, uint32_t usage, uint32_t flags,
+              uint8_t *sealed, size_t cap, size_t *sealed_len);
+kh_result rig_set_state(keeper_rig *rig, const char *name, uint32_t version, uint32_t state,
+                        kh_key_info *info);
 kh_result rig_lookup(keeper_rig *rig, const char *name, kh_key_info *info);
-kh_result rig_sign(keeper_rig *rig, const kh_key_info *key, uint32_t scheme, uint32_t flags, const void *data, size_t len);
+kh_result rig_sign(keeper_rig *rig, const kh_key_info *key, uint32_t scheme, uint32_t flags, const void *data,
+                   size_t len);
 /* Whether the signature is one by the key of `spki` over the message (or digest). */
-bool rig_verify(const uint8_t *spki, size_t spki_len, uint32_t scheme, bool is_digest, const void *data, size_t len,
-                const uint8_t *signature, size_t signature_len);
+bool rig_verify(const uint8_t *spki, size_t spki_len, uint32_t scheme, bool is_digest, const void *data,
+                size_t len, const uint8_t *signature, size_t signature_len);
 EVP_PKEY *rig_public(const kh_key_info *info);
 /* Whether a line of the keeper's log contains both. */
 bool rig_logged(keeper_rig *rig, const char *what, const char *name);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The keeper as a front sees it: every operation over the ring, the admin socket, new rings, restarts, hostile fronts. */
+/* The keeper as a front sees it: every operation over the ring, the admin socket, new rings, restarts,
+ * hostile fronts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,7 +49,8 @@ static int stop(void **state)
 static const struct {
     kh_key_type type;
     unsigned bits;
-} kinds[] = {{KH_KEY_RSA, 2048}, {KH_KEY_RSA, 3072}, {KH_KEY_P256, 256}, {KH_KEY_P384, 384}, {KH_KEY_P521, 521}, {KH_KEY_ED25519, 0}};
+} kinds[] = {{KH_KEY_RSA, 2048}, {KH_KEY_RSA, 3072}, {KH_KEY_P256, 256},
+             {KH_KEY_P384, 384}, {KH_KEY_P521, 521}, {KH_KEY_ED25519, 0}};
 
 static const uint32_t schemes[] = {
 #define KH_X(constant, number, name, type, hash_len) number,
@@ -56,7 +58,8 @@ static const uint32_t schemes[] = {
 #undef KH_X
 };
 
-/* Every key type signs with every scheme that fits it, message and digest; every other scheme is refused by name. */
+/* Every key type signs with every scheme that fits it, message and digest; every other scheme is refused by
+ * name. */
 static void test_sign_everything(void **state)
 {
     keeper_rig *rig = *state;
@@ -86,9 +89,14 @@ static void test_sign_everything(void **state)
                 }
                 assert_int_equal(result, KH_OK);
                 rig_sign(rig, &info, schemes[s], 0, message, sizeof(message));
-                kh_record again = {.op = KH_STORE_SIGN, .key_ref = info.ref, .scheme = schemes[s], .data = message, .data_len = sizeof(message)};
+                kh_record again = {.op = KH_STORE_SIGN,
+                                   .key_ref = info.ref,
+                                   .scheme = schemes[s],
+                                   .data = message,
+                                   .data_len = sizeof(message)};
                 got = rig_call(rig, &again);
-                assert_true(rig_verify(info.spki, info.spki_len, schemes[s], false, message, sizeof(message), got->data, got->len));
+                assert_true(rig_verify(info.spki, info.spki_len, schemes[s], false, message, sizeof(message),
+                                       got->data, got->len));
                 assert_true(got->batch >= 1);
                 again.flags = KH_SIGN_IS_DIGEST;
                 again.data = digest;
@@ -97,7 +105,8 @@ static void test_sign_everything(void **state)
                 if (hash_len == 0) {
                     assert_int_equal(got->result, KH_E_INVALID);
                 } else {
-                    assert_true(rig_verify(info.spki, info.spki_len, schemes[s], true, digest, hash_len, got->data, got->len));
+                    assert_true(rig_verify(info.spki, info.spki_len, schemes[s], true, digest, hash_len,
+                                           got->data, got->len));
                     again.data_len--;
                     assert_int_equal(rig_call(rig, &again)->result, KH_E_INVALID);
                 }
@@ -119,8 +128,10 @@ static void test_lifecycle(void **state)
     assert_int_equal(rig_create(rig, "life", KH_KEY_P256, 0, KH_USAGE_SIGN, 0, &first), KH_OK);
     assert_true(kh_keystore_generation(rig->keystore) > generation);
     assert_int_equal(rig_create(rig, "life", KH_KEY_P256, 0, KH_USAGE_SIGN, 0, &got), KH_E_EXISTS);
-    assert_int_equal(rig_create(rig, "none", KH_KEY_P256, 0, KH_USAGE_SIGN, KH_KEY_NEW_VERSION, &got), KH_E_NOT_FOUND);
-    assert_int_equal(rig_create(rig, "life", KH_KEY_P256, 0, KH_USAGE_TLS_SERVER, KH_KEY_NEW_VERSION, &got), KH_E_INVALID);
+    assert_int_equal(rig_create(rig, "none", KH_KEY_P256, 0, KH_USAGE_SIGN, KH_KEY_NEW_VERSION, &got),
+                     KH_E_NOT_FOUND);
+    assert_int_equal(rig_create(rig, "life", KH_KEY_P256, 0, KH_USAGE_TLS_SERVER, KH_KEY_NEW_VERSION, &got),
+                     KH_E_INVALID);
     assert_int_equal(rig_create(rig, "life", KH_KEY_P384, 0, 0, KH_KEY_NEW_VERSION, &second), KH_OK);
     assert_int_equal(second.version, 2);
     assert_int_equal(second.usage, KH_USAGE_SIGN);
@@ -157,7 +168,11 @@ static void test_lifecycle(void **state)
     kh_key_info named = {.name = "life"};
     kh_record recover = {.op = KH_STORE_RECOVER, .data = (const uint8_t *)&named, .data_len = sizeof(named)};
     kh_record purge = {.op = KH_STORE_PURGE, .data = (const uint8_t *)&named, .data_len = sizeof(named)};
-    kh_record certify = {.op = KH_STORE_CERTIFY, .key_ref = first.ref, .scheme = KH_ECDSA_SHA256, .data = message, .data_len = 1};
+    kh_record certify = {.op = KH_STORE_CERTIFY,
+                         .key_ref = first.ref,
+                         .scheme = KH_ECDSA_SHA256,
+                         .data = message,
+                         .data_len = 1};
     kh_record check = {.op = KH_STORE_CHECK};
     assert_int_equal(rig_call(rig, &recover)->result, KH_E_FORBIDDEN);
     assert_int_equal(rig_call(rig, &purge)->result, KH_E_FORBIDDEN);
@@ -176,7 +191,8 @@ static void test_lifecycle(void **state)
     assert_int_equal(rig_sign(rig, &got, KH_ECDSA_SHA256, 0, message, 1), KH_E_USAGE);
     const rig_answer *signature = rig_admin(rig, &certify);
     assert_int_equal(signature->result, KH_OK);
-    assert_true(rig_verify(got.spki, got.spki_len, KH_ECDSA_SHA256, false, message, 1, signature->data, signature->len));
+    assert_true(rig_verify(got.spki, got.spki_len, KH_ECDSA_SHA256, false, message, 1, signature->data,
+                           signature->len));
     assert_int_equal(rig_admin(rig, &check)->result, KH_OK);
 
     /* Pages. */
@@ -229,7 +245,8 @@ static void test_import(void **state)
     keeper_rig *rig = *state;
     kh_key_info info, other;
     EVP_PKEY *good = rsa_with(2048, 65537), *small = rsa_with(1024, 65537), *cubic = rsa_with(2048, 3);
-    EVP_PKEY *foreign = EVP_PKEY_Q_keygen(NULL, NULL, "EC", "secp256k1"), *ed448 = EVP_PKEY_Q_keygen(NULL, NULL, "ED448");
+    EVP_PKEY *foreign = EVP_PKEY_Q_keygen(NULL, NULL, "EC", "secp256k1"),
+             *ed448 = EVP_PKEY_Q_keygen(NULL, NULL, "ED448");
     kh_record record = {.op = KH_STORE_IMPORT_KEY};
     const uint8_t message[3] = "abc";
 
@@ -253,7 +270,8 @@ static void test_import(void **state)
     EVP_PKEY_free(ed448);
 }
 
-static size_t encrypt(EVP_PKEY *public_key, int padding, const char *oaep, const char *label, const uint8_t *in, size_t len, uint8_t *out)
+static size_t encrypt(EVP_PKEY *public_key, int padding, const char *oaep, const char *label,
+                      const uint8_t *in, size_t len, uint8_t *out)
 {
     EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_pkey(NULL, public_key, NULL);
     size_t out_len = 512;
@@ -293,10 +311,15 @@ static void test_decrypt(void **state)
     RAND_bytes(plain, sizeof(plain));
     for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
         size_t label_len = strlen(ways[i].label);
-        kh_record record = {.op = KH_STORE_DECRYPT, .key_ref = info.ref, .scheme = ways[i].padding, .arg = (uint32_t)label_len, .data = data};
+        kh_record record = {.op = KH_STORE_DECRYPT,
+                            .key_ref = info.ref,
+                            .scheme = ways[i].padding,
+                            .arg = (uint32_t)label_len,
+                            .data = data};
 
         memcpy(data, ways[i].label, label_len);
-        record.data_len = (uint32_t)(label_len + encrypt(public_key, ways[i].openssl, ways[i].md, ways[i].label, plain, 32, data + label_len));
+        record.data_len = (uint32_t)(label_len + encrypt(public_key, ways[i].openssl, ways[i].md,
+                                                         ways[i].label, plain, 32, data + label_len));
         assert_int_equal(rig_call(rig, &record)->result, KH_OK);
         assert_int_equal(rig_call(rig, &record)->len, 32);
         assert_memory_equal(rig_call(rig, &record)->data, plain, 32);
@@ -400,7 +423,11 @@ static void test_deadline_and_batches(void **state)
     uint32_t deepest = 0;
 
     assert_int_equal(rig_create(rig, "batch", KH_KEY_RSA, 2048, KH_USAGE_SIGN, 0, &info), KH_OK);
-    kh_record record = {.op = KH_STORE_SIGN, .key_ref = info.ref, .scheme = KH_RSA_PKCS1_SHA256, .data = message, .data_len = 5};
+    kh_record record = {.op = KH_STORE_SIGN,
+                        .key_ref = info.ref,
+                        .scheme = KH_RSA_PKCS1_SHA256,
+                        .data = message,
+                        .data_len = 5};
     assert_int_equal(rig_call(rig, &record)->result, KH_OK);
     for (unsigned i = 0; i < 128; i++) {
         record.cookie = 1000 + i;
@@ -453,7 +480,11 @@ static void test_new_ring(void **state)
 
     assert_int_equal(rig_create(rig, "ring", KH_KEY_RSA, 2048, KH_USAGE_SIGN, 0, &info), KH_OK);
     for (int round = 0; round < 20; round++) {
-        kh_record record = {.op = KH_STORE_SIGN, .key_ref = info.ref, .scheme = KH_RSA_PKCS1_SHA256, .data = message, .data_len = 5};
+        kh_record record = {.op = KH_STORE_SIGN,
+                            .key_ref = info.ref,
+                            .scheme = KH_RSA_PKCS1_SHA256,
+                            .data = message,
+                            .data_len = 5};
 
         for (int i = 0; i < 64; i++) {
             assert_int_equal(kh_keystore_submit(rig->keystore, &record), KH_OK);

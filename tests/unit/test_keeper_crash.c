@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * M14: kill -9 at random moments while keys are created, imported and disabled. Whatever was acknowledged holds afterwards.
- * KH_CHECK=full makes it a long loop.
+ * M14: kill -9 at random moments while keys are created, imported and disabled. Whatever was acknowledged
+ * holds afterwards. KH_CHECK=full makes it a long loop.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -59,7 +59,8 @@ static bool call(const kh_record *record, kh_result *result, kh_key_info *info)
     while (kh_keystore_collect(rig.keystore, &completion, 1) == 0) {
         siginfo_t dead = {0};
 
-        if (poll(&pfd, 1, 5) == 0 && waitid(P_PID, (id_t)rig.pid, &dead, WEXITED | WNOHANG | WNOWAIT) == 0 && dead.si_pid != 0) {
+        if (poll(&pfd, 1, 5) == 0 && waitid(P_PID, (id_t)rig.pid, &dead, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+            dead.si_pid != 0) {
             if (kh_keystore_collect(rig.keystore, &completion, 1) == 0) {
                 return false;
             }
@@ -123,7 +124,8 @@ static bool one_import(unsigned n)
 
     snprintf(asked.name, sizeof(asked.name), "key-%u", n);
     memcpy(data, &asked, sizeof(asked));
-    rig_wrap(&rig, asked.name, pkey, KH_USAGE_SIGN, 0, data + sizeof(asked), sizeof(data) - sizeof(asked), &sealed);
+    rig_wrap(&rig, asked.name, pkey, KH_USAGE_SIGN, 0, data + sizeof(asked), sizeof(data) - sizeof(asked),
+             &sealed);
     record.data_len = (uint32_t)(sizeof(asked) + sealed);
     alive = call(&record, &result, &facts[n].info);
     if (alive) {
@@ -185,7 +187,8 @@ static void verify(void)
             assert_int_equal(rig_sign(&rig, &info, scheme, 0, message, 3), KH_E_DISABLED);
             continue;
         }
-        kh_record record = {.op = KH_STORE_SIGN, .key_ref = info.ref, .scheme = scheme, .data = message, .data_len = 3};
+        kh_record record = {
+            .op = KH_STORE_SIGN, .key_ref = info.ref, .scheme = scheme, .data = message, .data_len = 3};
         const rig_answer *got = rig_call(&rig, &record);
         assert_int_equal(got->result, KH_OK);
         assert_true(rig_verify(info.spki, info.spki_len, scheme, false, message, 3, got->data, got->len));
@@ -220,7 +223,8 @@ static void test_kill(void **state)
     assert_int_equal(got->result, KH_OK);
     assert_memory_equal(got->data, "ok ", 3);
     assert_int_equal(rig_stop(&rig), KH_OK);
-    print_message("M14: killed %u times, %u keys asked for, all that was acknowledged holds\n", rounds, names);
+    print_message("M14: killed %u times, %u keys asked for, all that was acknowledged holds\n", rounds,
+                  names);
 }
 
 int main(void)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A front that was taken over scribbles over the shared memory while the keeper works. The keeper must live, keep serving root's
- * socket, and serve the next front as if nothing had been.
+ * A front that was taken over scribbles over the shared memory while the keeper works. The keeper must live,
+ * keep serving root's socket, and serve the next front as if nothing had been.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,7 +23,15 @@
 static keeper_rig rig;
 static kh_key_info keys[3];
 
-typedef enum lie { LIE_ANYWHERE, LIE_QUEUES, LIE_SLOTS, LIE_DOORS, LIE_ALL_SLOTS_TWICE, LIE_GOOD_RECORDS, LIES } lie;
+typedef enum lie {
+    LIE_ANYWHERE,
+    LIE_QUEUES,
+    LIE_SLOTS,
+    LIE_DOORS,
+    LIE_ALL_SLOTS_TWICE,
+    LIE_GOOD_RECORDS,
+    LIES
+} lie;
 
 static uint64_t seed = 88172645463325252u;
 
@@ -56,7 +64,8 @@ static void scribble(const kh_ring_map *map, lie kind)
         ((uint8_t *)map->shared)[dice() % map->len] = (uint8_t)dice();
         break;
     case LIE_QUEUES:
-        atomic_store(&map->sq[dice() % (2 * (map->mask + 1))], (uint32_t)(dice() % 2 ? dice() : dice() % map->slots));
+        atomic_store(&map->sq[dice() % (2 * (map->mask + 1))],
+                     (uint32_t)(dice() % 2 ? dice() : dice() % map->slots));
         atomic_store(&shared->sq_tail, (uint32_t)dice());
         break;
     case LIE_SLOTS:
@@ -110,7 +119,11 @@ static void run_lie(lie kind)
 {
     static const uint8_t message[5] = "hello";
     const struct timespec moment = {.tv_nsec = 20000000};
-    kh_record admin = {.op = KH_STORE_SIGN, .key_ref = keys[0].ref, .scheme = KH_ECDSA_SHA256, .data = message, .data_len = 5};
+    kh_record admin = {.op = KH_STORE_SIGN,
+                       .key_ref = keys[0].ref,
+                       .scheme = KH_ECDSA_SHA256,
+                       .data = message,
+                       .data_len = 5};
     int fds[3], copy[3];
     pid_t pid = 0;
     int status = 0;
@@ -143,7 +156,8 @@ static void run_lie(lie kind)
             const rig_answer *got = rig_admin(&rig, &admin);
 
             assert_int_equal(got->result, KH_OK);
-            assert_true(rig_verify(keys[0].spki, keys[0].spki_len, KH_ECDSA_SHA256, false, message, 5, got->data, got->len));
+            assert_true(rig_verify(keys[0].spki, keys[0].spki_len, KH_ECDSA_SHA256, false, message, 5,
+                                   got->data, got->len));
         }
     }
     kill(pid, SIGKILL);
@@ -162,15 +176,16 @@ static void run_lie(lie kind)
         record.scheme = k == 0 ? KH_ECDSA_SHA256 : k == 1 ? KH_RSA_PSS_RSAE_SHA256 : KH_ED25519;
         got = rig_call(&rig, &record);
         assert_int_equal(got->result, KH_OK);
-        assert_true(rig_verify(keys[k].spki, keys[k].spki_len, record.scheme, false, message, 5, got->data, got->len));
+        assert_true(rig_verify(keys[k].spki, keys[k].spki_len, record.scheme, false, message, 5, got->data,
+                               got->len));
     }
 }
 
-#define LIE_TEST(name, kind)                                                                                \
-    static void test_##name(void **state)                                                                   \
-    {                                                                                                       \
-        (void)state;                                                                                        \
-        run_lie(kind);                                                                                      \
+#define LIE_TEST(name, kind)                                                                                 \
+    static void test_##name(void **state)                                                                    \
+    {                                                                                                        \
+        (void)state;                                                                                         \
+        run_lie(kind);                                                                                       \
     }
 LIE_TEST(anywhere, LIE_ANYWHERE)
 LIE_TEST(queues, LIE_QUEUES)
@@ -182,16 +197,19 @@ LIE_TEST(good_records, LIE_GOOD_RECORDS)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_anywhere), cmocka_unit_test(test_queues),          cmocka_unit_test(test_slots),
-        cmocka_unit_test(test_doors),    cmocka_unit_test(test_all_slots_twice), cmocka_unit_test(test_good_records),
+        cmocka_unit_test(test_anywhere),        cmocka_unit_test(test_queues),
+        cmocka_unit_test(test_slots),           cmocka_unit_test(test_doors),
+        cmocka_unit_test(test_all_slots_twice), cmocka_unit_test(test_good_records),
     };
     int failed = 0;
 
     kh_secure_openssl();
     rig_init(&rig, NULL);
-    if (rig_start(&rig) != KH_OK || rig_create(&rig, "a", KH_KEY_P256, 0, KH_USAGE_SIGN, 0, &keys[0]) != KH_OK
-        || rig_create(&rig, "b", KH_KEY_RSA, 2048, KH_USAGE_SIGN | KH_USAGE_DECRYPT | KH_USAGE_TLS_RSA_KX, 0, &keys[1]) != KH_OK
-        || rig_create(&rig, "c", KH_KEY_ED25519, 0, KH_USAGE_SIGN, 0, &keys[2]) != KH_OK) {
+    if (rig_start(&rig) != KH_OK ||
+        rig_create(&rig, "a", KH_KEY_P256, 0, KH_USAGE_SIGN, 0, &keys[0]) != KH_OK ||
+        rig_create(&rig, "b", KH_KEY_RSA, 2048, KH_USAGE_SIGN | KH_USAGE_DECRYPT | KH_USAGE_TLS_RSA_KX, 0,
+                   &keys[1]) != KH_OK ||
+        rig_create(&rig, "c", KH_KEY_ED25519, 0, KH_USAGE_SIGN, 0, &keys[2]) != KH_OK) {
         return 1;
     }
     failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,14 +33,17 @@ static const kh_key_info *key_for(uint32_t usage, uint32_t type)
     }
     assert_true(key_count < sizeof(keys) / sizeof(keys[0]));
     snprintf(name, sizeof(name), "u%u-t%u", usage, type);
-    assert_int_equal(rig_create(&rig, name, (kh_key_type)type, type == KH_KEY_RSA ? 2048 : 0, usage, 0, &key->info), KH_OK);
+    assert_int_equal(
+        rig_create(&rig, name, (kh_key_type)type, type == KH_KEY_RSA ? 2048 : 0, usage, 0, &key->info),
+        KH_OK);
     key->usage = usage;
     key->type = type;
     key_count++;
     return &key->info;
 }
 
-static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t scheme, bool is_digest, const uint8_t *data, size_t len)
+static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t scheme, bool is_digest,
+                     const uint8_t *data, size_t len)
 {
     const kh_key_info *key = key_for(usage, key_type);
     kh_result result = rig_sign(&rig, key, scheme, is_digest ? KH_SIGN_IS_DIGEST : 0, data, len);
@@ -48,14 +51,19 @@ static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t sche
     (void)ctx;
     if (result == KH_OK) {
         /* What came is a signature of these bytes, and nothing is where a refusal came. */
-        kh_record record = {.op = KH_STORE_SIGN, .key_ref = key->ref, .scheme = scheme, .flags = is_digest ? KH_SIGN_IS_DIGEST : 0,
-                            .data = data, .data_len = (uint32_t)len};
+        kh_record record = {.op = KH_STORE_SIGN,
+                            .key_ref = key->ref,
+                            .scheme = scheme,
+                            .flags = is_digest ? KH_SIGN_IS_DIGEST : 0,
+                            .data = data,
+                            .data_len = (uint32_t)len};
         static unsigned every;
 
         if (every++ % 64 == 0) {
             const rig_answer *got = rig_call(&rig, &record);
 
-            assert_true(rig_verify(key->spki, key->spki_len, scheme, is_digest, data, len, got->data, got->len));
+            assert_true(
+                rig_verify(key->spki, key->spki_len, scheme, is_digest, data, len, got->data, got->len));
         }
     }
     return result;
@@ -63,13 +71,14 @@ static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t sche
 
 static usage_asker asker = {.ask = ask};
 
-#define CASE(name)                                                                                          \
-    static void test_##name(void **state)                                                                   \
-    {                                                                                                       \
-        (void)state;                                                                                        \
-        asker.accepted = asker.refused = 0;                                                                 \
-        usage_cases_##name(&asker);                                                                         \
-        print_message("M8: through the ring: " #name ": %u accepted, %u refused\n", asker.accepted, asker.refused); \
+#define CASE(name)                                                                                           \
+    static void test_##name(void **state)                                                                    \
+    {                                                                                                        \
+        (void)state;                                                                                         \
+        asker.accepted = asker.refused = 0;                                                                  \
+        usage_cases_##name(&asker);                                                                          \
+        print_message("M8: through the ring: " #name ": %u accepted, %u refused\n", asker.accepted,          \
+                      asker.refused);                                                                        \
     }
 CASE(tls13)
 CASE(ecdhe)
@@ -87,7 +96,8 @@ static void test_odd_records(void **state)
 
     (void)state;
     for (unsigned op = 0; op < 80; op++) {
-        kh_record record = {.op = op, .key_ref = 0xdeadbeef, .scheme = KH_ECDSA_SHA256, .data = message, .data_len = 4};
+        kh_record record = {
+            .op = op, .key_ref = 0xdeadbeef, .scheme = KH_ECDSA_SHA256, .data = message, .data_len = 4};
         kh_result result = rig_call(&rig, &record)->result;
 
         assert_true(result != KH_OK || op == KH_STORE_IMPORT_KEY);
@@ -119,9 +129,9 @@ static void test_counted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tls13),        cmocka_unit_test(test_ecdhe),   cmocka_unit_test(test_dhe),
-        cmocka_unit_test(test_der),          cmocka_unit_test(test_tls12_client), cmocka_unit_test(test_foreign),
-        cmocka_unit_test(test_sign),         cmocka_unit_test(test_odd_records),  cmocka_unit_test(test_counted),
+        cmocka_unit_test(test_tls13), cmocka_unit_test(test_ecdhe),        cmocka_unit_test(test_dhe),
+        cmocka_unit_test(test_der),   cmocka_unit_test(test_tls12_client), cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_sign),  cmocka_unit_test(test_odd_records),  cmocka_unit_test(test_counted),
     };
     int failed = 0;
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The ring by itself: making, attaching, order, wrap-around, wake-ups between threads, and lies in the memory. */
+/* The ring by itself: making, attaching, order, wrap-around, wake-ups between threads, and lies in the
+ * memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -62,7 +63,8 @@ static bool serve_one(kh_ring_end *end)
     for (uint32_t i = 0; i < copy.record.data_len; i++) {
         back[i] = data[copy.record.data_len - 1 - i];
     }
-    kh_ring_end_result(end, copy.slot, (kh_result)copy.record.arg, back, copy.record.data_len, copy.record.flags);
+    kh_ring_end_result(end, copy.slot, (kh_result)copy.record.arg, back, copy.record.data_len,
+                       copy.record.flags);
     kh_ring_end_push(end, copy.slot);
     kh_ring_end_ring_front(end);
     return true;
@@ -136,7 +138,8 @@ static void test_round_trips(void **state)
     }
     for (unsigned round = 0; round < 1000; round++) { /* many times around */
         uint32_t len = sizes[round % 7];
-        kh_record record = {.cookie = round, .arg = round % 31, .flags = round, .data = data, .data_len = len};
+        kh_record record = {
+            .cookie = round, .arg = round % 31, .flags = round, .data = data, .data_len = len};
 
         assert_int_equal(kh_keystore_submit(p.front, &record), KH_OK);
         assert_true(serve_one(&p.end));
@@ -210,7 +213,7 @@ static void test_event(void **state)
     close_pair(&p);
 }
 
-/* ---- Two threads ------------------------------------------------------------------------------------------------- */
+/* ---- Two threads --------------------------------------------------------------------------------------- */
 
 #define EXCHANGES 60000
 
@@ -253,7 +256,8 @@ static void test_threads(void **state)
 
         for (unsigned burst = submitted % 5 + 1; burst > 0 && submitted < EXCHANGES; burst--) {
             uint32_t value = submitted;
-            kh_record record = {.cookie = submitted, .data = (const uint8_t *)&value, .data_len = sizeof(value)};
+            kh_record record = {
+                .cookie = submitted, .data = (const uint8_t *)&value, .data_len = sizeof(value)};
 
             if (kh_keystore_submit(p.front, &record) != KH_OK) {
                 break;
@@ -279,9 +283,10 @@ static void test_threads(void **state)
     close_pair(&p);
 }
 
-/* ---- Lies -------------------------------------------------------------------------------------------------------- */
+/* ---- Lies ---------------------------------------------------------------------------------------------- */
 
-/* Whatever the memory says, the keeper's end gives at most so many records and never a slot that is not one. */
+/* Whatever the memory says, the keeper's end gives at most so many records and never a slot that is not one.
+ */
 static void test_lies(void **state)
 {
     kh_ring_copy copy;
@@ -366,9 +371,11 @@ static void test_lanes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_create), cmocka_unit_test(test_refused), cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_full),   cmocka_unit_test(test_event),   cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_lies),   cmocka_unit_test(test_second_keeper), cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_create),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_full),
+        cmocka_unit_test(test_event),       cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_lies),        cmocka_unit_test(test_second_keeper),
+        cmocka_unit_test(test_lanes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

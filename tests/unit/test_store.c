@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The store by itself. M14: a flipped byte anywhere in a sealed row is refused by name, in the columns and in the file; a
- * full disk refuses changes by name and lets keys be read.
+ * The store by itself. M14: a flipped byte anywhere in a sealed row is refused by name, in the columns and in
+ * the file; a full disk refuses changes by name and lets keys be read.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -86,7 +86,7 @@ static kh_result insert(kh_store *store, const char *name, uint32_t flags, kh_ke
     return kh_store_insert(store, info, &material);
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------------------------- */
+/* ---- Opening ------------------------------------------------------------------------------------------- */
 
 static void test_open(void **state)
 {
@@ -104,8 +104,10 @@ static void test_open(void **state)
     kh_store_close(store);
     assert_int_equal(kh_store_open(path, KH_KEK_FILE, wrong, 32, log_line, NULL, &second), KH_E_PASSPHRASE);
     assert_int_equal(kh_store_open(path, KH_KEK_FILE, kek, 31, log_line, NULL, &second), KH_E_INVALID);
-    assert_int_equal(kh_store_open(path, KH_KEK_PASSPHRASE, kek, 32, log_line, NULL, &second), KH_E_PASSPHRASE);
-    assert_int_equal(kh_store_open("/nonexistent/store", KH_KEK_FILE, kek, 32, log_line, NULL, &second), KH_E_NOT_FOUND);
+    assert_int_equal(kh_store_open(path, KH_KEK_PASSPHRASE, kek, 32, log_line, NULL, &second),
+                     KH_E_PASSPHRASE);
+    assert_int_equal(kh_store_open("/nonexistent/store", KH_KEK_FILE, kek, 32, log_line, NULL, &second),
+                     KH_E_NOT_FOUND);
     store = open_store();
     assert_memory_equal(public_key, kh_store_import_public(store), 32);
     kh_store_close(store);
@@ -138,7 +140,8 @@ static void test_versions_and_damage_of_meta(void **state)
         char sql[256];
 
         raw("CREATE TABLE saved AS SELECT * FROM meta");
-        snprintf(sql, sizeof(sql), "UPDATE meta SET value = zeroblob(length(value)) WHERE key = '%s'", keys[i]);
+        snprintf(sql, sizeof(sql), "UPDATE meta SET value = zeroblob(length(value)) WHERE key = '%s'",
+                 keys[i]);
         raw(sql);
         assert_int_equal(kh_store_open(path, KH_KEK_FILE, kek, 32, log_line, NULL, &store), KH_E_DAMAGED);
         assert_non_null(strstr(last_log, keys[i]));
@@ -161,15 +164,20 @@ static void test_passphrase(void **state)
 
     (void)state;
     assert_int_equal(unlink(path), 0);
-    assert_int_equal(kh_store_init(path, KH_KEK_PASSPHRASE, (const uint8_t *)"correct horse", 13, public_key), KH_OK);
-    assert_int_equal(kh_store_open(path, KH_KEK_PASSPHRASE, (const uint8_t *)"correct hors", 12, log_line, NULL, &store), KH_E_PASSPHRASE);
+    assert_int_equal(kh_store_init(path, KH_KEK_PASSPHRASE, (const uint8_t *)"correct horse", 13, public_key),
+                     KH_OK);
+    assert_int_equal(
+        kh_store_open(path, KH_KEK_PASSPHRASE, (const uint8_t *)"correct hors", 12, log_line, NULL, &store),
+        KH_E_PASSPHRASE);
     assert_int_equal(kh_store_open(path, KH_KEK_FILE, kek, 32, log_line, NULL, &store), KH_E_PASSPHRASE);
-    assert_int_equal(kh_store_open(path, KH_KEK_PASSPHRASE, (const uint8_t *)"correct horse", 13, log_line, NULL, &store), KH_OK);
+    assert_int_equal(
+        kh_store_open(path, KH_KEK_PASSPHRASE, (const uint8_t *)"correct horse", 13, log_line, NULL, &store),
+        KH_OK);
     assert_memory_equal(public_key, kh_store_import_public(store), 32);
     kh_store_close(store);
 }
 
-/* ---- Rows -------------------------------------------------------------------------------------------------------- */
+/* ---- Rows ---------------------------------------------------------------------------------------------- */
 
 static void test_rows(void **state)
 {
@@ -181,7 +189,8 @@ static void test_rows(void **state)
 
     (void)state;
     for (unsigned v = 1; v <= 12; v++) {
-        assert_int_equal(insert(store, "many", KH_KEY_ALLOW_DUPLICATE | (v > 1 ? KH_KEY_NEW_VERSION : 0), &info), KH_OK);
+        assert_int_equal(
+            insert(store, "many", KH_KEY_ALLOW_DUPLICATE | (v > 1 ? KH_KEY_NEW_VERSION : 0), &info), KH_OK);
         assert_int_equal(info.version, v);
         assert_true(info.ref > before);
         before = info.ref;
@@ -198,7 +207,8 @@ static void test_rows(void **state)
     assert_int_equal(kh_store_find_name(store, "many", 4, 0, got, KH_LOOKUP_MAX, &count), KH_OK);
     assert_int_equal(count, KH_LOOKUP_MAX);
     for (unsigned i = 0; i < count; i++) {
-        assert_int_equal(got[i].version, 11 - i); /* the newest is disabled, so it is not among the best eight */
+        assert_int_equal(got[i].version,
+                         11 - i); /* the newest is disabled, so it is not among the best eight */
     }
     assert_int_equal(kh_store_find_name(store, "many", 4, 12, got, KH_LOOKUP_MAX, &count), KH_OK);
     assert_int_equal(count, 1);
@@ -222,7 +232,7 @@ static void test_rows(void **state)
     kh_store_close(store);
 }
 
-/* ---- M14: damage ------------------------------------------------------------------------------------------------- */
+/* ---- M14: damage --------------------------------------------------------------------------------------- */
 
 static void expect_damaged(const char *name, unsigned *refused)
 {
@@ -232,7 +242,8 @@ static void expect_damaged(const char *name, unsigned *refused)
     kh_store *store = open_store();
 
     last_log[0] = '\0';
-    assert_int_equal(kh_store_find_name(store, name, strlen(name), 0, got, KH_LOOKUP_MAX, &count), KH_E_DAMAGED);
+    assert_int_equal(kh_store_find_name(store, name, strlen(name), 0, got, KH_LOOKUP_MAX, &count),
+                     KH_E_DAMAGED);
     assert_non_null(strstr(last_log, name));
     last_log[0] = '\0';
     assert_int_equal(kh_store_get(store, 2, &got[0], NULL, NULL), KH_E_DAMAGED);
@@ -260,7 +271,8 @@ static void three_rows(void)
     kh_store_close(store);
 }
 
-/* Each column of the row, and each byte of the long ones. The name's index keeps the old name: see expect_damaged. */
+/* Each column of the row, and each byte of the long ones. The name's index keeps the old name: see
+ * expect_damaged. */
 static void test_flip_columns(void **state)
 {
     static const char *const numbers[] = {"version", "type", "bits", "usage", "state", "policy", "created"};
@@ -273,8 +285,8 @@ static void test_flip_columns(void **state)
     raw("DROP INDEX keys_id; CREATE INDEX keys_id ON keys (ref)"); /* its only purpose is another lookup */
     for (size_t i = 1; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
         for (unsigned bit = 0; bit < 62; bit += bit < 8 ? 1 : 9) {
-            snprintf(sql, sizeof(sql), "UPDATE keys SET %s = (%s | %llu) - (%s & %llu) WHERE ref = 2", numbers[i], numbers[i],
-                     1ULL << bit, numbers[i], 1ULL << bit);
+            snprintf(sql, sizeof(sql), "UPDATE keys SET %s = (%s | %llu) - (%s & %llu) WHERE ref = 2",
+                     numbers[i], numbers[i], 1ULL << bit, numbers[i], 1ULL << bit);
             raw(sql);
             expect_damaged("victim", &refused);
             raw(sql);
@@ -285,17 +297,22 @@ static void test_flip_columns(void **state)
 
         raw("CREATE TABLE saved AS SELECT * FROM keys WHERE ref = 2");
         for (size_t at = 0; at <= len; at += 7) {
-            snprintf(sql, sizeof(sql), "UPDATE keys SET %s = CAST(substr(%s, 1, %zu) || x'%02x' || substr(%s, %zu) AS BLOB) WHERE ref = 2",
+            snprintf(sql, sizeof(sql),
+                     "UPDATE keys SET %s = CAST(substr(%s, 1, %zu) || x'%02x' || substr(%s, %zu) AS BLOB) "
+                     "WHERE ref = 2",
                      blobs[i], blobs[i], at, 0x5a, blobs[i], at + 2);
             raw(sql);
             expect_damaged("victim", &refused);
-            snprintf(sql, sizeof(sql), "UPDATE keys SET %s = (SELECT %s FROM saved) WHERE ref = 2", blobs[i], blobs[i]);
+            snprintf(sql, sizeof(sql), "UPDATE keys SET %s = (SELECT %s FROM saved) WHERE ref = 2", blobs[i],
+                     blobs[i]);
             raw(sql);
         }
         snprintf(sql, sizeof(sql), "UPDATE keys SET %s = x'' WHERE ref = 2", blobs[i]);
         raw(sql);
         expect_damaged("victim", &refused);
-        snprintf(sql, sizeof(sql), "UPDATE keys SET %s = (SELECT %s FROM saved) WHERE ref = 2; DROP TABLE saved", blobs[i], blobs[i]);
+        snprintf(sql, sizeof(sql),
+                 "UPDATE keys SET %s = (SELECT %s FROM saved) WHERE ref = 2; DROP TABLE saved", blobs[i],
+                 blobs[i]);
         raw(sql);
     }
     print_message("M14: %u changed columns refused by name\n", refused);
@@ -416,7 +433,7 @@ static void test_swap(void **state)
     kh_store_close(store);
 }
 
-/* ---- M14: a full disk -------------------------------------------------------------------------------------------- */
+/* ---- M14: a full disk ---------------------------------------------------------------------------------- */
 
 static void fill_and_use(void)
 {
@@ -457,7 +474,8 @@ static void test_full_disk(void **state)
 
     (void)state;
     if (geteuid() != 0) {
-        print_message("M14: the small tmpfs needs root; the limit on the file's size is tried all the same\n");
+        print_message(
+            "M14: the small tmpfs needs root; the limit on the file's size is tried all the same\n");
         return;
     }
     snprintf(small, sizeof(small), "%s/small", dir);

@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t scheme, bool is_digest, const uint8_t *data, size_t len)
+static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t scheme, bool is_digest,
+                     const uint8_t *data, size_t len)
 {
     /* Exactly as long as the message: a sanitizer sees the first byte read past its end. */
     uint8_t *exact = malloc(len > 0 ? len : 1);
@@ -19,8 +20,12 @@ static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t sche
 
     (void)ctx;
     memcpy(exact, data, len);
-    const kh_sign_question question = {
-        .usage = usage, .key_type = key_type, .scheme = scheme, .is_digest = is_digest, .data = exact, .len = len};
+    const kh_sign_question question = {.usage = usage,
+                                       .key_type = key_type,
+                                       .scheme = scheme,
+                                       .is_digest = is_digest,
+                                       .data = exact,
+                                       .len = len};
     result = kh_usage_may_sign(&question);
     free(exact);
     return result;
@@ -28,13 +33,13 @@ static kh_result ask(void *ctx, uint32_t usage, uint32_t key_type, uint32_t sche
 
 static usage_asker asker = {.ask = ask, .thorough = true};
 
-#define CASE(name)                                                                                          \
-    static void test_##name(void **state)                                                                   \
-    {                                                                                                       \
-        (void)state;                                                                                        \
-        asker.accepted = asker.refused = 0;                                                                 \
-        usage_cases_##name(&asker);                                                                         \
-        print_message("M8: " #name ": %u accepted, %u refused\n", asker.accepted, asker.refused);           \
+#define CASE(name)                                                                                           \
+    static void test_##name(void **state)                                                                    \
+    {                                                                                                        \
+        (void)state;                                                                                         \
+        asker.accepted = asker.refused = 0;                                                                  \
+        usage_cases_##name(&asker);                                                                          \
+        print_message("M8: " #name ": %u accepted, %u refused\n", asker.accepted, asker.refused);            \
     }
 CASE(tls13)
 CASE(ecdhe)
@@ -58,8 +63,10 @@ static void test_groups_first(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_groups_first),   cmocka_unit_test(test_tls13),   cmocka_unit_test(test_ecdhe), cmocka_unit_test(test_dhe),
-        cmocka_unit_test(test_der), cmocka_unit_test(test_tls12_client), cmocka_unit_test(test_foreign), cmocka_unit_test(test_sign),
+        cmocka_unit_test(test_groups_first), cmocka_unit_test(test_tls13),
+        cmocka_unit_test(test_ecdhe),        cmocka_unit_test(test_dhe),
+        cmocka_unit_test(test_der),          cmocka_unit_test(test_tls12_client),
+        cmocka_unit_test(test_foreign),      cmocka_unit_test(test_sign),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,13 +18,14 @@
 
 #define MESSAGE_MAX 4096
 
-static void expect(usage_asker *a, bool may, uint32_t usage, uint32_t type, uint32_t scheme, const uint8_t *data, size_t len,
-                   const char *what)
+static void expect(usage_asker *a, bool may, uint32_t usage, uint32_t type, uint32_t scheme,
+                   const uint8_t *data, size_t len, const char *what)
 {
     kh_result result = a->ask(a->ctx, usage, type, scheme, false, data, len);
 
     if (result != (may ? KH_OK : KH_E_USAGE)) {
-        print_error("%s: %s, usage %#x, scheme %#x, %zu bytes\n", what, kh_result_name(result), usage, scheme, len);
+        print_error("%s: %s, usage %#x, scheme %#x, %zu bytes\n", what, kh_result_name(result), usage, scheme,
+                    len);
     }
     assert_int_equal(result, may ? KH_OK : KH_E_USAGE);
     a->accepted += may;
@@ -32,8 +33,8 @@ static void expect(usage_asker *a, bool may, uint32_t usage, uint32_t type, uint
 }
 
 /* Changes data[at] to every other value (or flips each bit) and asks each time. */
-static void mutate(usage_asker *a, bool may, uint32_t usage, uint32_t type, uint32_t scheme, uint8_t *data, size_t len, size_t at,
-                   const char *what)
+static void mutate(usage_asker *a, bool may, uint32_t usage, uint32_t type, uint32_t scheme, uint8_t *data,
+                   size_t len, size_t at, const char *what)
 {
     uint8_t was = data[at];
 
@@ -45,8 +46,8 @@ static void mutate(usage_asker *a, bool may, uint32_t usage, uint32_t type, uint
 }
 
 /* Every other length: cut, and with bytes after it. */
-static void lengths(usage_asker *a, uint32_t usage, uint32_t type, uint32_t scheme, const uint8_t *data, size_t len,
-                    const char *what)
+static void lengths(usage_asker *a, uint32_t usage, uint32_t type, uint32_t scheme, const uint8_t *data,
+                    size_t len, const char *what)
 {
     uint8_t longer[MESSAGE_MAX + 64];
 
@@ -60,7 +61,7 @@ static void lengths(usage_asker *a, uint32_t usage, uint32_t type, uint32_t sche
     }
 }
 
-/* ---- TLS 1.3 ----------------------------------------------------------------------------------------------------- */
+/* ---- TLS 1.3 ------------------------------------------------------------------------------------------- */
 
 static size_t tls13(uint8_t *data, const char *side, size_t hash_len)
 {
@@ -78,14 +79,14 @@ void usage_cases_tls13(usage_asker *a)
         uint32_t scheme, type;
         bool may;
     } pairs[] = {
-        {KH_RSA_PKCS1_SHA256, KH_KEY_RSA, false},     {KH_RSA_PKCS1_SHA384, KH_KEY_RSA, false},
-        {KH_RSA_PKCS1_SHA512, KH_KEY_RSA, false},     {KH_RSA_PSS_RSAE_SHA256, KH_KEY_RSA, true},
-        {KH_RSA_PSS_RSAE_SHA384, KH_KEY_RSA, true},   {KH_RSA_PSS_RSAE_SHA512, KH_KEY_RSA, true},
-        {KH_ECDSA_SHA256, KH_KEY_P256, true},         {KH_ECDSA_SHA384, KH_KEY_P256, false},
-        {KH_ECDSA_SHA512, KH_KEY_P256, false},        {KH_ECDSA_SHA256, KH_KEY_P384, false},
-        {KH_ECDSA_SHA384, KH_KEY_P384, true},         {KH_ECDSA_SHA512, KH_KEY_P384, false},
-        {KH_ECDSA_SHA256, KH_KEY_P521, false},        {KH_ECDSA_SHA384, KH_KEY_P521, false},
-        {KH_ECDSA_SHA512, KH_KEY_P521, true},         {KH_ED25519, KH_KEY_ED25519, true},
+        {KH_RSA_PKCS1_SHA256, KH_KEY_RSA, false},   {KH_RSA_PKCS1_SHA384, KH_KEY_RSA, false},
+        {KH_RSA_PKCS1_SHA512, KH_KEY_RSA, false},   {KH_RSA_PSS_RSAE_SHA256, KH_KEY_RSA, true},
+        {KH_RSA_PSS_RSAE_SHA384, KH_KEY_RSA, true}, {KH_RSA_PSS_RSAE_SHA512, KH_KEY_RSA, true},
+        {KH_ECDSA_SHA256, KH_KEY_P256, true},       {KH_ECDSA_SHA384, KH_KEY_P256, false},
+        {KH_ECDSA_SHA512, KH_KEY_P256, false},      {KH_ECDSA_SHA256, KH_KEY_P384, false},
+        {KH_ECDSA_SHA384, KH_KEY_P384, true},       {KH_ECDSA_SHA512, KH_KEY_P384, false},
+        {KH_ECDSA_SHA256, KH_KEY_P521, false},      {KH_ECDSA_SHA384, KH_KEY_P521, false},
+        {KH_ECDSA_SHA512, KH_KEY_P521, true},       {KH_ED25519, KH_KEY_ED25519, true},
     };
     static const struct {
         uint32_t usage;
@@ -99,7 +100,8 @@ void usage_cases_tls13(usage_asker *a)
         for (size_t hash_len = 0; hash_len <= 70; hash_len++) {
             size_t len = tls13(data, sides[s].side, hash_len);
 
-            expect(a, hash_len == 32 || hash_len == 48, usage, KH_KEY_P256, KH_ECDSA_SHA256, data, len, "TLS 1.3, length of hash");
+            expect(a, hash_len == 32 || hash_len == 48, usage, KH_KEY_P256, KH_ECDSA_SHA256, data, len,
+                   "TLS 1.3, length of hash");
         }
         for (size_t hash_len = 32; hash_len <= 48; hash_len += 16) {
             size_t len = tls13(data, sides[s].side, hash_len);
@@ -107,10 +109,12 @@ void usage_cases_tls13(usage_asker *a)
             for (size_t p = 0; p < sizeof(pairs) / sizeof(pairs[0]); p++) {
                 expect(a, pairs[p].may, usage, pairs[p].type, pairs[p].scheme, data, len, "TLS 1.3, scheme");
             }
-            expect(a, false, usage == KH_USAGE_TLS_SERVER ? KH_USAGE_TLS_CLIENT : KH_USAGE_TLS_SERVER, KH_KEY_P256,
-                   KH_ECDSA_SHA256, data, len, "TLS 1.3, the other side");
-            expect(a, true, KH_USAGE_TLS_SERVER | KH_USAGE_TLS_CLIENT, KH_KEY_P256, KH_ECDSA_SHA256, data, len, "TLS 1.3, both");
-            expect(a, false, KH_USAGE_TLS_DHE, KH_KEY_P256, KH_ECDSA_SHA256, data, len, "TLS 1.3, another usage");
+            expect(a, false, usage == KH_USAGE_TLS_SERVER ? KH_USAGE_TLS_CLIENT : KH_USAGE_TLS_SERVER,
+                   KH_KEY_P256, KH_ECDSA_SHA256, data, len, "TLS 1.3, the other side");
+            expect(a, true, KH_USAGE_TLS_SERVER | KH_USAGE_TLS_CLIENT, KH_KEY_P256, KH_ECDSA_SHA256, data,
+                   len, "TLS 1.3, both");
+            expect(a, false, KH_USAGE_TLS_DHE, KH_KEY_P256, KH_ECDSA_SHA256, data, len,
+                   "TLS 1.3, another usage");
         }
         for (size_t hash_len = 32; hash_len <= 48; hash_len += 16) {
             size_t len = tls13(data, sides[s].side, hash_len), fixed = len - hash_len;
@@ -125,7 +129,7 @@ void usage_cases_tls13(usage_asker *a)
     }
 }
 
-/* ---- TLS 1.2 ECDHE ----------------------------------------------------------------------------------------------- */
+/* ---- TLS 1.2 ECDHE ------------------------------------------------------------------------------------- */
 
 static const struct {
     uint16_t group;
@@ -152,8 +156,9 @@ void usage_cases_ecdhe(usage_asker *a)
 {
     static const struct {
         uint32_t scheme, type;
-    } pairs[] = {{KH_RSA_PKCS1_SHA256, KH_KEY_RSA},  {KH_RSA_PSS_RSAE_SHA256, KH_KEY_RSA}, {KH_ECDSA_SHA256, KH_KEY_P256},
-                 {KH_ECDSA_SHA384, KH_KEY_P256},     {KH_ECDSA_SHA512, KH_KEY_P384},       {KH_ED25519, KH_KEY_ED25519}};
+    } pairs[] = {{KH_RSA_PKCS1_SHA256, KH_KEY_RSA}, {KH_RSA_PSS_RSAE_SHA256, KH_KEY_RSA},
+                 {KH_ECDSA_SHA256, KH_KEY_P256},    {KH_ECDSA_SHA384, KH_KEY_P256},
+                 {KH_ECDSA_SHA512, KH_KEY_P384},    {KH_ED25519, KH_KEY_ED25519}};
     uint8_t data[MESSAGE_MAX];
     const uint32_t usage = KH_USAGE_TLS_SERVER, scheme = KH_ECDSA_SHA256, type = KH_KEY_P256;
 
@@ -163,7 +168,8 @@ void usage_cases_ecdhe(usage_asker *a)
         for (size_t p = 0; p < sizeof(pairs) / sizeof(pairs[0]); p++) {
             expect(a, true, usage, pairs[p].type, pairs[p].scheme, data, len, "ECDHE");
         }
-        expect(a, false, KH_USAGE_TLS_CLIENT | KH_USAGE_TLS_DHE, type, scheme, data, len, "ECDHE, another usage");
+        expect(a, false, KH_USAGE_TLS_CLIENT | KH_USAGE_TLS_DHE, type, scheme, data, len,
+               "ECDHE, another usage");
         for (size_t at = 1; at < 64; at++) {
             mutate(a, true, usage, type, scheme, data, len, at, "ECDHE, random");
         }
@@ -184,7 +190,7 @@ void usage_cases_ecdhe(usage_asker *a)
     }
 }
 
-/* ---- TLS 1.2 DHE ------------------------------------------------------------------------------------------------- */
+/* ---- TLS 1.2 DHE --------------------------------------------------------------------------------------- */
 
 static size_t prime_of(const char *name, uint8_t *prime)
 {
@@ -192,7 +198,8 @@ static size_t prime_of(const char *name, uint8_t *prime)
     EVP_PKEY *pkey = NULL;
     BIGNUM *p = NULL;
     char group[32];
-    OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, group, 0), OSSL_PARAM_construct_end()};
+    OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, group, 0),
+                           OSSL_PARAM_construct_end()};
     size_t len = 0;
 
     snprintf(group, sizeof(group), "%s", name);
@@ -214,7 +221,8 @@ static size_t put_vector(uint8_t *at, const uint8_t *bytes, size_t len)
     return len + 2;
 }
 
-static size_t dhe(uint8_t *data, const uint8_t *p, size_t p_len, const uint8_t *g, size_t g_len, const uint8_t *y, size_t y_len)
+static size_t dhe(uint8_t *data, const uint8_t *p, size_t p_len, const uint8_t *g, size_t g_len,
+                  const uint8_t *y, size_t y_len)
 {
     size_t n = 64;
 
@@ -230,9 +238,9 @@ void usage_cases_dhe(usage_asker *a)
     static const struct {
         const char *name;
         bool may;
-    } groups[] = {{"ffdhe2048", true}, {"ffdhe3072", true}, {"ffdhe4096", true}, {"ffdhe6144", true}, {"ffdhe8192", true},
-                  {"modp_2048", true}, {"modp_3072", true}, {"modp_4096", true}, {"modp_6144", true}, {"modp_8192", true},
-                  {"modp_1536", false}, {"dh_2048_256", false}};
+    } groups[] = {{"ffdhe2048", true}, {"ffdhe3072", true}, {"ffdhe4096", true},  {"ffdhe6144", true},
+                  {"ffdhe8192", true}, {"modp_2048", true}, {"modp_3072", true},  {"modp_4096", true},
+                  {"modp_6144", true}, {"modp_8192", true}, {"modp_1536", false}, {"dh_2048_256", false}};
     const uint32_t usage = KH_USAGE_TLS_DHE, scheme = KH_RSA_PKCS1_SHA256, type = KH_KEY_RSA;
     const uint8_t two[] = {2}, five[] = {5}, wide[] = {0, 2};
     uint8_t p[1024], y[1025], data[MESSAGE_MAX];
@@ -247,7 +255,8 @@ void usage_cases_dhe(usage_asker *a)
         if (!groups[i].may) {
             continue;
         }
-        expect(a, false, KH_USAGE_TLS_SERVER | KH_USAGE_TLS_CLIENT, type, scheme, data, len, "DHE without tls-dhe");
+        expect(a, false, KH_USAGE_TLS_SERVER | KH_USAGE_TLS_CLIENT, type, scheme, data, len,
+               "DHE without tls-dhe");
         for (size_t at = 64; at < 64 + 2 + p_len + 2 + 1 + 2; at++) {
             uint8_t was = data[at];
 
@@ -264,7 +273,8 @@ void usage_cases_dhe(usage_asker *a)
         }
         expect(a, false, usage, type, scheme, data, len + 1, "DHE, longer");
         expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, five, 1, y, p_len), "DHE, g");
-        expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, wide, 2, y, p_len), "DHE, g with a zero");
+        expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, wide, 2, y, p_len),
+               "DHE, g with a zero");
         expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, two, 0, y, p_len), "DHE, no g");
         expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y, 0), "DHE, no Ys");
         expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y, p_len + 1),
@@ -273,9 +283,12 @@ void usage_cases_dhe(usage_asker *a)
         for (unsigned value = 0; value < 4; value++) {
             memset(y, 0, p_len);
             y[p_len - 1] = (uint8_t)value;
-            expect(a, value >= 2, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y, p_len), "DHE, small Ys");
-            expect(a, value >= 2, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y + p_len - 1, 1), "DHE, short Ys");
-            expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y + p_len - 2, 2), "DHE, short Ys with a zero");
+            expect(a, value >= 2, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y, p_len),
+                   "DHE, small Ys");
+            expect(a, value >= 2, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y + p_len - 1, 1),
+                   "DHE, short Ys");
+            expect(a, false, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y + p_len - 2, 2),
+                   "DHE, short Ys with a zero");
         }
         for (int less = -1; less < 4; less++) {
             memcpy(y, p, p_len);
@@ -284,12 +297,13 @@ void usage_cases_dhe(usage_asker *a)
             } else {
                 memset(y, 0xff, p_len); /* above every one of the primes */
             }
-            expect(a, less >= 2, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y, p_len), "DHE, large Ys");
+            expect(a, less >= 2, usage, type, scheme, data, dhe(data, p, p_len, two, 1, y, p_len),
+                   "DHE, large Ys");
         }
     }
 }
 
-/* ---- The randoms spell a certificate ----------------------------------------------------------------------------- */
+/* ---- The randoms spell a certificate ------------------------------------------------------------------- */
 
 void usage_cases_der(usage_asker *a)
 {
@@ -338,7 +352,7 @@ void usage_cases_der(usage_asker *a)
     expect(a, true, KH_USAGE_TLS_DHE, KH_KEY_RSA, KH_RSA_PKCS1_SHA256, data, len, "DER, DHE, off by one");
 }
 
-/* ---- TLS 1.2, client --------------------------------------------------------------------------------------------- */
+/* ---- TLS 1.2, client ----------------------------------------------------------------------------------- */
 
 typedef struct message {
     uint8_t type;
@@ -368,7 +382,8 @@ static bool may_be_left_out(uint8_t type)
     return type == 22 || type == 12;
 }
 
-/* A message that is exactly so much longer that it contains those after it, which may be left out: another good transcript. */
+/* A message that is exactly so much longer that it contains those after it, which may be left out: another
+ * good transcript. */
 static bool swallows(const message *messages, size_t count, size_t i, size_t len)
 {
     size_t longer = messages[i].len;
@@ -384,7 +399,8 @@ static bool swallows(const message *messages, size_t count, size_t i, size_t len
 
 void usage_cases_tls12_client(usage_asker *a)
 {
-    static const message full[] = {{1, 60}, {2, 50}, {11, 90}, {22, 30}, {12, 70}, {13, 20}, {14, 0}, {11, 3}, {16, 33}};
+    static const message full[] = {{1, 60},  {2, 50}, {11, 90}, {22, 30}, {12, 70},
+                                   {13, 20}, {14, 0}, {11, 3},  {16, 33}};
     static const message least[] = {{1, 38}, {2, 38}, {11, 10}, {13, 5}, {14, 0}, {11, 3}, {16, 1}};
     const uint32_t usage = KH_USAGE_TLS_CLIENT, type = KH_KEY_P256, scheme = KH_ECDSA_SHA256;
     const size_t count = sizeof(full) / sizeof(full[0]);
@@ -394,7 +410,8 @@ void usage_cases_tls12_client(usage_asker *a)
 
     expect(a, true, usage, type, scheme, data, len, "client, full");
     expect(a, true, usage, KH_KEY_RSA, KH_RSA_PKCS1_SHA256, data, len, "client, full, RSA");
-    expect(a, false, KH_USAGE_TLS_SERVER | KH_USAGE_TLS_DHE, type, scheme, data, len, "client, another usage");
+    expect(a, false, KH_USAGE_TLS_SERVER | KH_USAGE_TLS_DHE, type, scheme, data, len,
+           "client, another usage");
     for (size_t i = 0; i < count; i++) {
         mutate(a, false, usage, type, scheme, data, len, at, "client, message type");
         for (unsigned bit = 0; bit < 24; bit++) {
@@ -404,7 +421,8 @@ void usage_cases_tls12_client(usage_asker *a)
         }
         for (unsigned low = 0; low < 256; low++) {
             data[at + 3] = (uint8_t)low;
-            expect(a, low == full[i].len || swallows(full, count, i, low), usage, type, scheme, data, len, "client, message length");
+            expect(a, low == full[i].len || swallows(full, count, i, low), usage, type, scheme, data, len,
+                   "client, message length");
         }
         data[at + 3] = (uint8_t)full[i].len;
         for (size_t b = 0; b < full[i].len; b++) {
@@ -420,7 +438,8 @@ void usage_cases_tls12_client(usage_asker *a)
 
         memcpy(some, full, sizeof(full));
         memmove(some + i, some + i + 1, (count - i - 1) * sizeof(some[0]));
-        expect(a, optional, usage, type, scheme, data, transcript(data, some, count - 1), "client, one left out");
+        expect(a, optional, usage, type, scheme, data, transcript(data, some, count - 1),
+               "client, one left out");
         memcpy(some, full, i * sizeof(some[0]));
         some[i] = full[i];
         memcpy(some + i + 1, full + i, (count - i) * sizeof(some[0]));
@@ -436,13 +455,15 @@ void usage_cases_tls12_client(usage_asker *a)
     expect(a, true, usage, type, scheme, data, len, "client, least");
     memcpy(some, least, sizeof(least));
     some[0].len = 37;
-    expect(a, false, usage, type, scheme, data, transcript(data, some, sizeof(least) / sizeof(least[0])), "client, short hello");
+    expect(a, false, usage, type, scheme, data, transcript(data, some, sizeof(least) / sizeof(least[0])),
+           "client, short hello");
     memcpy(some, least, sizeof(least));
     some[4].len = 1;
-    expect(a, false, usage, type, scheme, data, transcript(data, some, sizeof(least) / sizeof(least[0])), "client, done with a body");
+    expect(a, false, usage, type, scheme, data, transcript(data, some, sizeof(least) / sizeof(least[0])),
+           "client, done with a body");
 }
 
-/* ---- What is signed elsewhere ------------------------------------------------------------------------------------ */
+/* ---- What is signed elsewhere -------------------------------------------------------------------------- */
 
 static size_t tbs_certificate(uint8_t *der)
 {
@@ -455,7 +476,8 @@ static size_t tbs_certificate(uint8_t *der)
     ASN1_INTEGER_set(X509_get_serialNumber(cert), 7);
     X509_gmtime_adj(X509_getm_notBefore(cert), 0);
     X509_gmtime_adj(X509_getm_notAfter(cert), 86400);
-    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC, (const uint8_t *)"victim.example", -1, -1, 0);
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC,
+                               (const uint8_t *)"victim.example", -1, -1, 0);
     X509_set_issuer_name(cert, X509_get_subject_name(cert));
     X509_set_pubkey(cert, pkey);
     assert_true(X509_sign(cert, pkey, EVP_sha256()) > 0);
@@ -473,25 +495,32 @@ void usage_cases_foreign(usage_asker *a)
     const uint32_t all_but_sign = KH_USAGE_ALL & ~(uint32_t)KH_USAGE_SIGN;
     static const struct {
         uint32_t scheme, type;
-    } pairs[] = {{KH_RSA_PKCS1_SHA256, KH_KEY_RSA}, {KH_RSA_PSS_RSAE_SHA512, KH_KEY_RSA}, {KH_ECDSA_SHA256, KH_KEY_P256},
-                 {KH_ECDSA_SHA384, KH_KEY_P384},    {KH_ED25519, KH_KEY_ED25519}};
+    } pairs[] = {{KH_RSA_PKCS1_SHA256, KH_KEY_RSA},
+                 {KH_RSA_PSS_RSAE_SHA512, KH_KEY_RSA},
+                 {KH_ECDSA_SHA256, KH_KEY_P256},
+                 {KH_ECDSA_SHA384, KH_KEY_P384},
+                 {KH_ED25519, KH_KEY_ED25519}};
     uint8_t data[MESSAGE_MAX];
     size_t tbs_len = tbs_certificate(data);
 
     for (size_t p = 0; p < sizeof(pairs) / sizeof(pairs[0]); p++) {
-        uint32_t usage = pairs[p].type == KH_KEY_RSA ? all_but_sign
-                                                     : all_but_sign & ~(uint32_t)(KH_USAGE_TLS_RSA_KX | KH_USAGE_DECRYPT | KH_USAGE_WRAP);
+        uint32_t usage =
+            pairs[p].type == KH_KEY_RSA
+                ? all_but_sign
+                : all_but_sign & ~(uint32_t)(KH_USAGE_TLS_RSA_KX | KH_USAGE_DECRYPT | KH_USAGE_WRAP);
         uint8_t other[MESSAGE_MAX];
         static const char *const texts[] = {"", "x", "{\"alg\":\"ES256\"}.{}", "-----BEGIN"};
 
         expect(a, false, usage, pairs[p].type, pairs[p].scheme, data, tbs_len, "TBSCertificate");
         for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
-            expect(a, false, usage, pairs[p].type, pairs[p].scheme, (const uint8_t *)texts[i], strlen(texts[i]), "text");
+            expect(a, false, usage, pairs[p].type, pairs[p].scheme, (const uint8_t *)texts[i],
+                   strlen(texts[i]), "text");
         }
         for (size_t len = 16; len <= 64; len += 4) { /* a digest, as a message and as a digest */
             RAND_bytes(other, (int)len);
             expect(a, false, usage, pairs[p].type, pairs[p].scheme, other, len, "digest");
-            assert_int_equal(a->ask(a->ctx, usage, pairs[p].type, pairs[p].scheme, true, other, len), KH_E_USAGE);
+            assert_int_equal(a->ask(a->ctx, usage, pairs[p].type, pairs[p].scheme, true, other, len),
+                             KH_E_USAGE);
             a->refused++;
         }
         /* Nor may a digest pass as one of a message that could be signed. */
@@ -511,9 +540,11 @@ void usage_cases_sign(usage_asker *a)
     for (size_t n = 0; n <= 70; n++) {
         assert_int_equal(a->ask(a->ctx, KH_USAGE_SIGN, KH_KEY_P256, KH_ECDSA_SHA384, true, data, n),
                          n == 48 ? KH_OK : KH_E_INVALID);
-        assert_int_equal(a->ask(a->ctx, KH_USAGE_SIGN, KH_KEY_ED25519, KH_ED25519, true, data, n), KH_E_INVALID);
+        assert_int_equal(a->ask(a->ctx, KH_USAGE_SIGN, KH_KEY_ED25519, KH_ED25519, true, data, n),
+                         KH_E_INVALID);
     }
-    assert_int_equal(a->ask(a->ctx, KH_USAGE_SIGN, KH_KEY_P256, KH_RSA_PKCS1_SHA256, false, data, len), KH_E_SCHEME);
+    assert_int_equal(a->ask(a->ctx, KH_USAGE_SIGN, KH_KEY_P256, KH_RSA_PKCS1_SHA256, false, data, len),
+                     KH_E_SCHEME);
     assert_int_equal(a->ask(a->ctx, KH_USAGE_SIGN, KH_KEY_RSA, KH_ED25519, false, data, len), KH_E_SCHEME);
     assert_int_equal(a->ask(a->ctx, KH_USAGE_SIGN, KH_KEY_RSA, 0x0201, false, data, len), KH_E_UNSUPPORTED);
 }
