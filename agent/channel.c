@@ -54,6 +54,13 @@ kh_result kh_channel_send(int fd, kh_channel_type type, const void *payload, siz
     return sent < 0 ? KH_E_IO : KH_OK;
 }
 
+void kh_channel_poke(int fd, kh_channel_type type)
+{
+    uint32_t head = type;
+
+    (void)!send(fd, &head, sizeof head, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static void take_fds(struct msghdr *msg, kh_channel_message *message)
 {
     for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg != NULL; cmsg = CMSG_NXTHDR(msg, cmsg)) {

@@ -45,6 +45,8 @@ KH_MUST_USE kh_result kh_channel_pair(int fds[2]);
 /* Blocks while the peer's buffer is full, at most a few seconds. The descriptors stay the caller's. KH_E_IO. */
 KH_MUST_USE kh_result kh_channel_send(int fd, kh_channel_type type, const void *payload, size_t len, const int *fds,
                                       size_t fd_count);
+/* A message that is all type, dropped when the peer's buffer is full: never blocks. */
+void kh_channel_poke(int fd, kh_channel_type type);
 /*
  * Takes one message. KH_E_CLOSED: end of file. KH_AGAIN: none there (with wait false). KH_E_MALFORMED: not a message.
  * Received descriptors are close-on-exec.

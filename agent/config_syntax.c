@@ -25,6 +25,19 @@ static void take_error(cfg_t *cfg, const char *format, va_list args)
     }
 }
 
+/* libconfuse would let the last of several win; here that is a mistake. The bit is one that it does not use. */
+#define SEEN (1 << 24)
+
+static int check_once(cfg_t *cfg, cfg_opt_t *opt)
+{
+    if ((opt->flags & SEEN) != 0) {
+        cfg_error(cfg, "%s is there twice", opt->name);
+        return -1;
+    }
+    opt->flags |= SEEN;
+    return 0;
+}
+
 typedef struct number_range {
     const char *name;
     long least, most;
@@ -49,7 +62,7 @@ static int check_range(cfg_t *cfg, cfg_opt_t *opt, const number_range *table, si
             return -1;
         }
     }
-    return 0;
+    return check_once(cfg, opt);
 }
 
 static int check_top_number(cfg_t *cfg, cfg_opt_t *opt)
@@ -101,7 +114,7 @@ static int check_word(cfg_t *cfg, cfg_opt_t *opt)
         }
         for (; at != NULL && len > 0; at = strchr(at, ' ') == NULL ? NULL : strchr(at, ' ') + 1) {
             if (strncmp(at, value, len) == 0 && (at[len] == ' ' || at[len] == '\0')) {
-                return 0;
+                return check_once(cfg, opt);
             }
         }
         cfg_error(cfg, "%s = \"%s\": it is one of: %s", opt->name, value, table[i].words);
@@ -118,7 +131,7 @@ static int check_not_empty(cfg_t *cfg, cfg_opt_t *opt)
         cfg_error(cfg, "%s is empty", opt->name);
         return -1;
     }
-    return 0;
+    return check_once(cfg, opt);
 }
 
 static int check_operation(cfg_t *cfg, cfg_opt_t *opt)

@@ -269,13 +269,20 @@ bool kh_conns_pending(kh_front *front)
     return false;
 }
 
+/* Whether it could still become what it is: its identity is there, and known in the same way. */
+static bool still_known(const kh_conn *conn)
+{
+    return conn->by_token ? conn->identity->credential != NULL
+                          : kh_identity_by_uid(conn->front, conn->uid) == conn->identity;
+}
+
 void kh_conns_apply(kh_front *front)
 {
     kh_conn *next = NULL;
 
     for (kh_conn *conn = front->ready.first; conn != NULL; conn = next) {
         next = conn->next;
-        if (conn->state == KH_CONN_READY && !kh_identity_valid(conn->identity)) {
+        if (conn->state == KH_CONN_READY && !still_known(conn)) {
             kh_conn_close(conn, "identity removed");
         }
     }

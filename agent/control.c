@@ -247,9 +247,7 @@ static void on_alive(struct ev_loop *loop, ev_timer *timer, int events)
 
     (void)loop;
     (void)events;
-    if (kh_channel_send(front->channel_fd, KH_MSG_ALIVE, NULL, 0, NULL, 0) != KH_OK) {
-        kh_log(KH_LOG_DEBUG, "supervisor_silent");
-    }
+    kh_channel_poke(front->channel_fd, KH_MSG_ALIVE);
 }
 
 void kh_control_start(kh_front *front)

@@ -40,6 +40,7 @@ def served():
     with caller() as other:
         check(other.call(wire.SIGN, *wire.sign_fields("p256", "p256"))[0] == wire.OK, "another caller is not served")
     check(agent.role_pid("front") == front_pid, "the front has died")
+    check("Sanitizer" not in agent.log(), agent.log())
 
 
 def resident_kib():

@@ -132,6 +132,7 @@ def test_m7_killed_under_load(_):
     log = agent.log()
     check(log.count("process_died") == KILLS, "deaths logged:", log.count("process_died"))
     check("crash_loop" not in log, "kills were taken for a crash loop")
+    check("Sanitizer" not in log, log)
 
 
 def test_m7_queued_operations_survive_the_keeper(_):
