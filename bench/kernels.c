@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `keyhold-bench kernels [--json] [--seconds N]`: claim K2. Each kernel against OpenSSL's EVP on the same core: the two
- * take turns of a few milliseconds, so that whatever slows the machine meets both, and the ratio is the median over the
- * pairs. OpenSSL's side is what a TLS library calls (EVP_DigestSign over the message, context kept); ours is
- * kh_kernel_batch() with padding, nonce, encoding, blinding and check, and the hash of the message besides.
+ * `keyhold-bench kernels [--json] [--seconds N]`: claim K2. Each kernel against OpenSSL's EVP on the same
+ * core: the two take turns of a few milliseconds, so that whatever slows the machine meets both, and the
+ * ratio is the median over the pairs. OpenSSL's side is what a TLS library calls (EVP_DigestSign over the
+ * message, context kept); ours is kh_kernel_batch() with padding, nonce, encoding, blinding and check, and
+ * the hash of the message besides.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,8 @@ typedef struct kind_bench {
     kh_kernel_key *key;
     kh_kernel_kind kind;
     kh_scheme scheme;
-    uint8_t message[KH_KERNEL_LANES][MESSAGE_LEN], digest[KH_KERNEL_LANES][64], out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
+    uint8_t message[KH_KERNEL_LANES][MESSAGE_LEN], digest[KH_KERNEL_LANES][64],
+        out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
     kh_kernel_op ops[KH_KERNEL_LANES];
 } kind_bench;
 
@@ -114,8 +116,9 @@ static unsigned long verify(kind_bench *b, size_t fill)
 
 static bool prepare(kind_bench *b, kh_kernel_kind kind)
 {
-    static const kh_scheme schemes[] = {KH_RSA_PSS_RSAE_SHA256, KH_RSA_PSS_RSAE_SHA256, KH_RSA_PSS_RSAE_SHA256,
-                                        KH_ECDSA_SHA256,        KH_ECDSA_SHA384,        KH_ED25519};
+    static const kh_scheme schemes[] = {KH_RSA_PSS_RSAE_SHA256, KH_RSA_PSS_RSAE_SHA256,
+                                        KH_RSA_PSS_RSAE_SHA256, KH_ECDSA_SHA256,
+                                        KH_ECDSA_SHA384,        KH_ED25519};
     static const unsigned bits[] = {2048, 3072, 4096};
 
     memset(b, 0, sizeof(*b));
@@ -131,7 +134,8 @@ static bool prepare(kind_bench *b, kh_kernel_kind kind)
         return false;
     for (unsigned i = 0; i < KH_KERNEL_LANES; i++) {
         memset(b->message[i], 'a' + (int)i, MESSAGE_LEN);
-        b->ops[i] = (kh_kernel_op){.key = b->key, .scheme = b->scheme, .out = b->out[i], .out_size = KH_SIGNATURE_MAX};
+        b->ops[i] = (kh_kernel_op){
+            .key = b->key, .scheme = b->scheme, .out = b->out[i], .out_size = KH_SIGNATURE_MAX};
         b->ops[i].in = kind == KH_KERNEL_ED25519 ? b->message[i] : b->digest[i];
         b->ops[i].in_len = kind == KH_KERNEL_ED25519 ? MESSAGE_LEN : kind == KH_KERNEL_P384 ? 48 : 32;
     }

@@ -2,20 +2,22 @@
 /*
  * Montgomery multiplication and squaring of large numbers (RSA) in eight lanes, radix 2^52.
  *
- * The numbers have `len` limbs, a multiple of KH_BLOCK. Everything is built from one loop, kh_sweep(): a block of
- * KH_BLOCK limbs, held in registers, times a long number, added to a long accumulator, KH_BLOCK columns at a time. A
- * tile of 5 x 5 limbs is 50 multiply-adds on 15 loads and 5 stores, so that the multipliers are what limits it.
+ * The numbers have `len` limbs, a multiple of KH_BLOCK. Everything is built from one loop, kh_sweep(): a
+ * block of KH_BLOCK limbs, held in registers, times a long number, added to a long accumulator, KH_BLOCK
+ * columns at a time. A tile of 5 x 5 limbs is 50 multiply-adds on 15 loads and 5 stores, so that the
+ * multipliers are what limits it.
  *
  *  - product: a sweep for each block of one operand;
- *  - square: a sweep for each block over the limbs above it, then doubled, then the squares of the limbs added;
- *  - reduction: Montgomery's (Montgomery, "Modular Multiplication Without Trial Division", 1985), a sweep over the modulus
- *    for each block of quotient digits.
+ *  - square: a sweep for each block over the limbs above it, then doubled, then the squares of the limbs
+ * added;
+ *  - reduction: Montgomery's (Montgomery, "Modular Multiplication Without Trial Division", 1985), a sweep
+ * over the modulus for each block of quotient digits.
  *
  * Columns gather up to 4 * len products of 52 bits, far below 2^64; carries are taken once, at the end.
  *
- * "Almost" Montgomery form (Gueron, "Efficient Software Implementations of Modular Exponentiation", 2012): with
- * R = 2^(52 len) >= 64 n, operands a < x n and b < y n with x y <= 64 give a result < 2 n, and no subtraction is needed
- * between multiplications. The bound holds for a < R and b < n too.
+ * "Almost" Montgomery form (Gueron, "Efficient Software Implementations of Modular Exponentiation", 2012):
+ * with R = 2^(52 len) >= 64 n, operands a < x n and b < y n with x y <= 64 give a result < 2 n, and no
+ * subtraction is needed between multiplications. The bound holds for a < R and b < n too.
  */
 #ifndef KH_KERNELS_BIGMONT_H
 #define KH_KERNELS_BIGMONT_H
@@ -26,8 +28,12 @@
 #define KH_BIG_MAX 80 /* limbs: RSA-4096 */
 #define KH_UNROLL _Pragma("GCC unroll 5")
 
-/* acc += column of x[0..4] times b, whose limb for row 0 is b[0]; rows from..to only. Low halves and high halves. */
-KH_INLINE kh_vec kh_column(kh_vec acc, const kh_vec *x, const kh_vec *b, int low_from, int low_to, int high_from, int high_to)
+/*
+ * acc += column of x[0..4] times b, whose limb for row 0 is b[0]; rows from..to only. Low halves and high
+ * halves.
+ */
+KH_INLINE kh_vec kh_column(kh_vec acc, const kh_vec *x, const kh_vec *b, int low_from, int low_to,
+                           int high_from, int high_to)
 {
     KH_UNROLL
     for (int k = low_from; k < low_to; k++)
@@ -54,10 +60,10 @@ KH_INLINE void kh_sweep_rest(kh_vec *t, const kh_vec *x, const kh_vec *b, size_t
     for (size_t j = KH_BLOCK; j < len; j += KH_BLOCK) {
         const kh_vec *c = b + j;
         kh_vec a0 = t[j], a1 = t[j + 1], a2 = t[j + 2], a3 = t[j + 3], a4 = t[j + 4];
-#define KH_ROW(xk, k)                                                                                       \
-    a0 = kh_madlo(a0, xk, c[0 - k]), a1 = kh_madlo(a1, xk, c[1 - k]), a2 = kh_madlo(a2, xk, c[2 - k]),      \
-    a3 = kh_madlo(a3, xk, c[3 - k]), a4 = kh_madlo(a4, xk, c[4 - k]), a0 = kh_madhi(a0, xk, c[-1 - k]),     \
-    a1 = kh_madhi(a1, xk, c[0 - k]), a2 = kh_madhi(a2, xk, c[1 - k]), a3 = kh_madhi(a3, xk, c[2 - k]),      \
+#define KH_ROW(xk, k)                                                                                        \
+    a0 = kh_madlo(a0, xk, c[0 - k]), a1 = kh_madlo(a1, xk, c[1 - k]), a2 = kh_madlo(a2, xk, c[2 - k]),       \
+    a3 = kh_madlo(a3, xk, c[3 - k]), a4 = kh_madlo(a4, xk, c[4 - k]), a0 = kh_madhi(a0, xk, c[-1 - k]),      \
+    a1 = kh_madhi(a1, xk, c[0 - k]), a2 = kh_madhi(a2, xk, c[1 - k]), a3 = kh_madhi(a3, xk, c[2 - k]),       \
     a4 = kh_madhi(a4, xk, c[3 - k])
         KH_ROW(x0, 0);
         KH_ROW(x1, 1);
@@ -96,7 +102,9 @@ KH_INLINE void kh_big_product(kh_vec *t, const kh_vec *a, const kh_vec *b, size_
         kh_sweep(t + i, a + i, b, len);
 }
 
-/* t[0..2 len) = a^2, columns without carry: each cross product once, doubled, and the squares of the limbs. */
+/*
+ * t[0..2 len) = a^2, columns without carry: each cross product once, doubled, and the squares of the limbs.
+ */
 KH_INLINE void kh_big_square(kh_vec *t, const kh_vec *a, size_t len)
 {
     kh_big_zero(t, 2 * len);
@@ -132,8 +140,8 @@ KH_INLINE void kh_big_carry(kh_vec *r, const kh_vec *t, size_t len)
 }
 
 /*
- * r[0..len) = t[0..2 len) / R modulo n; k0 = -1/n modulo 2^52. The digit m of a column makes it a multiple of 2^52, so
- * that the column itself need not be computed: its carry is ceil(column / 2^52).
+ * r[0..len) = t[0..2 len) / R modulo n; k0 = -1/n modulo 2^52. The digit m of a column makes it a multiple
+ * of 2^52, so that the column itself need not be computed: its carry is ceil(column / 2^52).
  */
 KH_INLINE void kh_big_reduce(kh_vec *r, kh_vec *t, const kh_vec *n, kh_vec k0, size_t len)
 {
@@ -155,8 +163,8 @@ KH_INLINE void kh_big_reduce(kh_vec *r, kh_vec *t, const kh_vec *n, kh_vec k0, s
 }
 
 /* r = a * b / R modulo n. r may be a or b. t: 2 len limbs of scratch. */
-KH_NOINLINE void kh_big_mul(kh_vec *r, const kh_vec *a, const kh_vec *b, const kh_vec *n, kh_vec k0, size_t len,
-                            kh_vec *t)
+KH_NOINLINE void kh_big_mul(kh_vec *r, const kh_vec *a, const kh_vec *b, const kh_vec *n, kh_vec k0,
+                            size_t len, kh_vec *t)
 {
     kh_big_zero(t, 2 * len);
     kh_big_product(t, a, b, len);
@@ -170,7 +178,9 @@ KH_NOINLINE void kh_big_sqr(kh_vec *r, const kh_vec *a, const kh_vec *n, kh_vec 
     kh_big_reduce(r, t, n, k0, len);
 }
 
-/* r = a - n where a >= n, else a: the canonical value of a < 2 n. Borrows are the signs of the differences. */
+/*
+ * r = a - n where a >= n, else a: the canonical value of a < 2 n. Borrows are the signs of the differences.
+ */
 KH_NOINLINE void kh_big_canonical(kh_vec *r, const kh_vec *a, const kh_vec *n, size_t len, kh_vec *t)
 {
     kh_vec borrow = {0};

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * DER of an ECDSA signature: SEQUENCE of the INTEGERs r and s (RFC 3279, 2.2.3). For scalars of up to 48 bytes, so that every
- * length fits one byte.
+ * DER of an ECDSA signature: SEQUENCE of the INTEGERs r and s (RFC 3279, 2.2.3). For scalars of up to 48
+ * bytes, so that every length fits one byte.
  */
 #include <string.h>
 
 #include "private.h"
 
-/* INTEGER: no leading zero bytes, and one where the number would otherwise be negative. The value is public. */
+/*
+ * INTEGER: no leading zero bytes, and one where the number would otherwise be negative. The value is
+ * public.
+ */
 static size_t put_integer(uint8_t *out, const uint8_t *value, size_t len)
 {
     size_t pad = 0;

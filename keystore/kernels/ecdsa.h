@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ECDSA (FIPS 186-5, 6.4.1) in the lanes over a curve y^2 = x^3 - 3 x + b. Included by p256.c and p384.c, which define
+ * ECDSA (FIPS 186-5, 6.4.1) in the lanes over a curve y^2 = x^3 - 3 x + b. Included by p256.c and p384.c,
+ * which define
  *   EC_LEN limbs, EC_BYTES of a scalar, EC_WINDOWS of the fixed base, EC_RUN the function's name,
  *   static const kh_modulus ec_p, ec_n; static const uint64_t ec_b[], ec_gx[], ec_gy[] (plain numbers);
  *   ec_fold(): adds q (2^bits - p) to a number.
  *
- * Points are in Jacobian coordinates (Cohen, Miyaji and Ono, 1998), table entries affine. k G is a sum of EC_WINDOWS
- * table entries (fixedbase.h). Equal or opposite points meet in such a sum only where k is within 2^-200 of chance; the
- * result would be off the curve, be refused by the check below and done again by OpenSSL.
+ * Points are in Jacobian coordinates (Cohen, Miyaji and Ono, 1998), table entries affine. k G is a sum of
+ * EC_WINDOWS table entries (fixedbase.h). Equal or opposite points meet in such a sum only where k is
+ * within 2^-200 of chance; the result would be off the curve, be refused by the check below and done again
+ * by OpenSSL.
  *
- * What is checked before a signature leaves: k G lies on the curve; r and s are in 1..n-1; s k = e + r d with r d computed
- * anew. What is not: that the point is k G and not another point of the curve. Such a signature does not verify, and it tells
- * an attacker who can place the fault at will something of one nonce that is never used again; to check it would take a
- * second multiplication by G.
+ * What is checked before a signature leaves: k G lies on the curve; r and s are in 1..n-1; s k = e + r d
+ * with r d computed anew. What is not: that the point is k G and not another point of the curve. Such a
+ * signature does not verify, and it tells an attacker who can place the fault at will something of one
+ * nonce that is never used again; to check it would take a second multiplication by G.
  *
  * Every coordinate is below 2.01 p: products are, and sums and differences are folded at once.
  */
@@ -61,8 +63,8 @@ KH_NOINLINE void ec_inverse(kh_vec *r, const kh_vec *a, const kh_vec *n, kh_vec 
 }
 
 /*
- * r = t, |t| < 32 p with limbs of any sign, modulo p, into (0, 2.01 p): all but one multiple of 2^bits, by the
- * top limb, is replaced by what it is modulo p.
+ * r = t, |t| < 32 p with limbs of any sign, modulo p, into (0, 2.01 p): all but one multiple of 2^bits, by
+ * the top limb, is replaced by what it is modulo p.
  */
 KH_INLINE void fp_fold(kh_vec *r, kh_vec *t)
 {
@@ -206,8 +208,12 @@ static void ec_mul_base(ec_jacobian *point, const kh_vec *recoded, const kh_vec 
     }
 }
 
-/* Entries 1, 3, ... 63 times the base of eight windows at once; one inversion for all by Montgomery's trick. */
-static void ec_build_windows(unsigned first, const ec_jacobian *base, ec_jacobian *entry, kh_vec (*prefix)[EC_LEN])
+/*
+ * Entries 1, 3, ... 63 times the base of eight windows at once; one inversion for all by Montgomery's
+ * trick.
+ */
+static void ec_build_windows(unsigned first, const ec_jacobian *base, ec_jacobian *entry,
+                             kh_vec (*prefix)[EC_LEN])
 {
     unsigned count = EC_WINDOWS - first < KH_LANES ? EC_WINDOWS - first : KH_LANES;
     ec_jacobian twice;
@@ -279,8 +285,8 @@ done:
 }
 
 /*
- * Hedged nonces: SHA-512(private key, 32 random bytes, digest). Reduced from 512 bits, so that the bias is below 2^-128 for P-384
- * and 2^-256 for P-256. A broken random generator leaves a deterministic nonce.
+ * Hedged nonces: SHA-512(private key, 32 random bytes, digest). Reduced from 512 bits, so that the bias is
+ * below 2^-128 for P-384 and 2^-256 for P-256. A broken random generator leaves a deterministic nonce.
  */
 static kh_result ec_hedged_nonces(ec_work *w, kh_kernel_scratch *scratch, size_t n)
 {
@@ -318,7 +324,8 @@ static void ec_load(ec_work *w, kh_kernel_scratch *scratch, size_t n)
     for (unsigned i = 0; i < KH_LANES; i++) {
         unsigned from = i < n ? i : 0;
         const kh_lane *lane = &scratch->lane[from];
-        size_t e_len = lane->in_len < EC_BYTES ? lane->in_len : EC_BYTES; /* the leftmost bits of the digest */
+        size_t e_len =
+            lane->in_len < EC_BYTES ? lane->in_len : EC_BYTES; /* the leftmost bits of the digest */
 
         kh_limbs_from_bytes(w->limbs, 2 * EC_LEN, w->sha.digest[from], sizeof(w->sha.digest[from]));
         for (int j = 0; j < EC_LEN; j++) {
@@ -354,9 +361,9 @@ KH_INLINE void ec_other(kh_vec *r, const kh_vec *a)
 }
 
 /*
- * kinv = 1/k modulo the order and w->t = 1/z modulo p, both for all lanes by one inversion: lanes 0 to 3 invert the products of two
- * lanes' z, lanes 4 to 7 those of two lanes' k (Montgomery's trick); times the other lane's factor gives the single inverses. A zero
- * spoils its partner; both are refused by the checks.
+ * kinv = 1/k modulo the order and w->t = 1/z modulo p, both for all lanes by one inversion: lanes 0 to 3
+ * invert the products of two lanes' z, lanes 4 to 7 those of two lanes' k (Montgomery's trick); times the
+ * other lane's factor gives the single inverses. A zero spoils its partner; both are refused by the checks.
  */
 static void ec_invert(ec_work *w)
 {

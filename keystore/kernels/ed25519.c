@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Ed25519 (RFC 8032, 5.1.6) in the lanes: extended twisted Edwards coordinates (Hisil, Wong, Carter and Dawson, "Twisted
- * Edwards Curves Revisited", 2008), a fixed-base table of affine points as (y + x, y - x, 2 d x y). The addition is
- * complete: there are no exceptional points.
+ * Ed25519 (RFC 8032, 5.1.6) in the lanes: extended twisted Edwards coordinates (Hisil, Wong, Carter and
+ * Dawson, "Twisted Edwards Curves Revisited", 2008), a fixed-base table of affine points as (y + x, y - x,
+ * 2 d x y). The addition is complete: there are no exceptional points.
  *
- * The nonce is deterministic, so one wrong R beside a right one for the same message gives the key away (Romailler and
- * Pelissier, "Practical fault attack against the Ed25519 and EdDSA signature schemes", 2017). Therefore the nonce's hash and
- * R are computed a second time, from the key's and the message's bytes, after the signature is there, and compared; so is S.
+ * The nonce is deterministic, so one wrong R beside a right one for the same message gives the key away
+ * (Romailler and Pelissier, "Practical fault attack against the Ed25519 and EdDSA signature schemes",
+ * 2017). Therefore the nonce's hash and R are computed a second time, from the key's and the message's
+ * bytes, after the signature is there, and compared; so is S.
  */
 #include <string.h>
 
@@ -27,10 +28,14 @@ static const kh_modulus ed_order = {
 };
 
 /* d of the curve's equation, 2 d, and the base point, in limbs of 51 bits */
-static const uint64_t ed_d[] = {0x34dca135978a3, 0x1a8283b156ebd, 0x5e7a26001c029, 0x739c663a03cbb, 0x52036cee2b6ff};
-static const uint64_t ed_2d[] = {0x69b9426b2f159, 0x35050762add7a, 0x3cf44c0038052, 0x6738cc7407977, 0x2406d9dc56dff};
-static const uint64_t ed_bx[] = {0x62d608f25d51a, 0x412a4b4f6592a, 0x75b7171a4b31d, 0x1ff60527118fe, 0x216936d3cd6e5};
-static const uint64_t ed_by[] = {0x6666666666658, 0x4cccccccccccc, 0x1999999999999, 0x3333333333333, 0x6666666666666};
+static const uint64_t ed_d[] = {0x34dca135978a3, 0x1a8283b156ebd, 0x5e7a26001c029, 0x739c663a03cbb,
+                                0x52036cee2b6ff};
+static const uint64_t ed_2d[] = {0x69b9426b2f159, 0x35050762add7a, 0x3cf44c0038052, 0x6738cc7407977,
+                                 0x2406d9dc56dff};
+static const uint64_t ed_bx[] = {0x62d608f25d51a, 0x412a4b4f6592a, 0x75b7171a4b31d, 0x1ff60527118fe,
+                                 0x216936d3cd6e5};
+static const uint64_t ed_by[] = {0x6666666666658, 0x4cccccccccccc, 0x1999999999999, 0x3333333333333,
+                                 0x6666666666666};
 
 typedef struct ed_point {
     kh_vec x[ED_LEN], y[ED_LEN], z[ED_LEN], t[ED_LEN];
@@ -251,7 +256,8 @@ static kh_vec ed_commit(ed_work *w, const kh_vec *k)
     f25519_canonical(w->x, w->x);
     f25519_canonical(y, y);
     for (unsigned i = 0; i < KH_LANES; i++) {
-        uint64_t word[4] = {y[0][i] | y[1][i] << 51, y[1][i] >> 13 | y[2][i] << 38, y[2][i] >> 26 | y[3][i] << 25,
+        uint64_t word[4] = {y[0][i] | y[1][i] << 51, y[1][i] >> 13 | y[2][i] << 38,
+                            y[2][i] >> 26 | y[3][i] << 25,
                             y[3][i] >> 39 | y[4][i] << 12 | (w->x[0][i] & 1) << 63};
 
         memcpy(w->r[i], word, sizeof(word));
@@ -268,8 +274,8 @@ static kh_vec ed_commit(ed_work *w, const kh_vec *k)
 }
 
 /*
- * All ones where k B, computed anew, is the point that w->r encodes. Compared without an inversion: x Z = X, y Z = Y, with y and the
- * parity of x from the bytes.
+ * All ones where k B, computed anew, is the point that w->r encodes. Compared without an inversion: x Z =
+ * X, y Z = Y, with y and the parity of x from the bytes.
  */
 static kh_vec ed_check_commit(ed_work *w, const kh_vec *k)
 {

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Arithmetic modulo the primes and group orders of elliptic curves in eight lanes: 5 or 8 limbs of 52 bits, Montgomery
- * form with R = 2^(52 len). `len` and the modulus are constants wherever these are inlined, so the loops unroll
- * and zero limbs cost nothing.
+ * Arithmetic modulo the primes and group orders of elliptic curves in eight lanes: 5 or 8 limbs of 52 bits,
+ * Montgomery form with R = 2^(52 len). `len` and the modulus are constants wherever these are inlined, so
+ * the loops unroll and zero limbs cost nothing.
  *
- * A modulus with n = -1 modulo 2^52 needs no multiplication for the quotient digit: it is the column itself, and
- * column + digit * n = digit * (n + 1) / 2^52 one column up. P-256 has only three limbs in (n + 1) / 2^52.
+ * A modulus with n = -1 modulo 2^52 needs no multiplication for the quotient digit: it is the column
+ * itself, and column + digit * n = digit * (n + 1) / 2^52 one column up. P-256 has only three limbs in (n +
+ * 1) / 2^52.
  *
- * Bounds: with a < x n, b < y n the product is below (x y n / R + 1) n; R is at least 16 n for all moduli here.
+ * Bounds: with a < x n, b < y n the product is below (x y n / R + 1) n; R is at least 16 n for all moduli
+ * here.
  */
 #ifndef KH_KERNELS_FIELD_H
 #define KH_KERNELS_FIELD_H
@@ -21,10 +23,10 @@
 
 typedef struct kh_modulus {
     uint64_t n[KH_FE_MAX];
-    uint64_t k0; /* -1/n modulo 2^52; 1: then `up` is used */
-    uint64_t up[KH_FE_MAX]; /* (n + 1) / 2^52 */
+    uint64_t k0;                            /* -1/n modulo 2^52; 1: then `up` is used */
+    uint64_t up[KH_FE_MAX];                 /* (n + 1) / 2^52 */
     uint64_t rr[KH_FE_MAX], rrr[KH_FE_MAX]; /* R^2, R^3 modulo n */
-    uint64_t inv_fix[KH_FE_MAX]; /* R^3 2^(2 batches), see inverse.h */
+    uint64_t inv_fix[KH_FE_MAX];            /* R^3 2^(2 batches), see inverse.h */
 } kh_modulus;
 
 KH_INLINE void kh_fe_copy(kh_vec *r, const kh_vec *a, int len)
@@ -73,7 +75,10 @@ KH_INLINE void kh_fe_carry(kh_vec *r, const kh_vec *t, int len)
     }
 }
 
-/* t[0..2 len) = a * b, low halves of a row before its high halves so that neighbours do not wait for each other. */
+/*
+ * t[0..2 len) = a * b, low halves of a row before its high halves so that neighbours do not wait for each
+ * other.
+ */
 KH_INLINE void kh_fe_product(kh_vec *t, const kh_vec *a, const kh_vec *b, int len)
 {
     KH_UNROLL_FE
@@ -186,16 +191,17 @@ KH_INLINE void kh_fe_leave(kh_vec *r, const kh_vec *a, const kh_modulus *n, int 
 }
 
 /*
- * Defines NAME_mul and NAME_sqr modulo the static constant MODULUS. Functions, not inlined: an operation has hundreds.
+ * Defines NAME_mul and NAME_sqr modulo the static constant MODULUS. Functions, not inlined: an operation
+ * has hundreds.
  */
-#define KH_FE_DEFINE(NAME, MODULUS, LEN)                                                                    \
-    KH_NOINLINE void NAME##_mul(kh_vec *r, const kh_vec *a, const kh_vec *b)                                \
-    {                                                                                                       \
-        kh_fe_mul(r, a, b, &MODULUS, LEN);                                                                  \
-    }                                                                                                       \
-    KH_NOINLINE void NAME##_sqr(kh_vec *r, const kh_vec *a)                                                   \
-    {                                                                                                       \
-        kh_fe_sqr(r, a, &MODULUS, LEN);                                                                     \
+#define KH_FE_DEFINE(NAME, MODULUS, LEN)                                                                     \
+    KH_NOINLINE void NAME##_mul(kh_vec *r, const kh_vec *a, const kh_vec *b)                                 \
+    {                                                                                                        \
+        kh_fe_mul(r, a, b, &MODULUS, LEN);                                                                   \
+    }                                                                                                        \
+    KH_NOINLINE void NAME##_sqr(kh_vec *r, const kh_vec *a)                                                  \
+    {                                                                                                        \
+        kh_fe_sqr(r, a, &MODULUS, LEN);                                                                      \
     }
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Arithmetic modulo 2^255 - 19 in eight lanes: five limbs of 51 bits, as in Bernstein, Duif, Lange, Schwabe and Yang,
- * "High-speed high-security signatures" (2011). VPMADD52 splits a product at bit 52, one above the limb, so the high
- * halves count double; they are gathered by themselves and doubled once.
+ * Arithmetic modulo 2^255 - 19 in eight lanes: five limbs of 51 bits, as in Bernstein, Duif, Lange, Schwabe
+ * and Yang, "High-speed high-security signatures" (2011). VPMADD52 splits a product at bit 52, one above
+ * the limb, so the high halves count double; they are gathered by themselves and doubled once.
  *
  * Every result has limbs below 2^51 + 2^17; any two such numbers may be multiplied.
  */
@@ -130,7 +130,8 @@ static void f25519_canonical(kh_vec *r, const kh_vec *a)
 }
 
 /*
- * r = 1/a by inverse.h, which wants canonical limbs of 52 bits and leaves a factor 2^-24 (12 batches). Zero gives some number.
+ * r = 1/a by inverse.h, which wants canonical limbs of 52 bits and leaves a factor 2^-24 (12 batches). Zero
+ * gives some number.
  */
 KH_NOINLINE void f25519_inv(kh_vec *r, const kh_vec *a)
 {

@@ -2,13 +2,14 @@
 /*
  * Fixed-base scalar multiplication: what P-256, P-384 and Ed25519 share.
  *
- * An odd scalar k < 2^t, t = KH_FB_WINDOW * windows, is written with odd digits only: with K = (k >> 1) + 2^(t-1) and K's
- * windows K_i, k = sum of (2 K_i + 1 - 2^w) 2^(w i) (after Joye and Tunstall, "Exponent Recoding and Regular Exponentiation
- * Algorithms", 2009). No digit is zero, so that every window is one addition and no addition meets the neutral element. The
- * table holds the odd multiples 1, 3, ... 2^w - 1 of 2^(w i) B; the top bit of K_i is the digit's sign. An even scalar has the
- * (odd) group order added.
+ * An odd scalar k < 2^t, t = KH_FB_WINDOW * windows, is written with odd digits only: with K = (k >> 1) +
+ * 2^(t-1) and K's windows K_i, k = sum of (2 K_i + 1 - 2^w) 2^(w i) (after Joye and Tunstall, "Exponent
+ * Recoding and Regular Exponentiation Algorithms", 2009). No digit is zero, so that every window is one
+ * addition and no addition meets the neutral element. The table holds the odd multiples 1, 3, ... 2^w - 1
+ * of 2^(w i) B; the top bit of K_i is the digit's sign. An even scalar has the (odd) group order added.
  *
- * A table's limb lies in four registers of eight entries; a lookup permutes registers, no address depends on a digit.
+ * A table's limb lies in four registers of eight entries; a lookup permutes registers, no address depends
+ * on a digit.
  */
 #ifndef KH_KERNELS_FIXEDBASE_H
 #define KH_KERNELS_FIXEDBASE_H
@@ -63,7 +64,8 @@ KH_INLINE kh_vec kh_fb_pick(const kh_fb_limb table, kh_vec index)
 }
 
 /* The way back, when a table is made: entry e of the windows first, first + 1, ... from the lanes. */
-KH_INLINE void kh_fb_store(kh_fb_limb *table, size_t stride, unsigned count, unsigned e, const kh_vec *value, int len)
+KH_INLINE void kh_fb_store(kh_fb_limb *table, size_t stride, unsigned count, unsigned e, const kh_vec *value,
+                           int len)
 {
     for (unsigned l = 0; l < count; l++)
         for (int i = 0; i < len; i++)

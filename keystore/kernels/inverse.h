@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Modular inversion in eight lanes in constant time, each lane with its own modulus: the divsteps of Bernstein and Yang, "Fast
- * constant-time gcd computation and modular inversion" (TCHES 2019), in batches of 50 steps. A batch looks at the low words
- * of f and g alone and gathers a 2 x 2 matrix; then (f, g) and (d, e) are multiplied by it. About a fifth of the time of
- * Fermat's a^(n-2).
+ * Modular inversion in eight lanes in constant time, each lane with its own modulus: the divsteps of
+ * Bernstein and Yang, "Fast constant-time gcd computation and modular inversion" (TCHES 2019), in batches
+ * of 50 steps. A batch looks at the low words of f and g alone and gathers a 2 x 2 matrix; then (f, g) and
+ * (d, e) are multiplied by it. About a fifth of the time of Fermat's a^(n-2).
  *
- * Numbers here are signed: two's complement in len + 1 limbs of 52 bits. f and g are divided by 2^50 per batch as the divsteps
- * ask; d and e are divided by 2^52 modulo n, Montgomery's way, and the factor 2^(2 batches) is made up for by the caller.
- * Bounds: the rows of the matrix sum to 2^50 at most, so that |d| < |d| / 4 + n stays below 4/3 n.
+ * Numbers here are signed: two's complement in len + 1 limbs of 52 bits. f and g are divided by 2^50 per
+ * batch as the divsteps ask; d and e are divided by 2^52 modulo n, Montgomery's way, and the factor 2^(2
+ * batches) is made up for by the caller. Bounds: the rows of the matrix sum to 2^50 at most, so that |d| <
+ * |d| / 4 + n stays below 4/3 n.
  */
 #ifndef KH_KERNELS_INVERSE_H
 #define KH_KERNELS_INVERSE_H
@@ -16,9 +17,10 @@
 
 #define KH_DIVSTEPS 50
 /*
- * Batches for numbers below 2^bits. From delta = 1, (49 bits + 57) / 17 divsteps suffice (theorem 11.2 of the paper); from delta =
- * 1/2, as here, 590 for 256 bits (Wuille, "Bounds on divsteps iterations in safegcd", 2021); beyond, the larger number is kept. Too
- * few could not give a wrong signature: the callers' checks would refuse it.
+ * Batches for numbers below 2^bits. From delta = 1, (49 bits + 57) / 17 divsteps suffice (theorem 11.2 of
+ * the paper); from delta = 1/2, as here, 590 for 256 bits (Wuille, "Bounds on divsteps iterations in
+ * safegcd", 2021); beyond, the larger number is kept. Too few could not give a wrong signature: the
+ * callers' checks would refuse it.
  */
 #define KH_INVERSE_STEPS(bits) ((bits) <= 256 ? 590 : (49 * (bits) + 57) / 17)
 #define KH_INVERSE_BATCHES(bits) ((KH_INVERSE_STEPS(bits) + KH_DIVSTEPS - 1) / KH_DIVSTEPS)
@@ -60,7 +62,8 @@ KH_INLINE kh_vec kh_divsteps(kh_divstep_matrix *m, kh_vec delta, kh_vec f, kh_ve
 }
 
 /*
- * t = u a + v b modulo 2^(52 (len + 1)), columns without carry; u and v signed. A negative u is its low 52 bits less 2^52.
+ * t = u a + v b modulo 2^(52 (len + 1)), columns without carry; u and v signed. A negative u is its low 52
+ * bits less 2^52.
  */
 KH_INLINE void kh_matrix_row(kh_vec *t, kh_vec u, kh_vec v, const kh_vec *a, const kh_vec *b, int len)
 {
@@ -70,7 +73,8 @@ KH_INLINE void kh_matrix_row(kh_vec *t, kh_vec u, kh_vec v, const kh_vec *a, con
     for (int i = 0; i <= len; i++) {
         t[i] = kh_madlo(kh_madlo((kh_vec){0}, u, a[i]), v, b[i]);
         if (i > 0)
-            t[i] = kh_madhi(kh_madhi(t[i], u, a[i - 1]), v, b[i - 1]) - (a[i - 1] & u_neg) - (b[i - 1] & v_neg);
+            t[i] =
+                kh_madhi(kh_madhi(t[i], u, a[i - 1]), v, b[i - 1]) - (a[i - 1] & u_neg) - (b[i - 1] & v_neg);
     }
 }
 
@@ -94,8 +98,8 @@ KH_INLINE void kh_matrix_plain(kh_vec *r, kh_vec u, kh_vec v, const kh_vec *f, c
 }
 
 /* (d, e) times the matrix, divided by 2^52 modulo n. */
-KH_INLINE void kh_matrix_modular(kh_vec *r, kh_vec u, kh_vec v, const kh_vec *d, const kh_vec *e, const kh_vec *n,
-                                 kh_vec k0, int len)
+KH_INLINE void kh_matrix_modular(kh_vec *r, kh_vec u, kh_vec v, const kh_vec *d, const kh_vec *e,
+                                 const kh_vec *n, kh_vec k0, int len)
 {
     kh_vec t[KH_FE_MAX + 1], m;
 
@@ -114,12 +118,13 @@ KH_INLINE void kh_matrix_modular(kh_vec *r, kh_vec u, kh_vec v, const kh_vec *d,
 }
 
 /*
- * r = 2^(-2 batches) / a modulo n, below 3.4 n and not canonical. a is canonical, n odd, both below 2^bits; k0 = -1/n modulo 2^52.
- * a = 0 gives some number.
+ * r = 2^(-2 batches) / a modulo n, below 3.4 n and not canonical. a is canonical, n odd, both below 2^bits;
+ * k0 = -1/n modulo 2^52. a = 0 gives some number.
  */
 KH_INLINE void kh_inverse(kh_vec *r, const kh_vec *a, const kh_vec *n, kh_vec k0, int len, unsigned batches)
 {
-    kh_vec f[KH_FE_MAX + 1], g[KH_FE_MAX + 1], d[KH_FE_MAX + 1] = {{0}}, e[KH_FE_MAX + 1] = {{0}}, t[KH_FE_MAX + 1];
+    kh_vec f[KH_FE_MAX + 1], g[KH_FE_MAX + 1], d[KH_FE_MAX + 1] = {{0}}, e[KH_FE_MAX + 1] = {{0}},
+                                                             t[KH_FE_MAX + 1];
     kh_vec delta = kh_vec_all(1), negative;
 
     kh_fe_copy(f, n, len);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The batch: checks and encodes each operation, fills the lanes, runs the selected backend's kernel, writes the results of the
- * lanes that passed their check, has OpenSSL do the others again, and wipes what is left behind.
+ * The batch: checks and encodes each operation, fills the lanes, runs the selected backend's kernel, writes
+ * the results of the lanes that passed their check, has OpenSSL do the others again, and wipes what is left
+ * behind.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -145,8 +146,9 @@ static bool is_rsa(kh_kernel_kind kind)
 static kh_key_type key_type(kh_kernel_kind kind)
 {
     static const kh_key_type types[] = {
-        [KH_KERNEL_RSA2048] = KH_KEY_RSA, [KH_KERNEL_RSA3072] = KH_KEY_RSA, [KH_KERNEL_RSA4096] = KH_KEY_RSA,
-        [KH_KERNEL_P256] = KH_KEY_P256,   [KH_KERNEL_P384] = KH_KEY_P384,   [KH_KERNEL_ED25519] = KH_KEY_ED25519,
+        [KH_KERNEL_RSA2048] = KH_KEY_RSA, [KH_KERNEL_RSA3072] = KH_KEY_RSA,
+        [KH_KERNEL_RSA4096] = KH_KEY_RSA, [KH_KERNEL_P256] = KH_KEY_P256,
+        [KH_KERNEL_P384] = KH_KEY_P384,   [KH_KERNEL_ED25519] = KH_KEY_ED25519,
     };
 
     return types[kind];
@@ -245,8 +247,9 @@ static void take_result(kh_lane *lane)
 }
 
 /*
- * Overwrites the stack below, where the kernels' frames were. explicit_bzero() here and in wipe(): the compiler may not leave
- * it out either, and OPENSSL_cleanse() goes eight bytes at a time, which cost P-256 a tenth of its rate.
+ * Overwrites the stack below, where the kernels' frames were. explicit_bzero() here and in wipe(): the
+ * compiler may not leave it out either, and OPENSSL_cleanse() goes eight bytes at a time, which cost P-256
+ * a tenth of its rate.
  */
 static __attribute__((noinline)) void wipe_stack(void)
 {
@@ -255,7 +258,8 @@ static __attribute__((noinline)) void wipe_stack(void)
     explicit_bzero(below, sizeof(below));
 }
 
-static void wipe(kh_kernel_scratch *scratch, const kh_backend_table *backend, kh_kernel_kind kind, size_t lanes)
+static void wipe(kh_kernel_scratch *scratch, const kh_backend_table *backend, kh_kernel_kind kind,
+                 size_t lanes)
 {
     if (!KH_WIPE_ON)
         return;

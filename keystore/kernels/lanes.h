@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The lane vector: eight unsigned 64-bit lanes, one for each of eight independent operations. All kernels are
- * written against this header and compiled once for each backend (KH_LANES_IFMA: AVX-512 IFMA; otherwise portable C).
- * Addition, shifts, logic and comparison are the compiler's own vector operators in both; only the multiply-adds, the
- * table lookup and the wiping of registers differ.
+ * The lane vector: eight unsigned 64-bit lanes, one for each of eight independent operations. All kernels
+ * are written against this header and compiled once for each backend (KH_LANES_IFMA: AVX-512 IFMA;
+ * otherwise portable C). Addition, shifts, logic and comparison are the compiler's own vector operators in
+ * both; only the multiply-adds, the table lookup and the wiping of registers differ.
  *
- * Numbers are held in radix 2^52: VPMADD52LUQ and VPMADD52HUQ multiply the low 52 bits of each lane and add the low or
- * the high half of the product to a 64-bit lane, so 12 bits of room let carries wait (Gueron and Krasnov, "Software
- * Implementation of Modular Exponentiation, Using Advanced Vector Instructions Architectures", WAIFI 2012).
+ * Numbers are held in radix 2^52: VPMADD52LUQ and VPMADD52HUQ multiply the low 52 bits of each lane and add
+ * the low or the high half of the product to a 64-bit lane, so 12 bits of room let carries wait (Gueron and
+ * Krasnov, "Software Implementation of Modular Exponentiation, Using Advanced Vector Instructions
+ * Architectures", WAIFI 2012).
  *
  * Nothing here branches or forms an address from a lane's value.
  */
@@ -123,10 +124,10 @@ KH_INLINE void kh_vec_wipe_registers(void)
                      "vpxorq %%zmm30, %%zmm30, %%zmm30\n\tvpxorq %%zmm31, %%zmm31, %%zmm31"
                      :
                      :
-                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-                       "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20",
-                       "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30",
-                       "xmm31");
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                       "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18",
+                       "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",
+                       "xmm28", "xmm29", "xmm30", "xmm31");
 }
 
 #else
@@ -141,7 +142,8 @@ KH_INLINE kh_vec kh_madlo(kh_vec acc, kh_vec a, kh_vec b)
 KH_INLINE kh_vec kh_madhi(kh_vec acc, kh_vec a, kh_vec b)
 {
     for (int i = 0; i < KH_LANES; i++)
-        acc[i] += (uint64_t)(((unsigned __int128)(a[i] & KH_LIMB_MASK) * (b[i] & KH_LIMB_MASK)) >> KH_LIMB_BITS);
+        acc[i] +=
+            (uint64_t)(((unsigned __int128)(a[i] & KH_LIMB_MASK) * (b[i] & KH_LIMB_MASK)) >> KH_LIMB_BITS);
     return acc;
 }
 
@@ -194,8 +196,8 @@ KH_INLINE void kh_vec_wipe_registers(void)
                      "pxor %%xmm15, %%xmm15"
                      :
                      :
-                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-                       "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                       "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 #endif
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ECDSA on P-256 (FIPS 186-5; SP 800-186, 3.2.1.3): the curve's constants for ecdsa.h, in limbs of 52 bits, lowest first.
- * p = 2^256 - 2^224 + 2^192 + 2^96 - 1.
+ * ECDSA on P-256 (FIPS 186-5; SP 800-186, 3.2.1.3): the curve's constants for ecdsa.h, in limbs of 52 bits,
+ * lowest first. p = 2^256 - 2^224 + 2^192 + 2^96 - 1.
  */
 #include <stdlib.h>
 
@@ -14,10 +14,11 @@
 #define EC_RUN kh_p256_run
 #define EC_INIT kh_p256_init
 #define EC_WORK_LEN kh_p256_work_len
-#define EC_ORDER_BYTES { \
-    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, \
-    0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51 \
-}
+#define EC_ORDER_BYTES                                                                                       \
+    {                                                                                                        \
+        0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,      \
+            0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51   \
+    }
 
 /* the field */
 static const kh_modulus ec_p = {
@@ -39,9 +40,12 @@ static const kh_modulus ec_n = {
 };
 
 /* the equation's constant and the base point */
-static const uint64_t ec_b[] = {0xe3c3e27d2604b, 0xb0cc53b0f63bc, 0x69886bc651d06, 0x93e7b3ebbd557, 0x05ac635d8aa3a};
-static const uint64_t ec_gx[] = {0x13945d898c296, 0x812deb33a0f4a, 0x3a440f277037d, 0x4247f8bce6e56, 0x06b17d1f2e12c};
-static const uint64_t ec_gy[] = {0x6406837bf51f5, 0x576b315ececbb, 0xc0f9e162bce33, 0x7f9b8ee7eb4a7, 0x04fe342e2fe1a};
+static const uint64_t ec_b[] = {0xe3c3e27d2604b, 0xb0cc53b0f63bc, 0x69886bc651d06, 0x93e7b3ebbd557,
+                                0x05ac635d8aa3a};
+static const uint64_t ec_gx[] = {0x13945d898c296, 0x812deb33a0f4a, 0x3a440f277037d, 0x4247f8bce6e56,
+                                 0x06b17d1f2e12c};
+static const uint64_t ec_gy[] = {0x6406837bf51f5, 0x576b315ececbb, 0xc0f9e162bce33, 0x7f9b8ee7eb4a7,
+                                 0x04fe342e2fe1a};
 
 /* t += q (2^256 - p) = q (2^224 - 2^192 - 2^96 + 1) */
 KH_INLINE void ec_fold(kh_vec *t, kh_vec q)

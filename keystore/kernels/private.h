@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files of this room share: the prepared key, the worker's scratch, the table of a backend, and the hooks of the
- * test build (KH_KERNELS_TEST): fault injection, wiping switched off, secrets marked for valgrind. In the
- * ordinary build the hooks are empty.
+ * What the files of this room share: the prepared key, the worker's scratch, the table of a backend, and
+ * the hooks of the test build (KH_KERNELS_TEST): fault injection, wiping switched off, secrets marked for
+ * valgrind. In the ordinary build the hooks are empty.
  */
 #ifndef KH_KERNELS_PRIVATE_H
 #define KH_KERNELS_PRIVATE_H
@@ -26,8 +26,8 @@ typedef struct kh_rsa_prime {
 } kh_rsa_prime;
 
 typedef struct kh_rsa_key {
-    unsigned len;      /* limbs of a prime: 20, 30 or 40; the modulus has twice as many */
-    unsigned exp_bits; /* length of the longer prime */
+    unsigned len;         /* limbs of a prime: 20, 30 or 40; the modulus has twice as many */
+    unsigned exp_bits;    /* length of the longer prime */
     unsigned bits, bytes; /* length of the modulus */
     uint64_t e;
     kh_rsa_prime prime[2]; /* p, q */
@@ -37,7 +37,7 @@ typedef struct kh_rsa_key {
 } kh_rsa_key;
 
 typedef struct kh_ec_key {
-    uint64_t d[KH_EC_MAX];        /* the private scalar times R modulo the order */
+    uint64_t d[KH_EC_MAX];          /* the private scalar times R modulo the order */
     uint8_t d_bytes[8 * KH_EC_MAX]; /* the same as bytes, for the nonce */
 } kh_ec_key;
 
@@ -77,8 +77,9 @@ struct kh_kernel_scratch {
 };
 
 /*
- * A backend's function for one kind: does lanes 0..n-1 and returns a mask of those whose result may go out (bit i:
- * lane i). Lanes that are not in the mask, and all of them when libcrypto fails, are done again by OpenSSL.
+ * A backend's function for one kind: does lanes 0..n-1 and returns a mask of those whose result may go out
+ * (bit i: lane i). Lanes that are not in the mask, and all of them when libcrypto fails, are done again by
+ * OpenSSL.
  */
 typedef unsigned kh_kernel_fn(kh_kernel_scratch *scratch, size_t n);
 
@@ -124,13 +125,14 @@ uint64_t kh_limbs_k0(uint64_t n);
 #ifdef KH_KERNELS_TEST
 
 /* The places where the test build can flip a bit of an intermediate value of RSA. */
-#define KH_FAULT_POINTS(X)                                                                                  \
-    X(CONSTANT_P) X(CONSTANT_RR) X(REDUCED) X(RANDOM) X(BLINDED) X(TABLE) X(POWER) X(HALF) X(RECOMBINE) X(RESULT)
+#define KH_FAULT_POINTS(X)                                                                                   \
+    X(CONSTANT_P)                                                                                            \
+    X(CONSTANT_RR) X(REDUCED) X(RANDOM) X(BLINDED) X(TABLE) X(POWER) X(HALF) X(RECOMBINE) X(RESULT)
 enum {
 #define KH_X(name) KH_FAULT_##name,
     KH_FAULT_POINTS(KH_X)
 #undef KH_X
-    KH_FAULT_COUNT
+        KH_FAULT_COUNT
 };
 
 typedef struct kh_test_hooks {

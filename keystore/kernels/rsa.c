@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * RSA private operations in the lanes, by the Chinese remainder theorem (RFC 8017, 5.1.2 and 5.2.1; Quisquater and
- * Couvreur, 1982). Up to 4 operations run as one batch of halves, modulo p in lanes 0 to 3 and modulo q in lanes 4 to
- * 7; 5 to 8 operations as two batches.
+ * RSA private operations in the lanes, by the Chinese remainder theorem (RFC 8017, 5.1.2 and 5.2.1;
+ * Quisquater and Couvreur, 1982). Up to 4 operations run as one batch of halves, modulo p in lanes 0 to 3
+ * and modulo q in lanes 4 to 7; 5 to 8 operations as two batches.
  *
- * Blinding without an inversion: for a fresh random r, m^d = m r^(e-1) (m r^e)^(d-1), since e d = 1 in the exponent.
- * It is done in each half by itself, so that neither the base of the exponentiation nor its powers are known to the caller,
- * costs 20 multiplications of a half, and needs no state in the key.
+ * Blinding without an inversion: for a fresh random r, m^d = m r^(e-1) (m r^e)^(d-1), since e d = 1 in the
+ * exponent. It is done in each half by itself, so that neither the base of the exponentiation nor its
+ * powers are known to the caller, costs 20 multiplications of a half, and needs no state in the key.
  *
- * The check: the result, as the bytes that are to go out, to the power e modulo n, is compared with the block's bytes,
- * both read anew. A fault in either half would otherwise give the factors away (Boneh, DeMillo and Lipton, 1997;
- * Lenstra, 1996).
+ * The check: the result, as the bytes that are to go out, to the power e modulo n, is compared with the
+ * block's bytes, both read anew. A fault in either half would otherwise give the factors away (Boneh,
+ * DeMillo and Lipton, 1997; Lenstra, 1996).
  *
- * The exponentiation is left to right with windows of four bits; each table lookup reads all sixteen entries. Exponent
- * length and e are taken to be public, all else is secret.
+ * The exponentiation is left to right with windows of four bits; each table lookup reads all sixteen
+ * entries. Exponent length and e are taken to be public, all else is secret.
  */
 #include <string.h>
 
@@ -109,11 +109,11 @@ static void load_half(rsa_work *w, const unsigned *op, const unsigned *which)
 }
 
 /*
- * acc = base^(e-1) modulo n, all in Montgomery form. e is public, but lanes may have different ones. acc is not base.
- * one: R modulo n, made here in case that some lane's exponent is shorter than others'.
+ * acc = base^(e-1) modulo n, all in Montgomery form. e is public, but lanes may have different ones. acc is
+ * not base. one: R modulo n, made here in case that some lane's exponent is shorter than others'.
  */
-static void power_public(rsa_work *w, kh_vec *acc, const kh_vec *base, const kh_vec *n, const kh_vec *rr, kh_vec k0,
-                         size_t len, kh_vec *product)
+static void power_public(rsa_work *w, kh_vec *acc, const kh_vec *base, const kh_vec *n, const kh_vec *rr,
+                         kh_vec k0, size_t len, kh_vec *product)
 {
     unsigned bit = w->e1_bits - 1;
     kh_vec on = -(w->e1 >> bit & 1);

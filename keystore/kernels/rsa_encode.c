@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * RSA signature encodings of a digest: EMSA-PKCS1-v1_5 and EMSA-PSS (RFC 8017, 9.2 and 9.1.1; MGF1, appendix B.2.1). The
- * salt is as long as the digest, as TLS 1.3 asks.
+ * RSA signature encodings of a digest: EMSA-PKCS1-v1_5 and EMSA-PSS (RFC 8017, 9.2 and 9.1.1; MGF1,
+ * appendix B.2.1). The salt is as long as the digest, as TLS 1.3 asks.
  */
 #include <string.h>
 
@@ -23,10 +23,10 @@ typedef struct encoding {
     uint8_t prefix[19]; /* DER of DigestInfo up to the digest (RFC 8017, 9.2, note 1) */
 } encoding;
 
-#define PREFIX(id, len)                                                                                     \
-    {                                                                                                       \
-        0x30, 0x11 + len, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, id, 0x05, 0x00, 0x04, \
-            len                                                                                             \
+#define PREFIX(id, len)                                                                                      \
+    {                                                                                                        \
+        0x30, 0x11 + len, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, id, 0x05,  \
+            0x00, 0x04, len                                                                                  \
     }
 
 static const encoding encodings[] = {
@@ -68,7 +68,8 @@ static void mgf1_xor(const encoding *enc, const uint8_t *seed, uint8_t *mask, si
     }
 }
 
-static kh_result encode_pss(const encoding *enc, const uint8_t *digest, size_t mod_bits, uint8_t *block, size_t len)
+static kh_result encode_pss(const encoding *enc, const uint8_t *digest, size_t mod_bits, uint8_t *block,
+                            size_t len)
 {
     size_t h = enc->hash_len, em_bits = mod_bits - 1, em_len = (em_bits + 7) / 8, db_len = em_len - h - 1;
     uint8_t in[8 + 2 * HASH_MAX] = {0}, *salt = in + 8 + h, *em = block + (len - em_len);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Prepares an RSA key for the lanes: the constants of Montgomery's reduction for both primes and the modulus, in limbs.
- * All of it is done with OpenSSL's numbers, once per key.
+ * Prepares an RSA key for the lanes: the constants of Montgomery's reduction for both primes and the
+ * modulus, in limbs. All of it is done with OpenSSL's numbers, once per key.
  */
 #include <string.h>
 
@@ -19,7 +19,8 @@ typedef struct rsa_numbers {
 static bool to_limbs(uint64_t *limbs, size_t len, const BIGNUM *v)
 {
     uint8_t bytes[KH_SIGNATURE_MAX + 8] = {0};
-    bool ok = BN_num_bytes(v) <= (int)sizeof(bytes) && BN_bn2binpad(v, bytes, sizeof(bytes)) == (int)sizeof(bytes);
+    bool ok =
+        BN_num_bytes(v) <= (int)sizeof(bytes) && BN_bn2binpad(v, bytes, sizeof(bytes)) == (int)sizeof(bytes);
 
     if (ok)
         kh_limbs_from_bytes(limbs, len, bytes, sizeof(bytes));
@@ -48,14 +49,14 @@ static bool prepare_prime(rsa_numbers *a, kh_rsa_prime *prime, unsigned len, con
 /* R/q and -R/q modulo p */
 static bool prepare_recombination(rsa_numbers *a, kh_rsa_key *rsa)
 {
-    return BN_lshift(a->t, a->qinv, (int)(rsa->len * KH_LIMB_BITS)) == 1 && BN_mod(a->t, a->t, a->p, a->ctx) == 1 &&
-           to_limbs(rsa->prime[0].qinv, rsa->len, a->t) && BN_sub(a->t, a->p, a->t) == 1 &&
-           to_limbs(rsa->prime[1].qinv, rsa->len, a->t);
+    return BN_lshift(a->t, a->qinv, (int)(rsa->len * KH_LIMB_BITS)) == 1 &&
+           BN_mod(a->t, a->t, a->p, a->ctx) == 1 && to_limbs(rsa->prime[0].qinv, rsa->len, a->t) &&
+           BN_sub(a->t, a->p, a->t) == 1 && to_limbs(rsa->prime[1].qinv, rsa->len, a->t);
 }
 
 /*
- * Chooses the kernel by the modulus, then asks whether the primes fit: bigmont.h wants R >= 64 n. A modulus above the
- * house's limits, or primes of very unequal length, stay with OpenSSL.
+ * Chooses the kernel by the modulus, then asks whether the primes fit: bigmont.h wants R >= 64 n. A modulus
+ * above the house's limits, or primes of very unequal length, stay with OpenSSL.
  */
 static bool choose_kind(const rsa_numbers *a, kh_kernel_key *key)
 {
@@ -84,10 +85,10 @@ static bool choose_kind(const rsa_numbers *a, kh_kernel_key *key)
 
 static bool usable(rsa_numbers *a)
 {
-    return BN_is_odd(a->n) && BN_is_odd(a->e) && BN_num_bits(a->e) > 1 && BN_num_bits(a->e) <= 62 && BN_is_odd(a->p) &&
-           BN_is_odd(a->q) && !BN_is_one(a->p) && !BN_is_one(a->q) && !BN_is_zero(a->dp) && !BN_is_zero(a->dq) &&
-           BN_cmp(a->dp, a->p) < 0 && BN_cmp(a->dq, a->q) < 0 && BN_cmp(a->qinv, a->p) < 0 &&
-           BN_mul(a->t, a->p, a->q, a->ctx) == 1 && BN_cmp(a->t, a->n) == 0;
+    return BN_is_odd(a->n) && BN_is_odd(a->e) && BN_num_bits(a->e) > 1 && BN_num_bits(a->e) <= 62 &&
+           BN_is_odd(a->p) && BN_is_odd(a->q) && !BN_is_one(a->p) && !BN_is_one(a->q) && !BN_is_zero(a->dp) &&
+           !BN_is_zero(a->dq) && BN_cmp(a->dp, a->p) < 0 && BN_cmp(a->dq, a->q) < 0 &&
+           BN_cmp(a->qinv, a->p) < 0 && BN_mul(a->t, a->p, a->q, a->ctx) == 1 && BN_cmp(a->t, a->n) == 0;
 }
 
 static bool fetch(EVP_PKEY *pkey, rsa_numbers *a)

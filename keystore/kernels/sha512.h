@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SHA-512 (FIPS 180-4, 6.4) of eight messages at once, one in each lane. The messages may differ in length: a lane that is done
- * keeps its state. Lengths are public, contents secret. Own code since one hash of a few blocks costs OpenSSL's EVP as much as eight
- * do here, and since EVP's context keeps the last block, which may hold a key, where it cannot be wiped.
+ * SHA-512 (FIPS 180-4, 6.4) of eight messages at once, one in each lane. The messages may differ in length:
+ * a lane that is done keeps its state. Lengths are public, contents secret. Own code since one hash of a
+ * few blocks costs OpenSSL's EVP as much as eight do here, and since EVP's context keeps the last block,
+ * which may hold a key, where it cannot be wiped.
  */
 #ifndef KH_KERNELS_SHA512_H
 #define KH_KERNELS_SHA512_H
@@ -79,10 +80,11 @@ static void kh_sha512_block(uint8_t *block, const kh_sha512_input *in, size_t in
 
 static void kh_sha512_compress(kh_vec *state, kh_vec *w)
 {
-    kh_vec a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
+    kh_vec a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6],
+           h = state[7];
 
-    _Pragma("GCC unroll 16")
-    for (unsigned t = 0; t < 80; t++) {
+    _Pragma("GCC unroll 16") for (unsigned t = 0; t < 80; t++)
+    {
         kh_vec t1, t2;
 
         if (t >= 16) {
@@ -91,8 +93,8 @@ static void kh_sha512_compress(kh_vec *state, kh_vec *w)
             w[t % 16] += (KH_ROR(x, 1) ^ KH_ROR(x, 8) ^ (x >> 7)) + w[(t + 9) % 16] +
                          (KH_ROR(y, 19) ^ KH_ROR(y, 61) ^ (y >> 6));
         }
-        t1 = h + (KH_ROR(e, 14) ^ KH_ROR(e, 18) ^ KH_ROR(e, 41)) + (g ^ (e & (f ^ g))) + kh_vec_all(kh_sha512_k[t]) +
-             w[t % 16];
+        t1 = h + (KH_ROR(e, 14) ^ KH_ROR(e, 18) ^ KH_ROR(e, 41)) + (g ^ (e & (f ^ g))) +
+             kh_vec_all(kh_sha512_k[t]) + w[t % 16];
         t2 = (KH_ROR(a, 28) ^ KH_ROR(a, 34) ^ KH_ROR(a, 39)) + ((a & b) | (c & (a | b)));
         h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One operation by OpenSSL: the way for fills at which it is faster, and for a lane that failed its check. An RSA block is
- * encoded here, as for the lanes, so that both ways share it; OpenSSL does its own blinding and check.
+ * One operation by OpenSSL: the way for fills at which it is faster, and for a lane that failed its check.
+ * An RSA block is encoded here, as for the lanes, so that both ways share it; OpenSSL does its own blinding
+ * and check.
  */
 #include <string.h>
 
@@ -16,7 +17,8 @@ static kh_result rsa_raw(kh_lane *lane, size_t *out_len)
     kh_result rc = KH_E_CRYPTO;
 
     *out_len = sizeof(lane->out);
-    if (ctx != NULL && EVP_PKEY_decrypt_init(ctx) == 1 && EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_NO_PADDING) == 1 &&
+    if (ctx != NULL && EVP_PKEY_decrypt_init(ctx) == 1 &&
+        EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_NO_PADDING) == 1 &&
         EVP_PKEY_decrypt(ctx, lane->out, out_len, lane->in, lane->in_len) == 1)
         rc = KH_OK;
     EVP_PKEY_CTX_free(ctx);

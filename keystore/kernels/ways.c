@@ -2,10 +2,10 @@
 /*
  * Which way for which fill: a table per kind, built in, or measured at start.
  *
- * Measured are one OpenSSL operation, a batch of one and a batch of eight, each the best of a few. RSA does up to four
- * operations in the time of one and five to eight in that of eight; elsewhere a lane adds its share of hashing and
- * encoding. The RSA keys of the measurement are made of primes of the form 2^b - c, since to find random ones would take
- * longer than the measurement may: speed does not depend on the key.
+ * Measured are one OpenSSL operation, a batch of one and a batch of eight, each the best of a few. RSA does
+ * up to four operations in the time of one and five to eight in that of eight; elsewhere a lane adds its
+ * share of hashing and encoding. The RSA keys of the measurement are made of primes of the form 2^b - c,
+ * since to find random ones would take longer than the measurement may: speed does not depend on the key.
  */
 #include <string.h>
 #include <time.h>
@@ -17,7 +17,10 @@
 
 #include "private.h"
 
-/* The least fill at which the kernel was faster on an Intel core of 2023 (Sapphire Rapids) against OpenSSL 3.0. */
+/*
+ * The least fill at which the kernel was faster on an Intel core of 2023 (Sapphire Rapids) against OpenSSL
+ * 3.0.
+ */
 static const uint8_t built_in[KH_KERNEL_KIND_COUNT] = {
     [KH_KERNEL_RSA2048] = 2, [KH_KERNEL_RSA3072] = 1, [KH_KERNEL_RSA4096] = 1,
     [KH_KERNEL_P256] = 1,    [KH_KERNEL_P384] = 1,    [KH_KERNEL_ED25519] = 1,
@@ -112,9 +115,12 @@ static uint64_t less(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Takes samples until the deadline or enough; true when there is a second one at least: the first runs cold. */
-static bool measure_kind(kh_kernel_scratch *scratch, kh_kernel_kind kind, kh_kernel_op *ops, uint64_t deadline,
-                         sample *best)
+/*
+ * Takes samples until the deadline or enough; true when there is a second one at least: the first runs
+ * cold.
+ */
+static bool measure_kind(kh_kernel_scratch *scratch, kh_kernel_kind kind, kh_kernel_op *ops,
+                         uint64_t deadline, sample *best)
 {
     unsigned rounds = 0;
 
@@ -157,7 +163,10 @@ static uint8_t fills(kh_kernel_kind kind, const sample *s)
 
 kh_result kh_kernels_measure(unsigned budget_ms)
 {
-    /* Parts of the budget in percent, by the length of an operation; the small kinds come last and leave some over. */
+    /*
+     * Parts of the budget in percent, by the length of an operation; the small kinds come last and leave
+     * some over.
+     */
     static const uint8_t share[KH_KERNEL_KIND_COUNT] = {15, 25, 45, 5, 5, 5};
     static const uint8_t message[64] = {1};
     static uint8_t out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
@@ -180,7 +189,7 @@ kh_result kh_kernels_measure(unsigned budget_ms)
         rc = pkey == NULL ? KH_E_CRYPTO : kh_kernel_key_new(pkey, &key);
         for (unsigned i = 0; i < KH_KERNEL_LANES; i++)
             ops[i] = (kh_kernel_op){.key = key,
-                                    .scheme = kind <= KH_KERNEL_RSA4096    ? KH_RSA_PKCS1_SHA256
+                                    .scheme = kind <= KH_KERNEL_RSA4096   ? KH_RSA_PKCS1_SHA256
                                               : kind == KH_KERNEL_ED25519 ? KH_ED25519
                                                                           : KH_ECDSA_SHA256,
                                     .in = message,

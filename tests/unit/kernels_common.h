@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the tests of the kernels share: a repeatable random generator, batches, the number of rounds. Included by each.
+ * What the tests of the kernels share: a repeatable random generator, batches, the number of rounds.
+ * Included by each.
  */
 #ifndef KH_TEST_KERNELS_COMMON_H
 #define KH_TEST_KERNELS_COMMON_H

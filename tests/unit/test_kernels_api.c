@@ -13,7 +13,8 @@ static kh_kernel_scratch *scratch;
 static int setup(void **state)
 {
     (void)state;
-    assert_int_equal(kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_PORTABLE), KH_OK);
+    assert_int_equal(kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_PORTABLE),
+                     KH_OK);
     pkeys[0] = EVP_RSA_gen(2048);
     pkeys[1] = EVP_EC_gen("P-256");
     pkeys[2] = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
@@ -52,8 +53,9 @@ static kh_kernel_op op(const kh_kernel_key *key, kh_scheme scheme, size_t in_len
 static void errors_by_slot(void **state)
 {
     kh_kernel_op ops[KH_KERNEL_LANES] = {
-        op(rsa, KH_RSA_PKCS1_SHA256, 32, 0), op(rsa, KH_ECDSA_SHA256, 32, 1),     op(rsa, KH_RSA_PKCS1_SHA256, 31, 2),
-        op(p256, KH_ECDSA_SHA256, 32, 3),    op(rsa, KH_SCHEME_NONE, 256, 4),     op(NULL, KH_RSA_PKCS1_SHA256, 32, 5),
+        op(rsa, KH_RSA_PKCS1_SHA256, 32, 0), op(rsa, KH_ECDSA_SHA256, 32, 1),
+        op(rsa, KH_RSA_PKCS1_SHA256, 31, 2), op(p256, KH_ECDSA_SHA256, 32, 3),
+        op(rsa, KH_SCHEME_NONE, 256, 4),     op(NULL, KH_RSA_PKCS1_SHA256, 32, 5),
         op(rsa, KH_SCHEME_NONE, 255, 6),     op(rsa, KH_RSA_PSS_RSAE_SHA512, 64, 7),
     };
     static const kh_result expected[] = {KH_OK, KH_E_SCHEME,  KH_E_INVALID, KH_E_INVALID,
@@ -224,8 +226,9 @@ static void threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(errors_by_slot),   cmocka_unit_test(block_not_below_modulus), cmocka_unit_test(bad_calls),
-        cmocka_unit_test(unsupported_keys), cmocka_unit_test(ways),                    cmocka_unit_test(threads),
+        cmocka_unit_test(errors_by_slot), cmocka_unit_test(block_not_below_modulus),
+        cmocka_unit_test(bad_calls),      cmocka_unit_test(unsupported_keys),
+        cmocka_unit_test(ways),           cmocka_unit_test(threads),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K4 for ECDSA: the vectors of RFC 6979 (A.2.5, A.2.6) in each lane; hedged signatures with mixed keys and hashes and all fills,
- * verified by OpenSSL; edge keys and digests; both backends give the same deterministic signatures.
+ * K4 for ECDSA: the vectors of RFC 6979 (A.2.5, A.2.6) in each lane; hedged signatures with mixed keys and
+ * hashes and all fills, verified by OpenSSL; edge keys and digests; both backends give the same
+ * deterministic signatures.
  */
 #include <openssl/sha.h>
 
@@ -14,7 +15,8 @@ typedef struct vector {
 } vector;
 
 #define KEY_256 "C9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721"
-#define KEY_384 "6B9D3DAD2E1B8C1C05B19875B6659F4DE23C3B667BF297BA9AA47740787137D896D5724E4C70A825F872C9EA60D2EDF5"
+#define KEY_384                                                                                              \
+    "6B9D3DAD2E1B8C1C05B19875B6659F4DE23C3B667BF297BA9AA47740787137D896D5724E4C70A825F872C9EA60D2EDF5"
 
 static const vector vectors[] = {
     {"P-256", KEY_256, "sample", 32, "EFD48B2AACB6A8FD1140DD9CD45E81D69D2C877B56AAF991C34D0EA84EAF3716",
@@ -130,7 +132,8 @@ static void k4_rfc6979(void **state)
 /* Random keys, and scalars at the edges: 1, 2, n - 1, n - 2, one high bit, all ones below it. */
 static void make_keys(const char *curve, EVP_PKEY **pkeys, kh_kernel_key **keys)
 {
-    EC_GROUP *group = EC_GROUP_new_by_curve_name(strcmp(curve, "P-256") == 0 ? NID_X9_62_prime256v1 : NID_secp384r1);
+    EC_GROUP *group =
+        EC_GROUP_new_by_curve_name(strcmp(curve, "P-256") == 0 ? NID_X9_62_prime256v1 : NID_secp384r1);
     const BIGNUM *order = EC_GROUP_get0_order(group);
 
     for (unsigned i = 0; i < KEYS; i++) {
@@ -229,12 +232,17 @@ static void nonces_differ(void **state)
     kh_kernel_op ops[KH_KERNEL_LANES];
 
     (void)state;
-    assert_int_equal(kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_PORTABLE), KH_OK);
+    assert_int_equal(kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_PORTABLE),
+                     KH_OK);
     assert_int_equal(kh_kernel_key_new(pkey, &key), KH_OK);
     assert_int_equal(kh_kernel_scratch_new(&scratch), KH_OK);
     for (unsigned i = 0; i < KH_KERNEL_LANES; i++)
-        ops[i] = (kh_kernel_op){
-            .key = key, .scheme = KH_ECDSA_SHA256, .in = digest, .in_len = 32, .out = out[i], .out_size = 128};
+        ops[i] = (kh_kernel_op){.key = key,
+                                .scheme = KH_ECDSA_SHA256,
+                                .in = digest,
+                                .in_len = 32,
+                                .out = out[i],
+                                .out_size = 128};
     assert_int_equal(kh_kernel_batch(scratch, KH_KERNEL_P256, ops, KH_KERNEL_LANES), KH_OK);
     for (unsigned i = 0; i < KH_KERNEL_LANES; i++)
         for (unsigned j = 0; j < i; j++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K6: a bit of each intermediate value of RSA is flipped in turn (hooks of the test build). No wrong result may come out; a fault
- * that matters is counted, and the lane done again by OpenSSL.
+ * K6: a bit of each intermediate value of RSA is flipped in turn (hooks of the test build). No wrong result
+ * may come out; a fault that matters is counted, and the lane done again by OpenSSL.
  */
 #include "kernels_common.h"
 #include "private.h"
@@ -64,7 +64,10 @@ static uint64_t batch_with_fault(size_t fill)
     return kh_kernels_faults() - before;
 }
 
-/* Whether a fault at that point, lane and fill must be seen: not in the blinding, nor in a lane without an operation. */
+/*
+ * Whether a fault at that point, lane and fill must be seen: not in the blinding, nor in a lane without an
+ * operation.
+ */
 static bool matters(unsigned point, size_t fill, unsigned lane)
 {
     if (point == KH_FAULT_RANDOM)
@@ -92,12 +95,13 @@ static void k6_every_value(kh_kernel_backend backend, unsigned step)
             size_t fill = fills[n % 5];
             uint64_t redone = 0;
 
-            kh_test = (kh_test_hooks){.fault_armed = true,
-                                      .fault_point = point,
-                                      .fault_skip = (unsigned)(random_next() % skips),
-                                      .fault_limb = n % (limbs - 1), /* the top limb of a prime is almost empty */
-                                      .fault_lane = n % KH_LANES,
-                                      .fault_bit = (unsigned)(random_next() % 52)};
+            kh_test =
+                (kh_test_hooks){.fault_armed = true,
+                                .fault_point = point,
+                                .fault_skip = (unsigned)(random_next() % skips),
+                                .fault_limb = n % (limbs - 1), /* the top limb of a prime is almost empty */
+                                .fault_lane = n % KH_LANES,
+                                .fault_bit = (unsigned)(random_next() % 52)};
             redone = batch_with_fault(fill);
             assert_int_equal(kh_test.fault_done, 1);
             injected++;
@@ -129,12 +133,14 @@ static void k6_ifma(void **state)
 static void k6_damaged_key(void **state)
 {
     kh_rsa_key *rsa = &key->u.rsa;
-    uint64_t *const limb[] = {&rsa->prime[0].n[3],    &rsa->prime[1].n[3],   &rsa->prime[0].exp[5], &rsa->prime[1].exp[5],
-                              &rsa->prime[0].qinv[2], &rsa->prime[1].qinv[2], &rsa->prime[0].rr[1], &rsa->prime[1].rrr[1],
-                              &rsa->n[7],             &rsa->n_rr[7],         &rsa->prime[0].k0};
+    uint64_t *const limb[] = {&rsa->prime[0].n[3],   &rsa->prime[1].n[3],    &rsa->prime[0].exp[5],
+                              &rsa->prime[1].exp[5], &rsa->prime[0].qinv[2], &rsa->prime[1].qinv[2],
+                              &rsa->prime[0].rr[1],  &rsa->prime[1].rrr[1],  &rsa->n[7],
+                              &rsa->n_rr[7],         &rsa->prime[0].k0};
 
     (void)state;
-    assert_int_equal(kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_PORTABLE), KH_OK);
+    assert_int_equal(kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_PORTABLE),
+                     KH_OK);
     for (size_t i = 0; i < sizeof(limb) / sizeof(limb[0]); i++) {
         *limb[i] ^= 1U << 17;
         assert_int_equal(batch_with_fault(8), 8);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K4 for RSA: random and edge operands in every lane, mixed keys, all fills, both backends; each result is checked by the
- * public operation, some by OpenSSL's private one; signatures by EVP_DigestVerify.
+ * K4 for RSA: random and edge operands in every lane, mixed keys, all fills, both backends; each result is
+ * checked by the public operation, some by OpenSSL's private one; signatures by EVP_DigestVerify.
  */
 #include "kernels_common.h"
 
@@ -242,8 +242,11 @@ static void k4_rsa_each_lane(void **state)
             for (size_t i = 0; i < fill; i++) {
                 const test_key *k = &keys[0][(i + edge) % key_count[0]];
 
-                ops[i] = (kh_kernel_op){
-                    .key = k->key, .in = in[i], .in_len = kh_kernel_key_out_max(k->key), .out = out[i], .out_size = 512};
+                ops[i] = (kh_kernel_op){.key = k->key,
+                                        .in = in[i],
+                                        .in_len = kh_kernel_key_out_max(k->key),
+                                        .out = out[i],
+                                        .out_size = 512};
                 operand(k, (edge + (unsigned)i) % 12, in[i], ops[i].in_len);
             }
             assert_int_equal(kh_kernel_batch(scratch, KH_KERNEL_RSA2048, ops, fill), KH_OK);
@@ -263,8 +266,9 @@ static void check_signature(EVP_PKEY *pkey, kh_scheme scheme, const kh_kernel_op
     assert_int_equal(op->result, KH_OK);
     assert_int_equal(EVP_PKEY_verify_init(vctx), 1);
     assert_int_equal(EVP_PKEY_CTX_set_rsa_padding(vctx, pss ? RSA_PKCS1_PSS_PADDING : RSA_PKCS1_PADDING), 1);
-    assert_int_equal(EVP_PKEY_CTX_set_signature_md(
-                         vctx, op->in_len == 32 ? EVP_sha256() : op->in_len == 48 ? EVP_sha384() : EVP_sha512()),
+    assert_int_equal(EVP_PKEY_CTX_set_signature_md(vctx, op->in_len == 32   ? EVP_sha256()
+                                                         : op->in_len == 48 ? EVP_sha384()
+                                                                            : EVP_sha512()),
                      1);
     if (pss)
         assert_int_equal(EVP_PKEY_CTX_set_rsa_pss_saltlen(vctx, RSA_PSS_SALTLEN_DIGEST), 1);
@@ -275,8 +279,9 @@ static void check_signature(EVP_PKEY *pkey, kh_scheme scheme, const kh_kernel_op
 /* All schemes, mixed in a batch, by the kernel and by OpenSSL; odd modulus lengths included. */
 static void k4_rsa_signatures(void **state)
 {
-    static const kh_scheme schemes[] = {KH_RSA_PKCS1_SHA256,    KH_RSA_PKCS1_SHA384,    KH_RSA_PKCS1_SHA512,
-                                        KH_RSA_PSS_RSAE_SHA256, KH_RSA_PSS_RSAE_SHA384, KH_RSA_PSS_RSAE_SHA512};
+    static const kh_scheme schemes[] = {KH_RSA_PKCS1_SHA256,    KH_RSA_PKCS1_SHA384,
+                                        KH_RSA_PKCS1_SHA512,    KH_RSA_PSS_RSAE_SHA256,
+                                        KH_RSA_PSS_RSAE_SHA384, KH_RSA_PSS_RSAE_SHA512};
     static uint8_t digest[64], out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
     kh_kernel_scratch *scratch = NULL;
 

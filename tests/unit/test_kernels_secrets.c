@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K5, first half: the portable backend under valgrind, with everything secret in the prepared keys marked undefined. Any branch or
- * address that depends on a secret is then an error of memcheck ("conditional jump depends on uninitialised value"). Randomness
- * that is drawn inside (nonces, blinding) is covered too: it is mixed with the key before it is used, and RSA's is multiplied
- * into undefined values. Public are: the modulus, e, results that leave, and whether a lane passed its check.
+ * K5, first half: the portable backend under valgrind, with everything secret in the prepared keys marked
+ * undefined. Any branch or address that depends on a secret is then an error of memcheck ("conditional jump
+ * depends on uninitialised value"). Randomness that is drawn inside (nonces, blinding) is covered too: it
+ * is mixed with the key before it is used, and RSA's is multiplied into undefined values. Public are: the
+ * modulus, e, results that leave, and whether a lane passed its check.
  *
- * Without valgrind it only runs the operations. `--control` leaks one bit of a key on purpose, to show that it would be seen.
+ * Without valgrind it only runs the operations. `--control` leaks one bit of a key on purpose, to show that
+ * it would be seen.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K5, second half: does the time of a batch depend on the secrets? One fixed key against a pool of random keys, in random order;
- * Welch's t over the times, as in "dudect" (Reparaz, Balasch and Verbauwhede, 2017). Times above a quantile are left out (interrupts),
- * for a few quantiles; the worst t counts. |t| must stay below 4.5. For ./check full: it wants a quiet machine.
+ * K5, second half: does the time of a batch depend on the secrets? One fixed key against a pool of random
+ * keys, in random order; Welch's t over the times, as in "dudect" (Reparaz, Balasch and Verbauwhede, 2017).
+ * Times above a quantile are left out (interrupts), for a few quantiles; the worst t counts. |t| must stay
+ * below 4.5. For ./check full: it wants a quiet machine.
  *
  * usage: test_kernels_timing [batches per kind]
  */
@@ -54,15 +55,16 @@ static double welch(const sample *s, size_t n)
     }
     if (count[0] < 2 || count[1] < 2)
         return 0;
-    return (mean[0] - mean[1]) / sqrt(square[0] / (count[0] - 1) / count[0] + square[1] / (count[1] - 1) / count[1] + 1e-9);
+    return (mean[0] - mean[1]) /
+           sqrt(square[0] / (count[0] - 1) / count[0] + square[1] / (count[1] - 1) / count[1] + 1e-9);
 }
 
 static EVP_PKEY *new_key(kh_kernel_kind kind)
 {
-    return kind == KH_KERNEL_RSA2048  ? EVP_RSA_gen(2048)
-           : kind == KH_KERNEL_P256   ? EVP_EC_gen("P-256")
-           : kind == KH_KERNEL_P384   ? EVP_EC_gen("P-384")
-                                      : EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+    return kind == KH_KERNEL_RSA2048 ? EVP_RSA_gen(2048)
+           : kind == KH_KERNEL_P256  ? EVP_EC_gen("P-256")
+           : kind == KH_KERNEL_P384  ? EVP_EC_gen("P-384")
+                                     : EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
 }
 
 static double test_kind(kh_kernel_scratch *scratch, kh_kernel_kind kind, size_t batches)
@@ -89,7 +91,7 @@ static double test_kind(kh_kernel_scratch *scratch, kh_kernel_kind kind, size_t 
             size_t random_key = 1 + (size_t)rand() % pool; /* drawn for both classes alike */
 
             ops[i] = (kh_kernel_op){.key = keys[s[b].fixed ? 0 : random_key],
-                                    .scheme = kind == KH_KERNEL_RSA2048    ? KH_RSA_PKCS1_SHA256
+                                    .scheme = kind == KH_KERNEL_RSA2048   ? KH_RSA_PKCS1_SHA256
                                               : kind == KH_KERNEL_ED25519 ? KH_ED25519
                                                                           : KH_ECDSA_SHA256,
                                     .in = digest,
@@ -120,7 +122,8 @@ static double test_kind(kh_kernel_scratch *scratch, kh_kernel_kind kind, size_t 
 
 int main(int argc, char **argv)
 {
-    static const kh_kernel_kind kinds[] = {KH_KERNEL_RSA2048, KH_KERNEL_P256, KH_KERNEL_P384, KH_KERNEL_ED25519};
+    static const kh_kernel_kind kinds[] = {KH_KERNEL_RSA2048, KH_KERNEL_P256, KH_KERNEL_P384,
+                                           KH_KERNEL_ED25519};
     size_t batches = argc > 1 && atol(argv[1]) > 0 ? (size_t)atol(argv[1]) : 20000;
     kh_kernel_scratch *scratch = NULL;
     int bad = 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K7: after a batch neither the worker's stack nor its scratch holds anything of a key or a nonce. The batch runs in a thread on a
- * stack of our own, which is searched when the thread has ended. A control with wiping off finds what the search looks for.
+ * K7: after a batch neither the worker's stack nor its scratch holds anything of a key or a nonce. The
+ * batch runs in a thread on a stack of our own, which is searched when the thread has ended. A control with
+ * wiping off finds what the search looks for.
  */
 #include <pthread.h>
 #include <sys/mman.h>
@@ -68,7 +69,8 @@ static size_t search(const uint8_t *mem, size_t len)
 /* The nonce of an ECDSA signature, k = (e + r d) / s, as limbs. */
 static void want_ecdsa_nonce(EVP_PKEY *pkey, const char *curve, const kh_kernel_op *op, size_t limbs_len)
 {
-    EC_GROUP *group = EC_GROUP_new_by_curve_name(strcmp(curve, "P-256") == 0 ? NID_X9_62_prime256v1 : NID_secp384r1);
+    EC_GROUP *group =
+        EC_GROUP_new_by_curve_name(strcmp(curve, "P-256") == 0 ? NID_X9_62_prime256v1 : NID_secp384r1);
     const BIGNUM *order = EC_GROUP_get0_order(group);
     const uint8_t *der = op->out;
     ECDSA_SIG *sig = d2i_ECDSA_SIG(NULL, &der, (long)op->out_len);
@@ -132,7 +134,7 @@ static size_t residue(EVP_PKEY *pkey, kh_kernel_kind kind, size_t fill, bool wip
     random_fill(digest, sizeof(digest));
     for (size_t i = 0; i < fill; i++)
         ops[i] = (kh_kernel_op){.key = key,
-                                .scheme = kind <= KH_KERNEL_RSA4096    ? KH_RSA_PSS_RSAE_SHA256
+                                .scheme = kind <= KH_KERNEL_RSA4096   ? KH_RSA_PSS_RSAE_SHA256
                                           : kind == KH_KERNEL_ED25519 ? KH_ED25519
                                                                       : KH_ECDSA_SHA256,
                                 .in = digest,
@@ -151,7 +153,8 @@ static size_t residue(EVP_PKEY *pkey, kh_kernel_kind kind, size_t fill, bool wip
     for (size_t i = 0; i < fill; i++) {
         assert_int_equal(ops[i].result, KH_OK);
         if (kind == KH_KERNEL_P256 || kind == KH_KERNEL_P384)
-            want_ecdsa_nonce(pkey, kind == KH_KERNEL_P256 ? "P-256" : "P-384", &ops[i], kind == KH_KERNEL_P256 ? 5 : 8);
+            want_ecdsa_nonce(pkey, kind == KH_KERNEL_P256 ? "P-256" : "P-384", &ops[i],
+                             kind == KH_KERNEL_P256 ? 5 : 8);
     }
     found = search(stack, STACK_LEN) + search(j.scratch->work, j.scratch->work_len) +
             search((const uint8_t *)j.scratch, sizeof(*j.scratch));
@@ -166,8 +169,9 @@ static void k7_nothing_left(void **state)
 {
     kh_kernel_backend list[2];
     size_t n = backends(list);
-    EVP_PKEY *pkeys[KH_KERNEL_KIND_COUNT] = {EVP_RSA_gen(2048),   EVP_RSA_gen(3072),   EVP_RSA_gen(4096),
-                                             EVP_EC_gen("P-256"), EVP_EC_gen("P-384"), EVP_PKEY_Q_keygen(NULL, NULL, "ED25519")};
+    EVP_PKEY *pkeys[KH_KERNEL_KIND_COUNT] = {EVP_RSA_gen(2048),   EVP_RSA_gen(3072),
+                                             EVP_RSA_gen(4096),   EVP_EC_gen("P-256"),
+                                             EVP_EC_gen("P-384"), EVP_PKEY_Q_keygen(NULL, NULL, "ED25519")};
 
     (void)state;
     for (size_t b = 0; b < n; b++) {
