@@ -626,7 +626,7 @@ ngx_http_keyhold_init_module(ngx_cycle_t *cycle)
 
     /* no descriptor is opened here: agents may come and go after the fork */
 
-    return ngx_keyhold_handshake_init(cycle->log);
+    return ngx_keyhold_gate_init(cycle->log);
 }
 
 
@@ -651,6 +651,8 @@ ngx_http_keyhold_init_process(ngx_cycle_t *cycle)
     if (ngx_keyhold_op_init(cycle) != NGX_OK) {
         return NGX_ERROR;
     }
+
+    ngx_keyhold_handshake_init();
 
     ngx_keyhold_conf = kcf;
 

@@ -5,6 +5,7 @@
  *   ngx_http_keyhold_module.c   directives, variables, the life of the module
  *   ngx_keyhold_reference.c     "keyhold on": a reference for each certificate
  *   ngx_keyhold_provider.c      the OpenSSL provider inside nginx, and how it waits
+ *   ngx_keyhold_gate.c          how a handshake is noticed
  *   ngx_keyhold_handshake.c     suspended handshakes
  *   ngx_keyhold_coro.c          stacks, and the switch between them
  *   ngx_keyhold_op.c            operations: deadline, retry, limit
@@ -192,7 +193,9 @@ void ngx_keyhold_coro_check(ngx_int_t n, ngx_log_t *log);
 /* ---- handshakes ---- */
 
 /* Once per process, before any SSL is made. */
-ngx_int_t ngx_keyhold_handshake_init(ngx_log_t *log);
+ngx_int_t ngx_keyhold_gate_init(ngx_log_t *log);
+/* In a worker. */
+void ngx_keyhold_handshake_init(void);
 /* Ends all that are parked: the worker exits. */
 void ngx_keyhold_handshake_exit(void);
 /* The handshake that runs on the current stack; NULL: none of ours. */

@@ -2,10 +2,8 @@
 /*
  * Suspended handshakes in an nginx that knows nothing of them.
  *
- *   gate     An info callback sees a handshake start, inside nginx's first
- *            SSL_do_handshake().  The SSL's read BIO is exchanged for one that
- *            answers "retry": nginx parks the connection with its own handlers
- *            as if the ClientHello had not come, and an event is posted.
+ *   gate     (ngx_keyhold_gate.c)  nginx parks the connection with its own
+ *            handlers as if the ClientHello had not come; an event is posted.
  *   take     The event puts the read BIO back, puts a handler of ours into
  *            c->ssl->handler, and calls nginx's read handler on a coroutine.
  *   park     Where the provider needs an answer it switches to the event loop.
@@ -26,52 +24,9 @@
  * The state is in memory of its own, since c->pool may be destroyed under it.
  */
 
-#include "ngx_keyhold.h"
-
-#include <openssl/provider.h>
+#include "ngx_keyhold_handshake.h"
 
 
-struct ngx_keyhold_handshake_s {
-    ngx_queue_t                 queue;          /* while parked */
-    ngx_connection_t           *connection;
-    ngx_atomic_uint_t           number;
-    ngx_socket_t                fd;
-    ngx_ssl_conn_t             *ssl;
-
-    BIO                        *rbio;           /* while gated */
-    ngx_event_t                 take;           /* posted */
-
-    ngx_keyhold_coro_t         *coro;           /* while running or parked */
-    ngx_event_t                *event;          /* whose handler runs on it */
-    ngx_keyhold_op_t           *op;             /* while parked */
-    ngx_pool_cleanup_t         *cleanup;
-
-    /* nginx's, while ours are in their places */
-    ngx_connection_handler_pt   handler;
-    ngx_event_handler_pt        read_handler;
-    ngx_event_handler_pt        write_handler;
-
-    ngx_err_t                   err;            /* why it failed */
-
-    unsigned                    running:1;      /* on the coroutine */
-    unsigned                    parked:1;
-    unsigned                    over:1;         /* c->ssl->handler was called */
-    unsigned                    failed:1;
-    unsigned                    aborted:1;      /* the operation is cancelled */
-    unsigned                    orphan:1;       /* the connection is no more */
-    unsigned                    freed:1;        /* its SSL is no more */
-};
-
-
-static void ngx_keyhold_ssl_new(void *parent, void *ptr, CRYPTO_EX_DATA *ad,
-    int idx, long argl, void *argp);
-static void ngx_keyhold_ssl_free(void *parent, void *ptr, CRYPTO_EX_DATA *ad,
-    int idx, long argl, void *argp);
-static void ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl, int where,
-    int ret);
-static void ngx_keyhold_gate(ngx_ssl_conn_t *ssl);
-static ngx_uint_t ngx_keyhold_is_ours(ngx_ssl_conn_t *ssl);
-static void ngx_keyhold_take_handler(ngx_event_t *ev);
 static void ngx_keyhold_run(ngx_keyhold_handshake_t *hs, ngx_event_t *ev);
 static void ngx_keyhold_run_main(void *data);
 static void ngx_keyhold_after(ngx_keyhold_handshake_t *hs, ngx_uint_t ended);
@@ -80,67 +35,18 @@ static void ngx_keyhold_wrap(ngx_keyhold_handshake_t *hs);
 static void ngx_keyhold_unpark(ngx_keyhold_handshake_t *hs);
 static void ngx_keyhold_abort(ngx_keyhold_handshake_t *hs, ngx_err_t err);
 static void ngx_keyhold_abandon(ngx_keyhold_handshake_t *hs);
-static void ngx_keyhold_forget(ngx_keyhold_handshake_t *hs);
 static void ngx_keyhold_event_handler(ngx_event_t *ev);
 static void ngx_keyhold_over_handler(ngx_connection_t *c);
 static void ngx_keyhold_cleanup_handler(void *data);
 static ngx_uint_t ngx_keyhold_gone(ngx_event_t *rev);
 
-static int ngx_keyhold_gate_read(BIO *bio, char *buf, int len);
-static int ngx_keyhold_gate_write(BIO *bio, const char *buf, int len);
-static long ngx_keyhold_gate_ctrl(BIO *bio, int cmd, long num, void *ptr);
-
-
-static int          ngx_keyhold_index = -1;          /* of the handshake */
-static int          ngx_keyhold_outcome_index = -1;
-static BIO_METHOD  *ngx_keyhold_gate_method;
-static BIO         *ngx_keyhold_gate_bio;            /* one for all */
 static ngx_queue_t  ngx_keyhold_parked;
 
 
-ngx_int_t
-ngx_keyhold_handshake_init(ngx_log_t *log)
+void
+ngx_keyhold_handshake_init(void)
 {
     ngx_queue_init(&ngx_keyhold_parked);
-
-    if (ngx_keyhold_index != -1) {
-        return NGX_OK;
-    }
-
-    ngx_keyhold_gate_method = BIO_meth_new(BIO_get_new_index()
-                                           |BIO_TYPE_SOURCE_SINK,
-                                           "keyhold gate");
-
-    if (ngx_keyhold_gate_method == NULL
-        || !BIO_meth_set_read(ngx_keyhold_gate_method, ngx_keyhold_gate_read)
-        || !BIO_meth_set_write(ngx_keyhold_gate_method,
-                               ngx_keyhold_gate_write)
-        || !BIO_meth_set_ctrl(ngx_keyhold_gate_method, ngx_keyhold_gate_ctrl))
-    {
-        ngx_ssl_error(NGX_LOG_EMERG, log, 0, "BIO_meth_new() failed");
-        return NGX_ERROR;
-    }
-
-    ngx_keyhold_gate_bio = BIO_new(ngx_keyhold_gate_method);
-
-    if (ngx_keyhold_gate_bio == NULL) {
-        ngx_ssl_error(NGX_LOG_EMERG, log, 0, "BIO_new() failed");
-        return NGX_ERROR;
-    }
-
-    BIO_set_init(ngx_keyhold_gate_bio, 1);
-
-    ngx_keyhold_outcome_index = SSL_get_ex_new_index(0, NULL, NULL, NULL,
-                                                     NULL);
-    ngx_keyhold_index = SSL_get_ex_new_index(0, NULL, ngx_keyhold_ssl_new,
-                                             NULL, ngx_keyhold_ssl_free);
-
-    if (ngx_keyhold_index == -1 || ngx_keyhold_outcome_index == -1) {
-        ngx_ssl_error(NGX_LOG_EMERG, log, 0, "SSL_get_ex_new_index() failed");
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
 }
 
 
@@ -149,10 +55,6 @@ ngx_keyhold_handshake_exit(void)
 {
     ngx_queue_t              *q;
     ngx_keyhold_handshake_t  *hs;
-
-    if (ngx_keyhold_index == -1) {
-        return;
-    }
 
     while (!ngx_queue_empty(&ngx_keyhold_parked)) {
         q = ngx_queue_head(&ngx_keyhold_parked);
@@ -163,213 +65,11 @@ ngx_keyhold_handshake_exit(void)
 }
 
 
-/* ---- the gate ---- */
-
-
-static int
-ngx_keyhold_gate_read(BIO *bio, char *buf, int len)
-{
-    BIO_set_retry_read(bio);
-    return -1;
-}
-
-
-static int
-ngx_keyhold_gate_write(BIO *bio, const char *buf, int len)
-{
-    return -1;
-}
-
-
-static long
-ngx_keyhold_gate_ctrl(BIO *bio, int cmd, long num, void *ptr)
-{
-    return cmd == BIO_CTRL_FLUSH;
-}
-
-
-static void
-ngx_keyhold_ssl_new(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx,
-    long argl, void *argp)
-{
-    if (ngx_keyhold_conf != NULL) {
-        SSL_set_info_callback(parent, ngx_keyhold_info_callback);
-    }
-}
-
-
-static void
-ngx_keyhold_ssl_free(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx,
-    long argl, void *argp)
-{
-    ngx_keyhold_handshake_t  *hs;
-
-    hs = ptr;
-
-    if (hs == NULL) {
-        return;
-    }
-
-    if (hs->running) {
-
-        /* by nginx's own code on the coroutine, which is still in use */
-
-        hs->freed = 1;
-        return;
-    }
-
-    ngx_keyhold_forget(hs);
-}
-
-
-static void
-ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl_conn, int where, int ret)
-{
-    void                    (*next)(const SSL *ssl, int type, int val);
-    ngx_ssl_conn_t           *ssl;
-    ngx_keyhold_handshake_t  *hs;
-
-    ssl = (ngx_ssl_conn_t *) ssl_conn;
-    hs = SSL_get_ex_data(ssl, ngx_keyhold_index);
-
-    if (hs != NULL && hs->orphan) {
-
-        /* the connection is not to be touched, by nginx's callback neither */
-
-        if (where & SSL_CB_EXIT) {
-            ngx_keyhold_coro_exit();
-        }
-
-        return;
-    }
-
-    next = SSL_CTX_get_info_callback(SSL_get_SSL_CTX(ssl));
-
-    if (next != NULL) {
-        next(ssl_conn, where, ret);
-    }
-
-    if (where & SSL_CB_HANDSHAKE_START) {
-
-        if (hs == NULL) {
-            ngx_keyhold_gate(ssl);
-        }
-
-        return;
-    }
-
-    if ((where & SSL_CB_EXIT) && hs != NULL && hs->failed && ret <= 0) {
-
-        /*
-         * the log has our line already; nginx sees a connection that broke,
-         * which is nothing critical
-         */
-
-        ERR_clear_error();
-        ngx_set_errno(hs->err);
-    }
-}
-
-
-/*
- * Inside the first SSL_do_handshake() of a connection.  Where anything is not
- * as expected the handshake goes on as it is, and waits synchronously.
- */
-
-static void
-ngx_keyhold_gate(ngx_ssl_conn_t *ssl)
-{
-    BIO                      *rbio;
-    ngx_connection_t         *c;
-    ngx_keyhold_handshake_t  *hs;
-
-    if (ngx_keyhold_conf == NULL || ngx_keyhold_coro_data() != NULL) {
-        return;
-    }
-
-    c = ngx_ssl_get_connection(ssl);
-
-    if (c == NULL
-        || c->ssl == NULL
-        || c->ssl->connection != ssl
-        || c->ssl->handshaked
-        || c->pool == NULL)
-    {
-        return;
-    }
-
-#if (defined NGX_QUIC && NGX_QUIC)
-    if (c->quic) {
-        return;
-    }
-#endif
-
-    /* a client's key is known by now, a server's only after the ClientHello */
-
-    if (!SSL_is_server(ssl) && !ngx_keyhold_is_ours(ssl)) {
-        return;
-    }
-
-    rbio = SSL_get_rbio(ssl);
-
-    if (rbio == NULL || rbio == ngx_keyhold_gate_bio) {
-        return;
-    }
-
-    hs = ngx_calloc(sizeof(ngx_keyhold_handshake_t), c->log);
-    if (hs == NULL) {
-        return;
-    }
-
-    if (SSL_set_ex_data(ssl, ngx_keyhold_index, hs) == 0) {
-        ngx_free(hs);
-        return;
-    }
-
-    hs->connection = c;
-    hs->number = c->number;
-    hs->fd = c->fd;
-    hs->ssl = ssl;
-
-    hs->take.handler = ngx_keyhold_take_handler;
-    hs->take.data = hs;
-    hs->take.log = c->log;
-
-    BIO_up_ref(rbio);
-    hs->rbio = rbio;
-
-    BIO_up_ref(ngx_keyhold_gate_bio);
-    SSL_set0_rbio(ssl, ngx_keyhold_gate_bio);
-
-    ngx_post_event(&hs->take, &ngx_posted_events);
-}
-
-
-static ngx_uint_t
-ngx_keyhold_is_ours(ngx_ssl_conn_t *ssl)
-{
-    EVP_PKEY             *pkey;
-    const OSSL_PROVIDER  *provider;
-
-    pkey = SSL_get_privatekey(ssl);
-
-    if (pkey == NULL) {
-        return 0;
-    }
-
-    provider = EVP_PKEY_get0_provider(pkey);
-
-    return provider != NULL
-           && ngx_strncmp(OSSL_PROVIDER_get0_name(provider), "keyhold", 7)
-              == 0;
-}
-
-
 /* ---- taking over, and running nginx's code on a coroutine ---- */
 
 
-static void
-ngx_keyhold_take_handler(ngx_event_t *ev)
+void
+ngx_keyhold_handshake_take(ngx_event_t *ev)
 {
     ngx_event_t              *rev;
     ngx_connection_t         *c;
@@ -388,8 +88,8 @@ ngx_keyhold_take_handler(ngx_event_t *ev)
 
         /* somebody does not wait for the end of the handshake as usual */
 
-        SSL_set_ex_data(hs->ssl, ngx_keyhold_index, NULL);
-        ngx_keyhold_forget(hs);
+        ngx_keyhold_gate_open(hs->ssl);
+        ngx_keyhold_handshake_forget(hs);
 
         rev->handler(rev);
         return;
@@ -469,7 +169,7 @@ ngx_keyhold_after(ngx_keyhold_handshake_t *hs, ngx_uint_t ended)
     hs->running = 0;
 
     if (hs->freed) {
-        ngx_keyhold_forget(hs);
+        ngx_keyhold_handshake_forget(hs);
         return;
     }
 
@@ -502,15 +202,15 @@ ngx_keyhold_give(ngx_keyhold_handshake_t *hs)
 
     c->ssl->handler = handler;
 
-    SSL_set_ex_data(hs->ssl, ngx_keyhold_index, NULL);
-    ngx_keyhold_forget(hs);
+    ngx_keyhold_gate_open(hs->ssl);
+    ngx_keyhold_handshake_forget(hs);
 
     handler(c);
 }
 
 
-static void
-ngx_keyhold_forget(ngx_keyhold_handshake_t *hs)
+void
+ngx_keyhold_handshake_forget(ngx_keyhold_handshake_t *hs)
 {
     if (hs->take.posted) {
         ngx_delete_posted_event(&hs->take);
@@ -546,7 +246,7 @@ ngx_keyhold_over_handler(ngx_connection_t *c)
 {
     ngx_keyhold_handshake_t  *hs;
 
-    hs = SSL_get_ex_data(c->ssl->connection, ngx_keyhold_index);
+    hs = ngx_keyhold_gate_get(c->ssl->connection);
 
     if (hs->running) {
         hs->over = 1;
@@ -700,8 +400,8 @@ ngx_keyhold_abandon(ngx_keyhold_handshake_t *hs)
 
     ERR_clear_error();
 
-    SSL_set_ex_data(ssl, ngx_keyhold_index, NULL);
-    ngx_keyhold_forget(hs);
+    ngx_keyhold_gate_open(ssl);
+    ngx_keyhold_handshake_forget(hs);
 
     SSL_free(ssl);
 }
@@ -735,7 +435,7 @@ ngx_keyhold_event_handler(ngx_event_t *ev)
     ngx_keyhold_handshake_t  *hs;
 
     c = ev->data;
-    hs = SSL_get_ex_data(c->ssl->connection, ngx_keyhold_index);
+    hs = ngx_keyhold_gate_get(c->ssl->connection);
 
     if (!hs->parked) {
 
@@ -801,56 +501,9 @@ ngx_keyhold_gone(ngx_event_t *rev)
 }
 
 
-/* ---- outcomes ---- */
-
-
 void
 ngx_keyhold_handshake_failed(ngx_keyhold_handshake_t *hs, ngx_err_t err)
 {
     hs->failed = 1;
     hs->err = err;
-}
-
-
-void
-ngx_keyhold_handshake_outcome(ngx_keyhold_handshake_t *hs, kh_result status,
-    ngx_uint_t usec, ngx_str_t *agent)
-{
-    ngx_keyhold_outcome_t  *outcome;
-
-    if (hs->orphan) {
-        return;
-    }
-
-    outcome = SSL_get_ex_data(hs->ssl, ngx_keyhold_outcome_index);
-
-    if (outcome == NULL) {
-        outcome = ngx_pcalloc(hs->connection->pool,
-                              sizeof(ngx_keyhold_outcome_t));
-        if (outcome == NULL) {
-            return;
-        }
-
-        (void) SSL_set_ex_data(hs->ssl, ngx_keyhold_outcome_index, outcome);
-    }
-
-    outcome->status = status;
-    outcome->usec += usec;
-
-    if (agent != NULL) {
-        outcome->agent = agent;
-    }
-}
-
-
-ngx_keyhold_outcome_t *
-ngx_keyhold_get_outcome(ngx_connection_t *c)
-{
-    if (c->ssl == NULL || c->ssl->connection == NULL
-        || ngx_keyhold_outcome_index == -1)
-    {
-        return NULL;
-    }
-
-    return SSL_get_ex_data(c->ssl->connection, ngx_keyhold_outcome_index);
 }
