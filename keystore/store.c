@@ -254,6 +254,7 @@ static kh_result execute(kh_store *store, const char *sql, const char *doing)
 static kh_result open_database(kh_store *store, const char *path)
 {
     int persist = 1;
+    uint8_t seeded = 0;
     int code = sqlite3_open_v2(path, &store->db,
                                SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, NULL);
 
@@ -263,6 +264,7 @@ static kh_result open_database(kh_store *store, const char *path)
     /* A confined keeper may not unlink; an empty write-ahead log beside the store does no harm. */
     sqlite3_file_control(store->db, "main", SQLITE_FCNTL_PERSIST_WAL, &persist);
     sqlite3_limit(store->db, SQLITE_LIMIT_ATTACHED, 0);
+    sqlite3_randomness(sizeof(seeded), &seeded); /* opens its source now, before the process is confined */
     return execute(store, pragmas, "opening");
 }
 
