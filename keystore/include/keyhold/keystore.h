@@ -142,7 +142,10 @@ typedef struct kh_keystore kh_keystore;
 /*
  * Makes the shared memory of a ring for `slots` records in flight (8 to 4096) and its two eventfds (non-blocking,
  * close-on-exec). Called by the supervisor, which hands duplicates to front and keeper. The memfd's size is sealed.
- * fds[0] memory, fds[1] event to the front (completions), fds[2] event to the keeper.
+ * fds[0] memory, fds[1] event to the front (completions), fds[2] event to the keeper: handed over and held, but workers sleep
+ * on a futex in the memory, which wakes exactly as many as there is work for. A keeper process needs futex(2) and no eventfd.
+ * A ring whose keeper died is not continued: make a new one for the next keeper and the front, and count what is outstanding
+ * in the old one as failed.
  */
 KH_MUST_USE kh_result kh_ring_create(uint32_t slots, int fds[3]);
 /*
