@@ -6,18 +6,19 @@
 #include "config.h"
 
 /*
- * Whether the identity may do `op` on the key of that name (without version). NULL is root, the operator: everything.
- * Nothing that no `allow` block grants is allowed.
+ * Whether the identity may do `op` on the key of that name (without version). NULL is root, the operator:
+ * everything. Nothing that no `allow` block grants is allowed.
  */
 bool kh_acl_allows(const kh_config_identity *identity, kh_op op, const char *name, size_t name_len);
 /* Whether any block grants `op` at all: for operations that name no key. */
 bool kh_acl_allows_op(const kh_config_identity *identity, kh_op op);
 
 /*
- * Of the versions that a lookup found (enabled first, newest first) the one to use: the first that is enabled and permitted.
- * KH_E_DISABLED: only disabled ones are permitted. KH_E_NOT_FOUND: none is. With any_state a disabled one will do.
+ * Of the versions that a lookup found (enabled first, newest first) the one to use: the first that is enabled
+ * and permitted. KH_E_DISABLED: only disabled ones are permitted. KH_E_NOT_FOUND: none is. With any_state a
+ * disabled one will do.
  */
-KH_MUST_USE kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, const kh_key_info *infos, size_t count,
-                                    bool any_state, const kh_key_info **chosen);
+KH_MUST_USE kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, const kh_key_info *infos,
+                                    size_t count, bool any_state, const kh_key_info **chosen);
 
 #endif

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A request of a known caller becomes a job in a fair queue, or is answered at once: who may do what is decided here. */
+/*
+ * A request of a known caller becomes a job in a fair queue, or is answered at once: who may do what is
+ * decided here.
+ */
 #include "front.h"
 #include <string.h>
 
@@ -24,8 +27,9 @@ static void log_refusal(kh_front *front, kh_identity *identity, kh_op op, const 
     uint32_t suppressed = 0;
 
     if (kh_log_allowed(&identity->log_refused, kh_front_ms(front), &suppressed)) {
-        kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", identity->name), KH_LT("operation", kh_op_name(op)),
-               KH_LT("key", key), KH_LT("why", why), KH_LN("suppressed", suppressed));
+        kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", identity->name),
+               KH_LT("operation", kh_op_name(op)), KH_LT("key", key), KH_LT("why", why),
+               KH_LN("suppressed", suppressed));
     }
 }
 
@@ -47,7 +51,10 @@ static void key_text(const kh_request *req, char out[2 * KH_DIRECTORY_KEY_MAX + 
     out[2 * len] = '\0';
 }
 
-/* Whether the caller may go on to the directory: by name the acl decides already, by id only what the id turns out to be. */
+/*
+ * Whether the caller may go on to the directory: by name the acl decides already, by id only what the id
+ * turns out to be.
+ */
 static bool may_ask(kh_conn *conn, const kh_request *req)
 {
     const kh_config_identity *rights = kh_identity_rights(conn->identity);
@@ -55,9 +62,10 @@ static bool may_ask(kh_conn *conn, const kh_request *req)
     size_t name_len = 0;
     uint32_t version = 0;
 
-    if (req->key_is_id ? req->key.len == KH_KEY_ID_LEN && kh_acl_allows_op(rights, req->op)
-                       : kh_name_split((const char *)req->key.data, req->key.len, &name_len, &version) == KH_OK &&
-                             kh_acl_allows(rights, req->op, (const char *)req->key.data, name_len)) {
+    if (req->key_is_id
+            ? req->key.len == KH_KEY_ID_LEN && kh_acl_allows_op(rights, req->op)
+            : kh_name_split((const char *)req->key.data, req->key.len, &name_len, &version) == KH_OK &&
+                  kh_acl_allows(rights, req->op, (const char *)req->key.data, name_len)) {
         return true;
     }
     key_text(req, text);
@@ -74,7 +82,9 @@ void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *infos, size
 
     if (result != KH_OK) {
         log_refusal(front, identity, job->op, count > 0 ? infos[0].name : "?",
-                    count == 0 ? "unknown" : result == KH_E_DISABLED ? "disabled" : "forbidden");
+                    count == 0                ? "unknown"
+                    : result == KH_E_DISABLED ? "disabled"
+                                              : "forbidden");
         identity->refused++;
         kh_operation_end(front, job, result, NULL, 0);
         return;
@@ -131,7 +141,8 @@ static void admit_key(kh_conn *conn, const kh_request *req, kh_store_op store_op
         return;
     }
     job->store_op = store_op;
-    job->scheme = req->op == KH_OP_DECRYPT ? req->arg : req->scheme; /* the keeper's decrypt: padding in scheme, */
+    job->scheme =
+        req->op == KH_OP_DECRYPT ? req->arg : req->scheme; /* the keeper's decrypt: padding in scheme, */
     job->arg = req->op == KH_OP_DECRYPT ? (uint32_t)label_len : req->arg; /* label length in arg */
     job->flags = (req->flags & KH_SIGN_PREHASHED) != 0 ? KH_SIGN_IS_DIGEST : 0;
     if (label_len > 0) {

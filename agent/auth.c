@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Hello and auth: who is calling. A caller that names an identity proves it with its token's secret; one that names none
- * is known by the uid that the kernel gives for its end of the Unix socket: 0 is root, the operator, others only if an
- * identity of the configuration asks for that uid. An unknown identity and a wrong proof look alike to the caller.
+ * Hello and auth: who is calling. A caller that names an identity proves it with its token's secret; one that
+ * names none is known by the uid that the kernel gives for its end of the Unix socket: 0 is root, the
+ * operator, others only if an identity of the configuration asks for that uid. An unknown identity and a
+ * wrong proof look alike to the caller.
  */
 #include "front.h"
 #include <openssl/crypto.h>
@@ -31,8 +32,8 @@ void kh_auth_hello(kh_conn *conn, const kh_request *req)
     conn->identity = conn->by_token ? kh_identity_by_name(conn->front, req->identity.data, req->identity.len)
                                     : kh_identity_by_uid(conn->front, conn->uid);
     if (getrandom(conn->nonce_agent, KH_NONCE_LEN, 0) != KH_NONCE_LEN ||
-        (conn->by_token &&
-         !kh_credential_prove(credential_of(conn), LABEL_AGENT, conn->nonce_client, conn->nonce_agent, proof))) {
+        (conn->by_token && !kh_credential_prove(credential_of(conn), LABEL_AGENT, conn->nonce_client,
+                                                conn->nonce_agent, proof))) {
         reply.status = KH_E_INTERNAL;
         reply.detail = kh_text_bytes("the agent cannot make a proof");
     }
@@ -54,7 +55,8 @@ static bool proved(kh_conn *conn, const kh_request *req)
         return conn->identity != NULL && kh_identity_valid(conn->identity);
     }
     if (req->proof.len != KH_PROOF_LEN ||
-        !kh_credential_prove(credential_of(conn), LABEL_CLIENT, conn->nonce_client, conn->nonce_agent, expected)) {
+        !kh_credential_prove(credential_of(conn), LABEL_CLIENT, conn->nonce_client, conn->nonce_agent,
+                             expected)) {
         return false;
     }
     equal = CRYPTO_memcmp(expected, req->proof.data, KH_PROOF_LEN) == 0;
@@ -93,6 +95,6 @@ void kh_auth_proof(kh_conn *conn, const kh_request *req)
     conn->identity->connections++;
     conn->counted = true;
     kh_conn_reply(conn, &reply);
-    kh_log(KH_LOG_DEBUG, "connection_ready", KH_LT("identity", conn->identity->name), KH_LN("peer_uid", conn->uid),
-           KH_LN("peer_pid", conn->pid));
+    kh_log(KH_LOG_DEBUG, "connection_ready", KH_LT("identity", conn->identity->name),
+           KH_LN("peer_uid", conn->uid), KH_LN("peer_pid", conn->pid));
 }

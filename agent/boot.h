@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the supervisor hands to its children: the payloads of channel.h's messages. Same program on both sides. */
+/*
+ * What the supervisor hands to its children: the payloads of channel.h's messages. Same program on both
+ * sides.
+ */
 #ifndef KH_AGENT_BOOT_H
 #define KH_AGENT_BOOT_H
 

@@ -23,7 +23,8 @@ kh_result kh_channel_pair(int fds[2])
     return KH_OK;
 }
 
-kh_result kh_channel_send(int fd, kh_channel_type type, const void *payload, size_t len, const int *fds, size_t fd_count)
+kh_result kh_channel_send(int fd, kh_channel_type type, const void *payload, size_t len, const int *fds,
+                          size_t fd_count)
 {
     uint32_t head = type;
     struct iovec iov[2] = {{&head, sizeof head}, {(void *)(uintptr_t)payload, len}};
@@ -77,12 +78,14 @@ static void take_fds(struct msghdr *msg, kh_channel_message *message)
 
 kh_result kh_channel_receive(int fd, bool wait, kh_channel_message *message)
 {
-    struct iovec iov[2] = {{&message->type, sizeof message->type}, {message->payload, sizeof message->payload}};
+    struct iovec iov[2] = {{&message->type, sizeof message->type},
+                           {message->payload, sizeof message->payload}};
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(KH_CHANNEL_FDS_MAX * sizeof(int))];
     } control;
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof control};
+    struct msghdr msg = {
+        .msg_iov = iov, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof control};
     ssize_t got = 0;
 
     message->fd_count = 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between the supervisor and its children: one SOCK_SEQPACKET datagram each, a type, a payload of bounded
- * length, and descriptors. Both ends are the same program, started from the same file; still nothing is taken from a
- * child but the bare type of its message.
+ * The messages between the supervisor and its children: one SOCK_SEQPACKET datagram each, a type, a payload
+ * of bounded length, and descriptors. Both ends are the same program, started from the same file; still
+ * nothing is taken from a child but the bare type of its message.
  */
 #ifndef KH_AGENT_CHANNEL_H
 #define KH_AGENT_CHANNEL_H
@@ -21,8 +21,8 @@ typedef enum kh_channel_type {
     KH_MSG_COMMIT,     /* what came since KH_MSG_CONFIG is complete: use it */
     KH_MSG_RING,       /* 3 descriptors: a keeper serves this ring */
     KH_MSG_KEEPER_DOWN,
-    KH_MSG_PROCESSES,  /* kh_boot_process, one per running process */
-    KH_MSG_DRAIN,      /* uint32: most milliseconds */
+    KH_MSG_PROCESSES, /* kh_boot_process, one per running process */
+    KH_MSG_DRAIN,     /* uint32: most milliseconds */
     /* supervisor to the keeper, over its boot channel */
     KH_MSG_KEEPER_BOOT, /* kh_boot_keeper, secret, path; 1 or 2 descriptors: control, admin socket */
     /* children to the supervisor */
@@ -42,14 +42,16 @@ typedef struct kh_channel_message {
 
 /* A connected pair, close-on-exec. KH_E_IO. */
 KH_MUST_USE kh_result kh_channel_pair(int fds[2]);
-/* Blocks while the peer's buffer is full, at most a few seconds. The descriptors stay the caller's. KH_E_IO. */
-KH_MUST_USE kh_result kh_channel_send(int fd, kh_channel_type type, const void *payload, size_t len, const int *fds,
-                                      size_t fd_count);
+/*
+ * Blocks while the peer's buffer is full, at most a few seconds. The descriptors stay the caller's. KH_E_IO.
+ */
+KH_MUST_USE kh_result kh_channel_send(int fd, kh_channel_type type, const void *payload, size_t len,
+                                      const int *fds, size_t fd_count);
 /* A message that is all type, dropped when the peer's buffer is full: never blocks. */
 void kh_channel_poke(int fd, kh_channel_type type);
 /*
- * Takes one message. KH_E_CLOSED: end of file. KH_AGAIN: none there (with wait false). KH_E_MALFORMED: not a message.
- * Received descriptors are close-on-exec.
+ * Takes one message. KH_E_CLOSED: end of file. KH_AGAIN: none there (with wait false). KH_E_MALFORMED: not a
+ * message. Received descriptors are close-on-exec.
  */
 KH_MUST_USE kh_result kh_channel_receive(int fd, bool wait, kh_channel_message *message);
 /* Closes the descriptors that were not taken over (set those to -1). */

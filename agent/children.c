@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The roles: starting them, noticing that they died, starting them again. The first new start is immediate; one that dies
- * again before it has served for a second waits, longer each time.
+ * The roles: starting them, noticing that they died, starting them again. The first new start is immediate;
+ * one that dies again before it has served for half a second waits, longer each time.
  *
- * A ring is shared by one front and one keeper: whenever either is new, so is the ring. The front gets it when the keeper
- * is ready to serve it.
+ * A ring is shared by one front and one keeper: whenever either is new, so is the ring. The front gets it
+ * when the keeper is ready to serve it.
  */
 #include "channel.h"
 #include "log.h"
@@ -19,10 +19,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SERVED_S 1.0         /* a child that was ready for this long is no crash loop */
+#define SERVED_S 0.5 /* a child that was ready for this long is no crash loop */
 #define BACKOFF_FIRST_S 0.1
 #define BACKOFF_MOST_S 30.0
-#define LOOKUP_SLOTS 80      /* besides the lanes' windows: lookups and store operations */
+#define LOOKUP_SLOTS 80 /* besides the lanes' windows: lookups and store operations */
 
 static void close_fd(int *fd)
 {
@@ -44,8 +44,8 @@ void kh_children_send_processes(kh_supervisor *supervisor)
             strncpy(list[count++].role, children[i]->name, sizeof list->role - 1);
         }
     }
-    if (supervisor->front.pid != 0 &&
-        kh_channel_send(supervisor->front.channel_fd, KH_MSG_PROCESSES, list, count * sizeof *list, NULL, 0) != KH_OK) {
+    if (supervisor->front.pid != 0 && kh_channel_send(supervisor->front.channel_fd, KH_MSG_PROCESSES, list,
+                                                      count * sizeof *list, NULL, 0) != KH_OK) {
         kh_child_kill(&supervisor->front, "does not read its channel");
     }
 }
@@ -53,7 +53,8 @@ void kh_children_send_processes(kh_supervisor *supervisor)
 void kh_child_kill(kh_child *child, const char *why)
 {
     if (child->pid != 0 && !child->kill_sent) {
-        kh_log(KH_LOG_ERROR, "process_kill", KH_LT("role", child->name), KH_LN("pid", child->pid), KH_LT("why", why));
+        kh_log(KH_LOG_ERROR, "process_kill", KH_LT("role", child->name), KH_LN("pid", child->pid),
+               KH_LT("why", why));
         kill(child->pid, SIGKILL);
         child->kill_sent = true;
     }
@@ -137,7 +138,8 @@ static kh_result boot_keeper(kh_child *child, int control_fd)
         memcpy(payload, &boot, sizeof boot);
         memcpy(payload + sizeof boot, supervisor->kek.secret, supervisor->kek.len);
         memcpy(payload + sizeof boot + supervisor->kek.len, supervisor->store, path_len);
-        result = kh_channel_send(child->channel_fd, KH_MSG_KEEPER_BOOT, payload, len, fds, fds[1] >= 0 ? 2 : 1);
+        result =
+            kh_channel_send(child->channel_fd, KH_MSG_KEEPER_BOOT, payload, len, fds, fds[1] >= 0 ? 2 : 1);
     }
     kh_secret_free(payload, KH_CHANNEL_PAYLOAD_MAX);
     return result;
@@ -146,7 +148,8 @@ static kh_result boot_keeper(kh_child *child, int control_fd)
 /* What a new child has to be told. control_fd: the keeper's end of its control socket. */
 static kh_result boot(kh_child *child, int control_fd)
 {
-    kh_result result = child->is_keeper ? boot_keeper(child, control_fd) : kh_settings_send(child->supervisor, 0);
+    kh_result result =
+        child->is_keeper ? boot_keeper(child, control_fd) : kh_settings_send(child->supervisor, 0);
 
     if (result == KH_OK) {
         new_ring(child->supervisor); /* the other may have used the old one */
@@ -185,14 +188,13 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events);
 static bool spawn(kh_child *child, int channel_fd)
 {
     kh_supervisor *supervisor = child->supervisor;
-    const kh_process_spec spec = {.role = child->role,
-                                  .exe_fd = supervisor->exe_fd,
-                                  .channel_fd = channel_fd,
-                                  .change_user = supervisor->privileged,
-                                  .user = child->is_keeper ? supervisor->keeper_user : supervisor->front_user,
-                                  .descriptors = child->is_keeper
-                                                     ? 256
-                                                     : (size_t)supervisor->settings.config->max_connections + 256};
+    const kh_process_spec spec = {
+        .role = child->role,
+        .exe_fd = supervisor->exe_fd,
+        .channel_fd = channel_fd,
+        .change_user = supervisor->privileged,
+        .user = child->is_keeper ? supervisor->keeper_user : supervisor->front_user,
+        .descriptors = child->is_keeper ? 256 : (size_t)supervisor->settings.config->max_connections + 256};
 
     child->pid = kh_process_start(&spec);
     if (child->pid < 0) {
@@ -213,7 +215,8 @@ static bool spawn(kh_child *child, int channel_fd)
 void kh_child_start(kh_child *child)
 {
     int channel[2] = {-1, -1}, control[2] = {-1, -1};
-    bool started = kh_channel_pair(channel) == KH_OK && (!child->is_keeper || kh_channel_pair(control) == KH_OK);
+    bool started =
+        kh_channel_pair(channel) == KH_OK && (!child->is_keeper || kh_channel_pair(control) == KH_OK);
 
     child->channel_fd = channel[0];
     child->control_fd = control[0];
@@ -225,7 +228,8 @@ void kh_child_start(kh_child *child)
             kh_child_kill(child, "does not take its configuration");
         }
     } else {
-        kh_log(KH_LOG_ERROR, "process_not_started", KH_LT("role", child->name), KH_LT("error", strerror(errno)));
+        kh_log(KH_LOG_ERROR, "process_not_started", KH_LT("role", child->name),
+               KH_LT("error", strerror(errno)));
         close_fd(&child->channel_fd);
         close_fd(&child->control_fd);
         start_later(child);
@@ -241,8 +245,9 @@ static void log_death(const kh_child *child, int status)
         kh_log(KH_LOG_ERROR, "process_died", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("signal", WTERMSIG(status)));
     } else {
-        kh_log(child->supervisor->stopping && WEXITSTATUS(status) == 0 ? KH_LOG_INFO : KH_LOG_ERROR, "process_died",
-               KH_LT("role", child->name), KH_LN("pid", child->pid), KH_LN("exit", WEXITSTATUS(status)));
+        kh_log(child->supervisor->stopping && WEXITSTATUS(status) == 0 ? KH_LOG_INFO : KH_LOG_ERROR,
+               "process_died", KH_LT("role", child->name), KH_LN("pid", child->pid),
+               KH_LN("exit", WEXITSTATUS(status)));
     }
 }
 
@@ -273,7 +278,8 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events)
         tell_front(supervisor);
     }
     if (!child->was_ready && !supervisor->stopping &&
-        (child->failures >= 2 || (WIFEXITED(watcher->rstatus) && WEXITSTATUS(watcher->rstatus) != KH_EXIT_BUG))) {
+        (child->failures >= 2 ||
+         (WIFEXITED(watcher->rstatus) && WEXITSTATUS(watcher->rstatus) != KH_EXIT_BUG))) {
         kh_log(KH_LOG_ERROR, "cannot_start", KH_LT("role", child->name));
         kh_supervisor_end(supervisor, 1);
     } else if (supervisor->stopping) {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From libconfuse's tree to a kh_config: paths made absolute, sections copied, what only the whole file shows checked. */
+/*
+ * From libconfuse's tree to a kh_config: paths made absolute, sections copied, what only the whole file shows
+ * checked.
+ */
 #include "config.h"
 #include "config_syntax.h"
 #include <errno.h>
@@ -13,7 +16,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static kh_result fail_at(const kh_config *config, unsigned line, char *error, const char *what, const char *name)
+static kh_result fail_at(const kh_config *config, unsigned line, char *error, const char *what,
+                         const char *name)
 {
     if (line == 0) {
         snprintf(error, KH_CONFIG_ERROR_MAX, "%s: %s%s", config->path, what, name);
@@ -30,7 +34,10 @@ static char *copy_string(cfg_t *cfg, const char *option)
     return value == NULL ? NULL : strdup(value);
 }
 
-/* The path below the file's directory unless it is absolute, or a word that stands for no path. NULL: no memory. */
+/*
+ * The path below the file's directory unless it is absolute, or a word that stands for no path. NULL: no
+ * memory.
+ */
 static char *absolute(const kh_config *config, const char *path)
 {
     char *result = NULL;
@@ -88,7 +95,8 @@ static kh_result take_identity(kh_config *config, cfg_t *cfg, kh_config_identity
         return result;
     }
     if ((identity->token == NULL) == (identity->uid < 0)) {
-        return fail_at(config, identity->line, error, "needs exactly one of `token` and `uid`: identity ", identity->name);
+        return fail_at(config, identity->line, error, "needs exactly one of `token` and `uid`: identity ",
+                       identity->name);
     }
     identity->allows = calloc(allows + 1, sizeof *identity->allows);
     if (identity->allows == NULL) {
@@ -145,8 +153,9 @@ static kh_result take_listener(kh_config *config, cfg_t *cfg, kh_config_listener
     if (listener->address == NULL || listener->path == NULL) {
         return KH_E_MEMORY;
     }
-    if (strlen(listener->path) >= sizeof ((struct sockaddr_un *)0)->sun_path) {
-        return fail_at(config, listener->line, error, "the path is too long for a Unix socket: ", listener->path);
+    if (strlen(listener->path) >= sizeof((struct sockaddr_un *)0)->sun_path) {
+        return fail_at(config, listener->line, error,
+                       "the path is too long for a Unix socket: ", listener->path);
     }
     return KH_OK;
 }
@@ -204,7 +213,8 @@ static kh_result take_all(kh_config *config, cfg_t *cfg, char *error)
         return fail_at(config, 0, error, "needs exactly one of `kek_file` and `kek_passphrase_file`", "");
     }
     if (config->kek_file != NULL && strcmp(config->kek_file, "-") == 0) {
-        return fail_at(config, 0, error, "only a passphrase can be asked for on the terminal, not `kek_file`", "");
+        return fail_at(config, 0, error, "only a passphrase can be asked for on the terminal, not `kek_file`",
+                       "");
     }
     result = take_listeners(config, cfg, error);
     return result == KH_OK ? take_identities(config, cfg, error) : result;
@@ -245,7 +255,8 @@ kh_result kh_config_parse(const char *text, size_t len, const char *path, kh_con
     *out = NULL;
     error[0] = '\0';
     if (len == 0 || len > KH_CONFIG_TEXT_MAX || memchr(text, 0, len) != NULL) {
-        snprintf(error, KH_CONFIG_ERROR_MAX, "%s: %s", path, len == 0 ? "the file is empty" : "this is not a configuration file");
+        snprintf(error, KH_CONFIG_ERROR_MAX, "%s: %s", path,
+                 len == 0 ? "the file is empty" : "this is not a configuration file");
         return KH_E_INVALID;
     }
     result = start(text, len, path, &config);

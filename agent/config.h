@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The agent's configuration file: its values, and reading them with libconfuse. Shared by keyholdd (all roles) and
- * keyholdctl. One thread; nothing here keeps state between calls.
+ * The agent's configuration file: its values, and reading them with libconfuse. Shared by keyholdd (all
+ * roles) and keyholdctl. One thread; nothing here keeps state between calls.
  *
  * Every value is range-checked while it is parsed, so errors name the line. Unknown options are refused.
  */
@@ -12,30 +12,30 @@
 #include <keyhold/protocol.h>
 #include <keyhold/keystore.h>
 
-#define KH_CONFIG_ERROR_MAX 512       /* bytes of an error message, with its zero */
-#define KH_CONFIG_TEXT_MAX (1 << 20)  /* longest configuration file in bytes */
+#define KH_CONFIG_ERROR_MAX 512      /* bytes of an error message, with its zero */
+#define KH_CONFIG_TEXT_MAX (1 << 20) /* longest configuration file in bytes */
 #define KH_LISTENERS_MAX 64
 #define KH_IDENTITIES_MAX 1024
 
 /*
- * Whole numbers of the top level. X(field and option, default, least, most, what it is). The unit is in the name; counts
- * have none.
+ * Whole numbers of the top level. X(field and option, default, least, most, what it is). The unit is in the
+ * name; counts have none.
  */
-#define KH_CONFIG_NUMBERS(X)                                                                                \
-    X(workers, 0, 0, 256, "signing threads; 0: one per CPU")                                                \
-    X(batch_window_us, 0, 0, 100000, "how long a free worker waits for company")                            \
-    X(cache_keys, 10000, 1, 10000000, "private keys that stay in memory")                                   \
-    X(directory_entries, 20000, 64, 1000000, "key names and ids that the front remembers")                  \
-    X(max_connections, 4096, 1, 500000, "connections at the same time")                                     \
-    X(credit, 1024, 1, 16384, "outstanding requests per connection")                                        \
-    X(queue_max, 8192, 1, 1000000, "waiting operations per identity")                                       \
-    X(queue_total, 65536, 1, 1000000, "waiting operations of all")                                          \
-    X(queue_bytes, 67108864, 65536, 1L << 32, "memory of waiting operations of all")                        \
-    X(frame_max, KH_FRAME_MAX, KH_FRAME_MIN_CAP, 1 << 20, "bytes of the longest frame")                     \
-    X(idle_timeout_s, 3600, 0, 604800, "connection without a request; 0: never")                            \
-    X(handshake_timeout_ms, 5000, 10, 600000, "connection that has not said who it is")                     \
-    X(stall_timeout_ms, 30000, 100, 600000, "connection that does not take its replies")                    \
-    X(drain_timeout_ms, 30000, 0, 3600000, "how long SIGTERM lets queued operations finish")                \
+#define KH_CONFIG_NUMBERS(X)                                                                                 \
+    X(workers, 0, 0, 256, "signing threads; 0: one per CPU")                                                 \
+    X(batch_window_us, 0, 0, 100000, "how long a free worker waits for company")                             \
+    X(cache_keys, 10000, 1, 10000000, "private keys that stay in memory")                                    \
+    X(directory_entries, 20000, 64, 1000000, "key names and ids that the front remembers")                   \
+    X(max_connections, 4096, 1, 500000, "connections at the same time")                                      \
+    X(credit, 1024, 1, 16384, "outstanding requests per connection")                                         \
+    X(queue_max, 8192, 1, 1000000, "waiting operations per identity")                                        \
+    X(queue_total, 65536, 1, 1000000, "waiting operations of all")                                           \
+    X(queue_bytes, 67108864, 65536, 1L << 32, "memory of waiting operations of all")                         \
+    X(frame_max, KH_FRAME_MAX, KH_FRAME_MIN_CAP, 1 << 20, "bytes of the longest frame")                      \
+    X(idle_timeout_s, 3600, 0, 604800, "connection without a request; 0: never")                             \
+    X(handshake_timeout_ms, 5000, 10, 600000, "connection that has not said who it is")                      \
+    X(stall_timeout_ms, 30000, 100, 600000, "connection that does not take its replies")                     \
+    X(drain_timeout_ms, 30000, 0, 3600000, "how long SIGTERM lets queued operations finish")                 \
     X(debug_delay_ms, 0, 0, 60000, "holds each reply to a private-key operation: simulates a slow HSM")
 
 /* One `allow` block: these operations on keys whose name one of these globs matches. */
@@ -60,25 +60,28 @@ typedef struct kh_config_listener {
     char *address; /* as written: "unix:PATH" */
     char *path;    /* absolute */
     mode_t mode;
-    char *owner;   /* NULL: unchanged */
-    char *group;   /* NULL: unchanged */
+    char *owner; /* NULL: unchanged */
+    char *group; /* NULL: unchanged */
     unsigned line;
 } kh_config_listener;
 
 typedef enum kh_config_format { KH_FORMAT_TEXT, KH_FORMAT_JSON } kh_config_format;
 
-/* Owned by whoever loaded it; read-only afterwards. All paths are absolute. Strings are NULL where they are optional. */
+/*
+ * Owned by whoever loaded it; read-only afterwards. All paths are absolute. Strings are NULL where they are
+ * optional.
+ */
 typedef struct kh_config {
-    char *path;      /* of the file itself */
-    char *dir;       /* its directory */
-    char *text;      /* the file as it was read, zero-terminated */
+    char *path; /* of the file itself */
+    char *dir;  /* its directory */
+    char *text; /* the file as it was read, zero-terminated */
     size_t text_len;
     char *store;
-    char *kek_file;            /* one of these two: a path, */
-    char *kek_passphrase_file; /* or "credential:NAME", or (passphrase only) "-" for the terminal */
-    char *admin_socket;        /* NULL: none */
+    char *kek_file;                 /* one of these two: a path, */
+    char *kek_passphrase_file;      /* or "credential:NAME", or (passphrase only) "-" for the terminal */
+    char *admin_socket;             /* NULL: none */
     char *front_user, *keeper_user; /* NULL: not said */
-    bool kernels;              /* false: kernels = "openssl" */
+    bool kernels;                   /* false: kernels = "openssl" */
     kh_log_level log_level;
     kh_config_format log_format;
 #define KH_X(field, initial, least, most, what) long field;
@@ -91,12 +94,13 @@ typedef struct kh_config {
 } kh_config;
 
 /*
- * Reads and checks a file. On failure *config is NULL and `error` (KH_CONFIG_ERROR_MAX bytes) holds "FILE:LINE: what" or
- * "FILE: what". KH_E_IO: cannot be read. KH_E_INVALID: a mistake in it. KH_E_MEMORY.
+ * Reads and checks a file. On failure *config is NULL and `error` (KH_CONFIG_ERROR_MAX bytes) holds
+ * "FILE:LINE: what" or "FILE: what". KH_E_IO: cannot be read. KH_E_INVALID: a mistake in it. KH_E_MEMORY.
  */
 KH_MUST_USE kh_result kh_config_load(const char *path, kh_config **config, char *error);
 /* The same from memory; `path` (absolute) names the file in messages and gives the directory. */
-KH_MUST_USE kh_result kh_config_parse(const char *text, size_t len, const char *path, kh_config **config, char *error);
+KH_MUST_USE kh_result kh_config_parse(const char *text, size_t len, const char *path, kh_config **config,
+                                      char *error);
 void kh_config_free(kh_config *config); /* NULL is fine */
 
 /* A user of the configuration: a name, or "uid:gid" in decimal. */
@@ -110,9 +114,9 @@ KH_MUST_USE kh_result kh_config_user(const char *text, kh_user *user);
 /* The same for a group: a name or a decimal gid. */
 KH_MUST_USE kh_result kh_config_group(const char *text, gid_t *gid);
 /* Operations that an `allow` block may name, as a set of 1 << kh_op. */
-#define KH_CONFIG_OPERATIONS                                                                                \
-    (1u << KH_OP_SIGN | 1u << KH_OP_TLS_RSA_DECRYPT | 1u << KH_OP_DECRYPT | 1u << KH_OP_PUBLIC_KEY |        \
-     1u << KH_OP_LIST | 1u << KH_OP_STATUS | 1u << KH_OP_IMPORT_KEY | 1u << KH_OP_CREATE |                  \
+#define KH_CONFIG_OPERATIONS                                                                                 \
+    (1u << KH_OP_SIGN | 1u << KH_OP_TLS_RSA_DECRYPT | 1u << KH_OP_DECRYPT | 1u << KH_OP_PUBLIC_KEY |         \
+     1u << KH_OP_LIST | 1u << KH_OP_STATUS | 1u << KH_OP_IMPORT_KEY | 1u << KH_OP_CREATE |                   \
      1u << KH_OP_IMPORT | 1u << KH_OP_SET_STATE)
 
 #endif

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* libconfuse takes the end of the file for the end of a section; inside a section this last option is unknown. */
+/*
+ * libconfuse takes the end of the file for the end of a section; inside a section this last option is
+ * unknown.
+ */
 #define SENTINEL "__end_of_file"
 
 /* libconfuse's callbacks carry no user pointer; parsing is synchronous and single-threaded. */
@@ -25,7 +28,9 @@ static void take_error(cfg_t *cfg, const char *format, va_list args)
     }
 }
 
-/* libconfuse would let the last of several win; here that is a mistake. The bit is one that it does not use. */
+/*
+ * libconfuse would let the last of several win; here that is a mistake. The bit is one that it does not use.
+ */
 #define SEEN (1 << 24)
 
 static int check_once(cfg_t *cfg, cfg_opt_t *opt)
@@ -58,7 +63,8 @@ static int check_range(cfg_t *cfg, cfg_opt_t *opt, const number_range *table, si
 
     for (size_t i = 0; i < count; i++) {
         if (strcmp(table[i].name, opt->name) == 0 && (value < table[i].least || value > table[i].most)) {
-            cfg_error(cfg, "%s = %ld is out of range: %ld to %ld", opt->name, value, table[i].least, table[i].most);
+            cfg_error(cfg, "%s = %ld is out of range: %ld to %ld", opt->name, value, table[i].least,
+                      table[i].most);
             return -1;
         }
     }
@@ -101,8 +107,9 @@ static int check_word(cfg_t *cfg, cfg_opt_t *opt)
 {
     static const struct {
         const char *option, *words;
-    } table[] = {
-        {"kernels", "auto openssl"}, {"log_level", "error warn notice info debug"}, {"log_format", "text json"}};
+    } table[] = {{"kernels", "auto openssl"},
+                 {"log_level", "error warn notice info debug"},
+                 {"log_format", "text json"}};
     const char *value = cfg_opt_getnstr(opt, 0);
     size_t len = strlen(value);
 
@@ -140,8 +147,11 @@ static int check_operation(cfg_t *cfg, cfg_opt_t *opt)
     int op = kh_op_parse(value);
 
     if (op < 0 || op > 31 || (KH_CONFIG_OPERATIONS & 1u << op) == 0) {
-        cfg_error(cfg, "operations: there is no \"%s\": sign, tls-rsa-decrypt, decrypt, public-key, list, status, import-key, "
-                  "create, import, set-state", value);
+        cfg_error(cfg,
+                  "operations: there is no \"%s\": sign, tls-rsa-decrypt, decrypt, public-key, list, status, "
+                  "import-key, "
+                  "create, import, set-state",
+                  value);
         return -1;
     }
     return 0;
@@ -153,8 +163,10 @@ static int check_glob(cfg_t *cfg, cfg_opt_t *opt)
     size_t len = strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-*?");
 
     if (len == 0 || value[len] != '\0' || len > KH_NAME_MAX) {
-        cfg_error(cfg, "keys: \"%s\" can match no key name (letters, digits, '.', '_', '-', and the wildcards * and ?)",
-                  value);
+        cfg_error(
+            cfg,
+            "keys: \"%s\" can match no key name (letters, digits, '.', '_', '-', and the wildcards * and ?)",
+            value);
         return -1;
     }
     return 0;
@@ -177,7 +189,9 @@ static int check_identity(cfg_t *cfg, cfg_opt_t *opt)
     const char *name = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
 
     if (!kh_name_valid(name, strlen(name))) {
-        cfg_error(cfg, "identity \"%s\": a name has 1 to %d letters, digits, '.', '_', '-' and begins with a letter or digit",
+        cfg_error(cfg,
+                  "identity \"%s\": a name has 1 to %d letters, digits, '.', '_', '-' and begins with a "
+                  "letter or digit",
                   name, KH_NAME_MAX);
         return -1;
     }
@@ -201,8 +215,8 @@ static int check_allow(cfg_t *cfg, cfg_opt_t *opt)
 
 static void set_checks(cfg_t *cfg)
 {
-    static const char *const paths[] = {"store",      "kek_file",    "kek_passphrase_file",
-                                        "admin_socket", "front_user", "keeper_user",
+    static const char *const paths[] = {"store",        "kek_file",     "kek_passphrase_file",
+                                        "admin_socket", "front_user",   "keeper_user",
                                         "listen|owner", "listen|group", "identity|token"};
     static const char *const words[] = {"kernels", "log_level", "log_format"};
 
@@ -226,7 +240,10 @@ static void set_checks(cfg_t *cfg)
     cfg_set_validate_func(cfg, "listen", check_listen);
 }
 
-/* The length of the comment that begins here, if one does; SIZE_MAX when it has no end. `before`: the character before. */
+/*
+ * The length of the comment that begins here, if one does; SIZE_MAX when it has no end. `before`: the
+ * character before.
+ */
 static size_t comment_len(const char *at, char before)
 {
     const char *end = NULL;
@@ -248,8 +265,9 @@ static size_t comment_len(const char *at, char before)
 }
 
 /*
- * Overwrites comments with spaces: libconfuse counts the line of a comment three times, and errors would name wrong lines.
- * In strings a backslash hides a quote. False: a comment has no end, which libconfuse would not mind.
+ * Overwrites comments with spaces: libconfuse counts the line of a comment three times, and errors would name
+ * wrong lines. In strings a backslash hides a quote. False: a comment has no end, which libconfuse would not
+ * mind.
  */
 static bool blank_comments(char *text)
 {
@@ -281,14 +299,11 @@ static bool blank_comments(char *text)
 
 kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t **out, char *error)
 {
-    cfg_opt_t allow[] = {CFG_STR_LIST("keys", NULL, CFGF_NODEFAULT), CFG_STR_LIST("operations", NULL, CFGF_NODEFAULT),
-                         CFG_END()};
-    cfg_opt_t identity[] = {CFG_STR("token", NULL, CFGF_NODEFAULT),
-                            CFG_INT("uid", -1, CFGF_NONE),
-                            CFG_INT("queue_max", 0, CFGF_NONE),
-                            CFG_INT("weight", 1, CFGF_NONE),
-                            CFG_SEC("allow", allow, CFGF_MULTI),
-                            CFG_END()};
+    cfg_opt_t allow[] = {CFG_STR_LIST("keys", NULL, CFGF_NODEFAULT),
+                         CFG_STR_LIST("operations", NULL, CFGF_NODEFAULT), CFG_END()};
+    cfg_opt_t identity[] = {CFG_STR("token", NULL, CFGF_NODEFAULT), CFG_INT("uid", -1, CFGF_NONE),
+                            CFG_INT("queue_max", 0, CFGF_NONE),     CFG_INT("weight", 1, CFGF_NONE),
+                            CFG_SEC("allow", allow, CFGF_MULTI),    CFG_END()};
     cfg_opt_t listen[] = {CFG_INT("mode", 0666, CFGF_NONE), CFG_STR("owner", NULL, CFGF_NODEFAULT),
                           CFG_STR("group", NULL, CFGF_NODEFAULT), CFG_END()};
     cfg_opt_t top[] = {CFG_STR("store", NULL, CFGF_NODEFAULT),
@@ -303,7 +318,7 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
 #define KH_X(field, initial, least, most, what) CFG_INT(#field, initial, CFGF_NONE),
                        KH_CONFIG_NUMBERS(KH_X)
 #undef KH_X
-                       CFG_INT(SENTINEL, 0, CFGF_NONE),
+                           CFG_INT(SENTINEL, 0, CFGF_NONE),
                        CFG_SEC("listen", listen, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
                        CFG_SEC("identity", identity, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
                        CFG_END()};
@@ -334,8 +349,10 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
     cfg_set_error_function(cfg, take_error);
     set_checks(cfg);
     if (cfg_parse_fp(cfg, stream) != CFG_SUCCESS) {
-        if (error[0] == '\0' || strstr(error, SENTINEL) != NULL || strstr(error, "premature end of file") != NULL) {
-            snprintf(error, KH_CONFIG_ERROR_MAX, "%s: the file ends inside a section, a list or a string", path);
+        if (error[0] == '\0' || strstr(error, SENTINEL) != NULL ||
+            strstr(error, "premature end of file") != NULL) {
+            snprintf(error, KH_CONFIG_ERROR_MAX, "%s: the file ends inside a section, a list or a string",
+                     path);
         }
         result = KH_E_INVALID;
         goto done;

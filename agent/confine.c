@@ -20,45 +20,131 @@
 
 /* What front and keeper share: memory, time, descriptors that they have, threads' signals, the end. */
 static const int common_calls[] = {
-    SCMP_SYS(read),          SCMP_SYS(readv),         SCMP_SYS(write),           SCMP_SYS(writev),
-    SCMP_SYS(close),         SCMP_SYS(recvmsg),       SCMP_SYS(sendmsg),         SCMP_SYS(recvfrom),
-    SCMP_SYS(sendto),        SCMP_SYS(accept4),       SCMP_SYS(accept),          SCMP_SYS(getsockopt),
-    SCMP_SYS(shutdown),      SCMP_SYS(poll),          SCMP_SYS(ppoll),           SCMP_SYS(epoll_create1),
-    SCMP_SYS(epoll_ctl),     SCMP_SYS(epoll_wait),    SCMP_SYS(epoll_pwait),     SCMP_SYS(eventfd2),
-    SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(futex),        SCMP_SYS(fcntl),
-    SCMP_SYS(fstat),         SCMP_SYS(lseek),         SCMP_SYS(brk),             SCMP_SYS(munmap),
-    SCMP_SYS(mremap),        SCMP_SYS(madvise),       SCMP_SYS(mlock),           SCMP_SYS(mlock2),
-    SCMP_SYS(munlock),       SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep), SCMP_SYS(nanosleep),
-    SCMP_SYS(gettimeofday),  SCMP_SYS(getrandom),     SCMP_SYS(getpid),          SCMP_SYS(getppid),
-    SCMP_SYS(gettid),        SCMP_SYS(getuid),        SCMP_SYS(geteuid),         SCMP_SYS(getgid),
-    SCMP_SYS(getegid),       SCMP_SYS(rt_sigaction),  SCMP_SYS(rt_sigprocmask),  SCMP_SYS(rt_sigreturn),
-    SCMP_SYS(sigaltstack),   SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield),   SCMP_SYS(sched_getaffinity),
-    SCMP_SYS(exit),          SCMP_SYS(exit_group),    SCMP_SYS(membarrier),      SCMP_SYS(set_robust_list),
-    SCMP_SYS(rseq),          SCMP_SYS(pread64),
+    SCMP_SYS(read),
+    SCMP_SYS(readv),
+    SCMP_SYS(write),
+    SCMP_SYS(writev),
+    SCMP_SYS(close),
+    SCMP_SYS(recvmsg),
+    SCMP_SYS(sendmsg),
+    SCMP_SYS(recvfrom),
+    SCMP_SYS(sendto),
+    SCMP_SYS(accept4),
+    SCMP_SYS(accept),
+    SCMP_SYS(getsockopt),
+    SCMP_SYS(shutdown),
+    SCMP_SYS(poll),
+    SCMP_SYS(ppoll),
+    SCMP_SYS(epoll_create1),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(eventfd2),
+    SCMP_SYS(timerfd_create),
+    SCMP_SYS(timerfd_settime),
+    SCMP_SYS(futex),
+    SCMP_SYS(fcntl),
+    SCMP_SYS(fstat),
+    SCMP_SYS(lseek),
+    SCMP_SYS(brk),
+    SCMP_SYS(munmap),
+    SCMP_SYS(mremap),
+    SCMP_SYS(madvise),
+    SCMP_SYS(mlock),
+    SCMP_SYS(mlock2),
+    SCMP_SYS(munlock),
+    SCMP_SYS(clock_gettime),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(nanosleep),
+    SCMP_SYS(gettimeofday),
+    SCMP_SYS(getrandom),
+    SCMP_SYS(getpid),
+    SCMP_SYS(getppid),
+    SCMP_SYS(gettid),
+    SCMP_SYS(getuid),
+    SCMP_SYS(geteuid),
+    SCMP_SYS(getgid),
+    SCMP_SYS(getegid),
+    SCMP_SYS(rt_sigaction),
+    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(sigaltstack),
+    SCMP_SYS(restart_syscall),
+    SCMP_SYS(sched_yield),
+    SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(exit),
+    SCMP_SYS(exit_group),
+    SCMP_SYS(membarrier),
+    SCMP_SYS(set_robust_list),
+    SCMP_SYS(rseq),
+    SCMP_SYS(pread64),
 };
 
-/* The keeper besides: its store's files, which are open already, and its threads. No path may be named but in stat. */
+/*
+ * The keeper besides: its store's files, which are open already, and its threads. No path may be named but in
+ * stat.
+ */
 static const int keeper_calls[] = {
-    SCMP_SYS(pwrite64),        SCMP_SYS(fsync),  SCMP_SYS(fdatasync), SCMP_SYS(ftruncate),
-    SCMP_SYS(fallocate), SCMP_SYS(newfstatat),      SCMP_SYS(stat),   SCMP_SYS(lstat),     SCMP_SYS(access),
+    SCMP_SYS(pwrite64),  SCMP_SYS(fsync),           SCMP_SYS(fdatasync),
+    SCMP_SYS(ftruncate), SCMP_SYS(fallocate),       SCMP_SYS(newfstatat),
+    SCMP_SYS(stat),      SCMP_SYS(lstat),           SCMP_SYS(access),
     SCMP_SYS(fstatfs),   SCMP_SYS(get_robust_list), SCMP_SYS(getrusage),
 };
 
 /* What nobody of the agent ever needs; the supervisor and, through it, its children. */
 static const int forbidden_calls[] = {
-    SCMP_SYS(ptrace),          SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev), SCMP_SYS(process_madvise),
-    SCMP_SYS(kcmp),            SCMP_SYS(pidfd_getfd),      SCMP_SYS(connect),           SCMP_SYS(bpf),
-    SCMP_SYS(perf_event_open), SCMP_SYS(userfaultfd),      SCMP_SYS(io_uring_setup),    SCMP_SYS(io_uring_enter),
-    SCMP_SYS(io_uring_register), SCMP_SYS(keyctl),         SCMP_SYS(add_key),           SCMP_SYS(request_key),
-    SCMP_SYS(mount),           SCMP_SYS(umount2),          SCMP_SYS(pivot_root),        SCMP_SYS(chroot),
-    SCMP_SYS(unshare),         SCMP_SYS(setns),            SCMP_SYS(open_by_handle_at), SCMP_SYS(name_to_handle_at),
-    SCMP_SYS(init_module),     SCMP_SYS(finit_module),     SCMP_SYS(delete_module),     SCMP_SYS(kexec_load),
-    SCMP_SYS(kexec_file_load), SCMP_SYS(reboot),           SCMP_SYS(swapon),            SCMP_SYS(swapoff),
-    SCMP_SYS(settimeofday),    SCMP_SYS(clock_settime),    SCMP_SYS(adjtimex),          SCMP_SYS(sethostname),
-    SCMP_SYS(setdomainname),   SCMP_SYS(acct),             SCMP_SYS(quotactl),          SCMP_SYS(iopl),
-    SCMP_SYS(ioperm),          SCMP_SYS(mknod),            SCMP_SYS(mknodat),           SCMP_SYS(symlink),
-    SCMP_SYS(symlinkat),       SCMP_SYS(link),             SCMP_SYS(linkat),            SCMP_SYS(personality),
-    SCMP_SYS(move_pages),      SCMP_SYS(migrate_pages),    SCMP_SYS(vmsplice),          SCMP_SYS(execve),
+    SCMP_SYS(ptrace),
+    SCMP_SYS(process_vm_readv),
+    SCMP_SYS(process_vm_writev),
+    SCMP_SYS(process_madvise),
+    SCMP_SYS(kcmp),
+    SCMP_SYS(pidfd_getfd),
+    SCMP_SYS(connect),
+    SCMP_SYS(bpf),
+    SCMP_SYS(perf_event_open),
+    SCMP_SYS(userfaultfd),
+    SCMP_SYS(io_uring_setup),
+    SCMP_SYS(io_uring_enter),
+    SCMP_SYS(io_uring_register),
+    SCMP_SYS(keyctl),
+    SCMP_SYS(add_key),
+    SCMP_SYS(request_key),
+    SCMP_SYS(mount),
+    SCMP_SYS(umount2),
+    SCMP_SYS(pivot_root),
+    SCMP_SYS(chroot),
+    SCMP_SYS(unshare),
+    SCMP_SYS(setns),
+    SCMP_SYS(open_by_handle_at),
+    SCMP_SYS(name_to_handle_at),
+    SCMP_SYS(init_module),
+    SCMP_SYS(finit_module),
+    SCMP_SYS(delete_module),
+    SCMP_SYS(kexec_load),
+    SCMP_SYS(kexec_file_load),
+    SCMP_SYS(reboot),
+    SCMP_SYS(swapon),
+    SCMP_SYS(swapoff),
+    SCMP_SYS(settimeofday),
+    SCMP_SYS(clock_settime),
+    SCMP_SYS(adjtimex),
+    SCMP_SYS(sethostname),
+    SCMP_SYS(setdomainname),
+    SCMP_SYS(acct),
+    SCMP_SYS(quotactl),
+    SCMP_SYS(iopl),
+    SCMP_SYS(ioperm),
+    SCMP_SYS(mknod),
+    SCMP_SYS(mknodat),
+    SCMP_SYS(symlink),
+    SCMP_SYS(symlinkat),
+    SCMP_SYS(link),
+    SCMP_SYS(linkat),
+    SCMP_SYS(personality),
+    SCMP_SYS(move_pages),
+    SCMP_SYS(migrate_pages),
+    SCMP_SYS(vmsplice),
+    SCMP_SYS(execve),
 };
 
 static int add_all(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count)
@@ -81,25 +167,31 @@ static int add_all(scmp_filter_ctx filter, uint32_t action, const int *calls, si
 /* Memory may be mapped and changed, but never made executable. */
 static int allow_memory(scmp_filter_ctx filter)
 {
-    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+                                  SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 
     if (result == 0) {
-        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+                                  SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
     }
     return result;
 }
 
-/* Threads, but no processes. clone3 hides its flags in memory: glibc falls back to clone when there is none. */
+/*
+ * Threads, but no processes. clone3 hides its flags in memory: glibc falls back to clone when there is none.
+ */
 static int allow_threads(scmp_filter_ctx filter)
 {
-    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-                                  SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD | CLONE_VM, CLONE_THREAD | CLONE_VM));
+    int result =
+        seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+                         SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD | CLONE_VM, CLONE_THREAD | CLONE_VM));
 
     if (result == 0) {
         result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
     }
     if (result == 0) {
-        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+        result =
+            seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
     }
     return result;
 }
@@ -108,7 +200,8 @@ static int fill_supervisor(scmp_filter_ctx filter)
 {
     int result = add_all(filter, REFUSE, forbidden_calls, COUNT(forbidden_calls));
 
-    if (result == 0) { /* nobody becomes dumpable again; exec resets it, and the new image sets it first of all */
+    if (result ==
+        0) { /* nobody becomes dumpable again; exec resets it, and the new image sets it first of all */
         result = seccomp_rule_add(filter, REFUSE, SCMP_SYS(prctl), 2, SCMP_A0(SCMP_CMP_EQ, PR_SET_DUMPABLE),
                                   SCMP_A1(SCMP_CMP_NE, 0));
     }
@@ -130,10 +223,12 @@ static int fill(scmp_filter_ctx filter, kh_confine_role role)
         result = allow_memory(filter);
     }
     if (result == 0) { /* asking is harmless, and how a test sees it */
-        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_GET_DUMPABLE));
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
+                                  SCMP_A0(SCMP_CMP_EQ, PR_GET_DUMPABLE));
     }
     if (result == 0) { /* glibc's fstat */
-        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1, SCMP_A3(SCMP_CMP_EQ, EMPTY_PATH));
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1,
+                                  SCMP_A3(SCMP_CMP_EQ, EMPTY_PATH));
     }
     if (role == KH_CONFINE_FRONT || result != 0) {
         return result;

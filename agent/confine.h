@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What each process gives up once it has what it needs. A refused system call returns EPERM: a library that tries
- * something unexpected goes on, and the attempt is no way to kill the agent.
+ * What each process gives up once it has what it needs. A refused system call returns EPERM: a library that
+ * tries something unexpected goes on, and the attempt is no way to kill the agent.
  */
 #ifndef KH_AGENT_CONFINE_H
 #define KH_AGENT_CONFINE_H
@@ -11,9 +11,10 @@
 typedef enum kh_confine_role { KH_CONFINE_SUPERVISOR, KH_CONFINE_FRONT, KH_CONFINE_KEEPER } kh_confine_role;
 
 /*
- * Installs the role's seccomp filter on all threads; no new privileges. The front and the keeper may only do what is
- * listed; the supervisor all but what is listed, since its children inherit its filter and have to start. Logs what is
- * missing; a process that cannot be confined exits, unless it is a sanitizer build, which never is confined.
+ * Installs the role's seccomp filter on all threads; no new privileges. The front and the keeper may only do
+ * what is listed; the supervisor all but what is listed, since its children inherit its filter and have to
+ * start. Logs what is missing; a process that cannot be confined exits, unless it is a sanitizer build, which
+ * never is confined.
  */
 void kh_confine(kh_confine_role role);
 
@@ -24,9 +25,10 @@ typedef struct kh_confine_path {
 } kh_confine_path;
 
 /*
- * Landlock, where the kernel has it: only these paths, and what the program and its libraries were loaded from. READ: the
- * file, or what is below the directory. SOCKETS: sockets may be made and removed in the directory. STORE: all but
- * executing below the directory. A path that does not exist is skipped. Returns whether it is in force.
+ * Landlock, where the kernel has it: only these paths, and what the program and its libraries were loaded
+ * from. READ: the file, or what is below the directory. SOCKETS: sockets may be made and removed in the
+ * directory. STORE: all but executing below the directory. A path that does not exist is skipped. Returns
+ * whether it is in force.
  */
 int kh_confine_paths(const kh_confine_path *paths, size_t count);
 

@@ -112,8 +112,9 @@ static void process(kh_conn *conn)
         if (result != KH_OK) {
             front->stats.closed_protocol++;
             if (kh_log_allowed(&front->log_protocol, kh_front_ms(front), &suppressed)) {
-                kh_log(KH_LOG_WARN, "protocol_error", KH_LT("why", kh_result_name(result)), KH_LN("peer_uid", conn->uid),
-                       KH_LN("peer_pid", conn->pid), KH_LN("suppressed", suppressed));
+                kh_log(KH_LOG_WARN, "protocol_error", KH_LT("why", kh_result_name(result)),
+                       KH_LN("peer_uid", conn->uid), KH_LN("peer_pid", conn->pid),
+                       KH_LN("suppressed", suppressed));
             }
             conn->state = KH_CONN_LAST;
         } else if (req.op == KH_OP_HELLO) {
@@ -291,7 +292,8 @@ void kh_conns_apply(kh_front *front)
 /* ---- Timeouts ---- */
 
 /* Connections that are older than the limit, oldest first. */
-static void sweep_list(kh_front *front, kh_conn_list *list, uint64_t limit_ms, uint64_t *counter, const char *why)
+static void sweep_list(kh_front *front, kh_conn_list *list, uint64_t limit_ms, uint64_t *counter,
+                       const char *why)
 {
     uint64_t now_ms = kh_front_ms(front);
     kh_conn *next = NULL;
@@ -312,9 +314,11 @@ static void sweep_stalled(kh_front *front)
 
     for (size_t i = 0; i < 2; i++) {
         for (kh_conn *conn = lists[i]->first; conn != NULL; conn = conn->next) {
-            if (conn->state != KH_CONN_CLOSED && conn->stalled_ms != 0 && conn->stalled_ms + limit_ms <= now_ms) {
+            if (conn->state != KH_CONN_CLOSED && conn->stalled_ms != 0 &&
+                conn->stalled_ms + limit_ms <= now_ms) {
                 front->stats.closed_stalled++;
-                kh_log(KH_LOG_INFO, "connection_stalled", KH_LN("peer_pid", conn->pid), KH_LN("peer_uid", conn->uid));
+                kh_log(KH_LOG_INFO, "connection_stalled", KH_LN("peer_pid", conn->pid),
+                       KH_LN("peer_uid", conn->uid));
                 kh_conn_close(conn, "does not read");
             }
         }
@@ -329,8 +333,8 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
     (void)loop;
     (void)events;
     front->now_ns = kh_front_clock();
-    sweep_list(front, &front->handshaking, (uint64_t)front->config->handshake_timeout_ms, &front->stats.closed_silent,
-               "silent");
+    sweep_list(front, &front->handshaking, (uint64_t)front->config->handshake_timeout_ms,
+               &front->stats.closed_silent, "silent");
     if (idle_s > 0) {
         sweep_list(front, &front->ready, (uint64_t)idle_s * 1000, &front->stats.closed_idle, "idle");
     }
@@ -352,7 +356,8 @@ static bool make_room(kh_front *front)
     }
     front->stats.refused_full++;
     if (kh_log_allowed(&front->log_full, kh_front_ms(front), &suppressed)) {
-        kh_log(KH_LOG_WARN, "connections_full", KH_LN("max_connections", most), KH_LN("suppressed", suppressed));
+        kh_log(KH_LOG_WARN, "connections_full", KH_LN("max_connections", most),
+               KH_LN("suppressed", suppressed));
     }
     while (victim != NULL && victim->state == KH_CONN_CLOSED) {
         victim = victim->next;
@@ -366,7 +371,8 @@ static bool make_room(kh_front *front)
 
 kh_result kh_conn_open(kh_front *front, int fd)
 {
-    kh_server_config config = {.max_frame = (uint32_t)front->config->frame_max, .credit = (uint32_t)front->config->credit};
+    kh_server_config config = {.max_frame = (uint32_t)front->config->frame_max,
+                               .credit = (uint32_t)front->config->credit};
     kh_conn *conn = calloc(1, sizeof *conn);
     struct ucred peer = {.pid = 0, .uid = (uid_t)-1};
     socklen_t len = sizeof peer;

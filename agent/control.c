@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the supervisor sends to the front: first everything to begin with, later new configurations, listeners and rings.
- * A configuration comes in pieces and is used when it is complete, or not at all. When the supervisor goes, so does the
- * front.
+ * What the supervisor sends to the front: first everything to begin with, later new configurations, listeners
+ * and rings. A configuration comes in pieces and is used when it is complete, or not at all. When the
+ * supervisor goes, so does the front.
  */
 #include "confine.h"
 #include "front.h"
@@ -34,7 +34,8 @@ static kh_result take_config(kh_front *front, kh_channel_message *message)
     kh_result result = KH_OK;
 
     drop_next(front);
-    if (message->len <= sizeof front->next_boot || path_len >= sizeof path || size <= 0 || size > KH_CONFIG_TEXT_MAX) {
+    if (message->len <= sizeof front->next_boot || path_len >= sizeof path || size <= 0 ||
+        size > KH_CONFIG_TEXT_MAX) {
         return KH_E_MALFORMED;
     }
     memcpy(&front->next_boot, message->payload, sizeof front->next_boot);
@@ -233,7 +234,8 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
             _exit(KH_EXIT_OK);
         }
         if (result != KH_OK) {
-            kh_log(KH_LOG_ERROR, "control_failed", KH_LN("message", type), KH_LT("why", kh_result_name(result)));
+            kh_log(KH_LOG_ERROR, "control_failed", KH_LN("message", type),
+                   KH_LT("why", kh_result_name(result)));
             drop_next(front);
         }
     }

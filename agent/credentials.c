@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading the key-encryption key and the tokens: files, systemd credentials, or a passphrase from the terminal. */
+/*
+ * Reading the key-encryption key and the tokens: files, systemd credentials, or a passphrase from the
+ * terminal.
+ */
 #include "credentials.h"
 #include "secret.h"
 #include <errno.h>
@@ -15,7 +18,9 @@
 #define KEK_LEN 32
 #define PREFIX "credential:"
 
-/* The path itself, or that of the systemd credential that it names. False: there are none, or it is too long. */
+/*
+ * The path itself, or that of the systemd credential that it names. False: there are none, or it is too long.
+ */
 static bool resolve(const char *path, char *out, size_t cap)
 {
     const char *dir = getenv("CREDENTIALS_DIRECTORY");
@@ -97,7 +102,9 @@ static kh_result read_passphrase(const char *path, kh_kek *kek)
 
     if (fd >= 0 && fstat(fd, &st) == 0) {
         errno = 0;
-        result = !S_ISREG(st.st_mode) ? KH_E_MALFORMED : (st.st_mode & 077) != 0 ? KH_E_FORBIDDEN : read_line(fd, kek);
+        result = !S_ISREG(st.st_mode)      ? KH_E_MALFORMED
+                 : (st.st_mode & 077) != 0 ? KH_E_FORBIDDEN
+                                           : read_line(fd, kek);
     }
     if (fd >= 0) {
         close(fd);
@@ -167,8 +174,8 @@ kh_result kh_tokens_load(const kh_config *config, kh_credential *credentials, ch
             say(what, path, result);
         } else if (strcmp(credentials[i].identity, identity->name) != 0) {
             result = KH_E_MISMATCH;
-            snprintf(what, sizeof what, "the token %.200s is for identity \"%s\", not \"%s\"", path, credentials[i].identity,
-                     identity->name);
+            snprintf(what, sizeof what, "the token %.200s is for identity \"%s\", not \"%s\"", path,
+                     credentials[i].identity, identity->name);
         }
         if (result != KH_OK) {
             snprintf(error, KH_CONFIG_ERROR_MAX, "%.200s:%u: %.300s", config->path, identity->line, what);

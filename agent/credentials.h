@@ -18,8 +18,8 @@ typedef struct kh_kek {
 KH_MUST_USE kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error);
 void kh_kek_free(kh_kek *kek);
 /*
- * credentials: one for each identity of the configuration, in locked memory; those without a token stay zero. A token's
- * file must name the identity it is used for.
+ * credentials: one for each identity of the configuration, in locked memory; those without a token stay zero.
+ * A token's file must name the identity it is used for.
  */
 KH_MUST_USE kh_result kh_tokens_load(const kh_config *config, kh_credential *credentials, char *error);
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the front remembers of the keeper's keys. Each entry is in the table and in exactly one of four lists. */
+/*
+ * What the front remembers of the keeper's keys. Each entry is in the table and in exactly one of four lists.
+ */
 #include "directory.h"
 #include <stdlib.h>
 #include <string.h>
@@ -158,7 +160,8 @@ static kh_entry *make(kh_directory *directory, const uint8_t *key, size_t len, b
     return entry;
 }
 
-kh_result kh_directory_get(kh_directory *directory, const uint8_t *key, size_t len, bool is_id, kh_entry **out)
+kh_result kh_directory_get(kh_directory *directory, const uint8_t *key, size_t len, bool is_id,
+                           kh_entry **out)
 {
     kh_entry *entry = NULL;
 
@@ -240,8 +243,8 @@ static void become_known(kh_directory *directory, kh_entry *entry, kh_key_info *
     append(list_of(directory, entry), entry);
 }
 
-kh_result kh_directory_answer(kh_directory *directory, kh_entry *entry, kh_result result, const kh_key_info *infos,
-                              size_t count, kh_job_list *waiters)
+kh_result kh_directory_answer(kh_directory *directory, kh_entry *entry, kh_result result,
+                              const kh_key_info *infos, size_t count, kh_job_list *waiters)
 {
     kh_key_info *copy = NULL;
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the front remembers of the keeper's keys: name, name/version or id to the versions that it names. Bounded, least
- * recently used out first; keys that do not exist are remembered too, in a bound of their own, so that asking for them
- * costs the keeper nothing and pushes no real key out. Requests for a key that is being looked up wait for the one lookup.
+ * What the front remembers of the keeper's keys: name, name/version or id to the versions that it names.
+ * Bounded, least recently used out first; keys that do not exist are remembered too, in a bound of their own,
+ * so that asking for them costs the keeper nothing and pushes no real key out. Requests for a key that is
+ * being looked up wait for the one lookup.
  *
  * Nothing here does a lookup: the caller takes what is wanted (kh_directory_wanted) and brings the answer.
  */
@@ -15,8 +16,8 @@
 #define KH_DIRECTORY_NEGATIVE_MAX 4096          /* absent keys remembered */
 
 typedef enum kh_entry_state {
-    KH_ENTRY_WANTED,  /* somebody waits; no lookup is under way */
-    KH_ENTRY_ASKED,   /* a lookup is under way */
+    KH_ENTRY_WANTED, /* somebody waits; no lookup is under way */
+    KH_ENTRY_ASKED,  /* a lookup is under way */
     KH_ENTRY_KNOWN,
 } kh_entry_state;
 
@@ -24,15 +25,15 @@ typedef struct kh_entry kh_entry;
 struct kh_entry {
     kh_entry_state state;
     bool is_id;
-    bool stale;              /* the generation changed while it was asked: good for those who wait, not to keep */
+    bool stale; /* the generation changed while it was asked: good for those who wait, not to keep */
     uint8_t key_len;
     uint8_t key[KH_DIRECTORY_KEY_MAX];
-    uint32_t count;          /* infos; 0 and KNOWN: there is no such key */
+    uint32_t count; /* infos; 0 and KNOWN: there is no such key */
     kh_key_info *infos;
-    uint64_t cookie;         /* ASKED: of the lookup */
-    kh_job_list waiters;     /* jobs in state LOOKUP */
+    uint64_t cookie;     /* ASKED: of the lookup */
+    kh_job_list waiters; /* jobs in state LOOKUP */
     kh_entry *hash_next;
-    kh_entry *next, *prev;   /* list by state */
+    kh_entry *next, *prev; /* list by state */
 };
 
 typedef struct kh_directory kh_directory;
@@ -61,9 +62,10 @@ kh_entry *kh_directory_wanted(kh_directory *directory, uint64_t cookie);
 /* The ASKED entry with that cookie; NULL. Linear in the lookups under way. */
 kh_entry *kh_directory_asked(kh_directory *directory, uint64_t cookie);
 /*
- * The answer: result OK with infos (copied; at most KH_LOOKUP_MAX), or NOT_FOUND, makes the entry KNOWN; anything else,
- * and no memory, leaves it unknown. The caller takes the waiters out of *waiters and answers them, looking at the entry
- * if it gets KH_OK back, before it calls kh_directory_settle, after which the entry may be gone.
+ * The answer: result OK with infos (copied; at most KH_LOOKUP_MAX), or NOT_FOUND, makes the entry KNOWN;
+ * anything else, and no memory, leaves it unknown. The caller takes the waiters out of *waiters and answers
+ * them, looking at the entry if it gets KH_OK back, before it calls kh_directory_settle, after which the
+ * entry may be gone.
  */
 KH_MUST_USE kh_result kh_directory_answer(kh_directory *directory, kh_entry *entry, kh_result result,
                                           const kh_key_info *infos, size_t count, kh_job_list *waiters);

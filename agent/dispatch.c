@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Between the queues and the ring. Each lane group has a window of two batches per worker in the ring: enough that a
- * worker that becomes free finds a full batch, and no more, since what is in the queues can still be cancelled, expire,
- * or give way to another tenant. Store operations have a small window of their own and never crowd out signing.
+ * Between the queues and the ring. Each lane group has a window of two batches per worker in the ring: enough
+ * that a worker that becomes free finds a full batch, and no more, since what is in the queues can still be
+ * cancelled, expire, or give way to another tenant. Store operations have a small window of their own and
+ * never crowd out signing.
  */
 #include "front.h"
 #include <string.h>
@@ -66,7 +67,8 @@ void kh_dispatch(kh_front *front)
     }
     submit_lookups(front);
     for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
-        while (front->in_ring[lane] < window_of(front, (kh_lane)lane) && kh_keystore_free_slots(front->keystore) > 0) {
+        while (front->in_ring[lane] < window_of(front, (kh_lane)lane) &&
+               kh_keystore_free_slots(front->keystore) > 0) {
             kh_job *job = kh_queue_pop(&front->queue, (kh_lane)lane);
 
             if (job == NULL) {
@@ -160,7 +162,8 @@ static void collect(kh_front *front)
     kh_completion completions[COLLECT_MAX];
     size_t count = 0;
 
-    while (front->keystore != NULL && (count = kh_keystore_collect(front->keystore, completions, COLLECT_MAX)) > 0) {
+    while (front->keystore != NULL &&
+           (count = kh_keystore_collect(front->keystore, completions, COLLECT_MAX)) > 0) {
         for (size_t i = 0; i < count; i++) {
             if ((uint32_t)completions[i].cookie == LOOKUP_MARK) {
                 lookup_done(front, &completions[i]);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The front's process: it is told everything over its channel, confines itself, and serves until it is told to stop. */
+/*
+ * The front's process: it is told everything over its channel, confines itself, and serves until it is told
+ * to stop.
+ */
 #include "front.h"
 #include "confine.h"
 #include "probe.h"
@@ -23,8 +26,8 @@ static void check_drained(struct ev_loop *loop, ev_prepare *prepare, int events)
     kh_front *front = prepare->data;
 
     (void)events;
-    if (front->draining && ((front->waiting_jobs == 0 && !kh_conns_pending(front)) ||
-                            front->now_ns >= front->drain_until_ns)) {
+    if (front->draining &&
+        ((front->waiting_jobs == 0 && !kh_conns_pending(front)) || front->now_ns >= front->drain_until_ns)) {
         if (front->waiting_jobs > 0) {
             kh_log(KH_LOG_WARN, "drain_incomplete", KH_LN("operations", front->waiting_jobs));
         }
@@ -43,8 +46,10 @@ static kh_result set_up(kh_front *front)
     }
     config = front->config;
     front->nobody = kh_secret_alloc(sizeof *front->nobody, NULL);
-    if (front->nobody == NULL || getrandom(front->nobody->secret, KH_TOKEN_SECRET_LEN, 0) != KH_TOKEN_SECRET_LEN ||
-        !kh_credential_prove(front->nobody, "keyhold-1 agent", nonce, nonce, warm)) { /* OpenSSL loads what it needs now */
+    if (front->nobody == NULL ||
+        getrandom(front->nobody->secret, KH_TOKEN_SECRET_LEN, 0) != KH_TOKEN_SECRET_LEN ||
+        !kh_credential_prove(front->nobody, "keyhold-1 agent", nonce, nonce,
+                             warm)) { /* OpenSSL loads what it needs now */
         return KH_E_MEMORY;
     }
     result = kh_jobs_new((uint32_t)config->queue_total + 65536, (uint64_t)config->queue_bytes, &front->jobs);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The front: the process that listens, decides who may do what, queues, and talks to the keeper through the ring. This
- * header is what its files share; each of them has one concern:
+ * The front: the process that listens, decides who may do what, queues, and talks to the keeper through the
+ * ring. This header is what its files share; each of them has one concern:
  *   front.c      the process: start, loop, end
  *   control.c    what the supervisor sends
  *   identity.c   who there is: tokens, uids, limits; survives a reload
@@ -14,7 +14,8 @@
  *   manage.c     operations that manage keys
  *   status.c     the JSON document of `status`
  *
- * One thread, one libev loop. Replies are written once per turn of the loop, the keeper is woken once per turn.
+ * One thread, one libev loop. Replies are written once per turn of the loop, the keeper is woken once per
+ * turn.
  */
 #ifndef KH_AGENT_FRONT_H
 #define KH_AGENT_FRONT_H
@@ -30,9 +31,9 @@
 #include "queue.h"
 #include <ev.h>
 
-#define KH_OPS_ROOM 20     /* kh_op is below this */
-#define KH_RESULTS_ROOM 32 /* kh_result is below this */
-#define KH_LOOKUPS_MAX 64  /* lookups in the ring at a time */
+#define KH_OPS_ROOM 20      /* kh_op is below this */
+#define KH_RESULTS_ROOM 32  /* kh_result is below this */
+#define KH_LOOKUPS_MAX 64   /* lookups in the ring at a time */
 #define KH_STORE_JOBS_MAX 4 /* other store operations in the ring at a time */
 
 typedef struct kh_front kh_front;
@@ -40,7 +41,7 @@ typedef struct kh_conn kh_conn;
 
 /* Who can call. Made when a configuration first names it, never freed, so that jobs may point to it. */
 typedef struct kh_identity {
-    kh_tenant tenant;                 /* first: a job's tenant is its identity */
+    kh_tenant tenant; /* first: a job's tenant is its identity */
     char name[KH_NAME_MAX + 1];
     bool is_root;
     const kh_config_identity *config; /* of the current configuration; NULL: root, or no longer there */
@@ -52,10 +53,10 @@ typedef struct kh_identity {
 } kh_identity;
 
 typedef enum kh_conn_state {
-    KH_CONN_HELLO,   /* has not said who it is, or not proved it */
+    KH_CONN_HELLO, /* has not said who it is, or not proved it */
     KH_CONN_READY,
-    KH_CONN_LAST,    /* what is in its output is the last */
-    KH_CONN_CLOSED,  /* freed at the end of the turn */
+    KH_CONN_LAST,   /* what is in its output is the last */
+    KH_CONN_CLOSED, /* freed at the end of the turn */
 } kh_conn_state;
 
 typedef struct kh_conn_list {
@@ -72,14 +73,14 @@ struct kh_conn {
     pid_t pid;
     kh_identity *identity; /* READY; before: who it claims to be, NULL: nobody that is known */
     uint8_t nonce_client[KH_NONCE_LEN], nonce_agent[KH_NONCE_LEN];
-    bool by_token;         /* it named an identity */
+    bool by_token; /* it named an identity */
     bool dirty;
-    bool counted;          /* in identity->connections */
-    kh_conn_list *list;    /* handshaking or ready */
+    bool counted;       /* in identity->connections */
+    kh_conn_list *list; /* handshaking or ready */
     kh_conn *dirty_next;
-    kh_conn *next, *prev;  /* handshaking: by age; ready: by last activity */
-    uint64_t active_ms;    /* when it came, or was last active */
-    uint64_t stalled_ms;   /* since when its output does not move; 0: it moves */
+    kh_conn *next, *prev; /* handshaking: by age; ready: by last activity */
+    uint64_t active_ms;   /* when it came, or was last active */
+    uint64_t stalled_ms;  /* since when its output does not move; 0: it moves */
     uint32_t job_count;
     kh_job *jobs;
 };
@@ -94,12 +95,13 @@ typedef struct kh_listener {
 
 typedef struct kh_front_stats {
     uint64_t results[KH_OPS_ROOM][KH_RESULTS_ROOM];
-    kh_histogram total[KH_OPS_ROOM];   /* arrival to reply; private-key operations and lookups */
+    kh_histogram total[KH_OPS_ROOM];    /* arrival to reply; private-key operations and lookups */
     kh_histogram queued[KH_LANE_COUNT]; /* arrival to ring */
     uint64_t lane_done[KH_LANE_COUNT];
-    uint64_t accepted, refused_full, refused_auth, closed_idle, closed_silent, closed_stalled, closed_protocol;
+    uint64_t accepted, refused_full, refused_auth, closed_idle, closed_silent, closed_stalled,
+        closed_protocol;
     uint64_t keeper_losses, lookups;
-    double rate[KH_LANE_COUNT];        /* completions per second, smoothed */
+    double rate[KH_LANE_COUNT]; /* completions per second, smoothed */
     uint64_t rate_base[KH_LANE_COUNT];
     uint64_t rate_ns;
 } kh_front_stats;
@@ -108,8 +110,8 @@ struct kh_front {
     struct ev_loop *loop;
     int channel_fd;
     ev_io channel_io;
-    uint64_t now_ns;       /* CLOCK_MONOTONIC, of this callback */
-    uint64_t started_s;    /* Unix time */
+    uint64_t now_ns;    /* CLOCK_MONOTONIC, of this callback */
+    uint64_t started_s; /* Unix time */
     uint64_t started_ns;
     /* configuration */
     kh_config *config, *next_config;
@@ -118,7 +120,7 @@ struct kh_front {
     kh_identity root;
     kh_credential *credentials; /* locked; KH_IDENTITIES_MAX of them, by index in the configuration */
     kh_credential *next_credentials;
-    kh_credential *nobody;      /* a random secret: what unknown identities are measured against */
+    kh_credential *nobody; /* a random secret: what unknown identities are measured against */
     kh_listener *listeners;
     /* connections */
     kh_conn_list handshaking, ready;
@@ -135,10 +137,10 @@ struct kh_front {
     kh_job_list in_ring_jobs;
     kh_job_list delayed;
     ev_timer delay_timer;
-    uint32_t waiting_jobs;  /* jobs with somebody who waits */
+    uint32_t waiting_jobs; /* jobs with somebody who waits */
     kh_directory *directory;
     /* keeper */
-    kh_keystore *keystore;  /* NULL: none serves */
+    kh_keystore *keystore; /* NULL: none serves */
     ev_io keystore_io;
     uint32_t in_ring[KH_LANE_COUNT];
     uint32_t lookups_in_ring;
@@ -192,7 +194,10 @@ void kh_listeners_stop(kh_front *front);
 void kh_listeners_start(kh_front *front);
 
 /* ---- conn.c */
-/* Takes over an accepted descriptor. When it is full, the oldest caller that has not said who it is makes room. */
+/*
+ * Takes over an accepted descriptor. When it is full, the oldest caller that has not said who it is makes
+ * room.
+ */
 KH_MUST_USE kh_result kh_conn_open(kh_front *front, int fd);
 /* Queues a reply; it is written at the end of the turn. A closed connection swallows it. */
 void kh_conn_reply(kh_conn *conn, const kh_reply *reply);
@@ -222,8 +227,8 @@ void kh_entry_from_info(const kh_key_info *info, bool with_spki, kh_key_entry *e
 
 /* ---- operation.c */
 /*
- * A job for this request, admitted and counted, with room for data_len bytes; NULL: it was refused and answered.
- * It is in no queue yet.
+ * A job for this request, admitted and counted, with room for data_len bytes; NULL: it was refused and
+ * answered. It is in no queue yet.
  */
 kh_job *kh_operation_begin(kh_conn *conn, const kh_request *req, size_t data_len);
 /* Answers with that status, data of a private-key operation, or nothing else; frees or detaches the job. */
@@ -248,7 +253,10 @@ void kh_dispatch_rates(kh_front *front);
 
 /* ---- manage.c */
 void kh_manage(kh_conn *conn, const kh_request *req);
-/* The keeper's answer to a store operation: answers the caller, or (list) queues the job again for the next page. */
+/*
+ * The keeper's answer to a store operation: answers the caller, or (list) queues the job again for the next
+ * page.
+ */
 void kh_manage_done(kh_front *front, kh_job *job, const kh_completion *completion);
 /* Frees what a job of a store operation holds besides itself. */
 void kh_manage_drop(kh_job *job);

@@ -34,7 +34,8 @@ kh_hash_key kh_hash_key_new(void)
     kh_hash_key key = {0, 0};
     ssize_t got = getrandom(&key, sizeof key, 0);
 
-    (void)got; /* of 16 bytes it cannot fail once the system is up; a zero key would still be a correct hash */
+    (void)
+        got; /* of 16 bytes it cannot fail once the system is up; a zero key would still be a correct hash */
     return key;
 }
 

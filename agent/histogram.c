@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A histogram of microseconds. Values below 8 have a bucket each; above, the three bits after the leading one choose. */
+/*
+ * A histogram of microseconds. Values below 8 have a bucket each; above, the three bits after the leading one
+ * choose.
+ */
 #include "histogram.h"
 
 static unsigned index_of(uint64_t us)
@@ -49,7 +52,8 @@ uint64_t kh_histogram_quantile(const kh_histogram *histogram, unsigned permille)
 uint64_t kh_histogram_power(const kh_histogram *histogram, unsigned power)
 {
     static const unsigned small[3][2] = {{0, 2}, {2, 4}, {4, 8}};
-    unsigned from = power < 3 ? small[power][0] : (power - 2) * 8, to = power < 3 ? small[power][1] : from + 8;
+    unsigned from = power < 3 ? small[power][0] : (power - 2) * 8,
+             to = power < 3 ? small[power][1] : from + 8;
     uint64_t sum = 0;
 
     for (unsigned i = from; i < to && i < KH_HISTOGRAM_BUCKETS; i++) {

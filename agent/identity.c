@@ -46,8 +46,8 @@ static void set_limits(kh_front *front, kh_identity *identity)
 {
     const kh_config_identity *config = identity->config;
 
-    identity->tenant.queue_max = config != NULL && config->queue_max > 0 ? config->queue_max
-                                                                          : (uint32_t)front->config->queue_max;
+    identity->tenant.queue_max =
+        config != NULL && config->queue_max > 0 ? config->queue_max : (uint32_t)front->config->queue_max;
     identity->tenant.weight = config != NULL ? config->weight : 1;
 }
 
@@ -59,7 +59,8 @@ kh_result kh_identities_apply(kh_front *front)
     }
     for (size_t i = 0; i < front->config->identity_count; i++) {
         const kh_config_identity *config = &front->config->identities[i];
-        kh_identity *identity = kh_identity_by_name(front, (const uint8_t *)config->name, strlen(config->name));
+        kh_identity *identity =
+            kh_identity_by_name(front, (const uint8_t *)config->name, strlen(config->name));
 
         if (identity == NULL) {
             identity = calloc(1, sizeof *identity);

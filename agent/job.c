@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK 64           /* jobs allocated at a time */
+#define CHUNK 64 /* jobs allocated at a time */
 #define CHUNKS_MAX 65536
-#define LARGE_KEPT 64      /* large buffers that are kept for the next */
-#define TABLE_SIZE 16384u  /* a power of two */
+#define LARGE_KEPT 64     /* large buffers that are kept for the next */
+#define TABLE_SIZE 16384u /* a power of two */
 
 struct kh_jobs {
     kh_job **chunks; /* of CHUNK jobs each */
@@ -118,7 +118,8 @@ kh_job *kh_job_take(kh_jobs *jobs, uint32_t data_len)
     kh_job *job = NULL;
     uint32_t index = 0, seq = 0;
 
-    if (jobs->in_use >= jobs->max_jobs || data_len > KH_RECORD_DATA_MAX || (jobs->free == NULL && !grow(jobs))) {
+    if (jobs->in_use >= jobs->max_jobs || data_len > KH_RECORD_DATA_MAX ||
+        (jobs->free == NULL && !grow(jobs))) {
         return NULL;
     }
     job = jobs->free;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A job: one operation that a caller waits for, from its admission to its reply. Jobs come from a pool that grows in
- * chunks up to a bound and never shrinks, so that the hot path allocates nothing.
+ * A job: one operation that a caller waits for, from its admission to its reply. Jobs come from a pool that
+ * grows in chunks up to a bound and never shrinks, so that the hot path allocates nothing.
  *
- * Legal order:  FREE → LOOKUP → QUEUED → RING → (DELAY →) DONE → FREE; an answer may come from any of them.  A job whose caller is gone, has cancelled, or was
- * answered because of the deadline while the job was in the ring is detached (conn NULL): its completion frees it.
+ * Legal order:  FREE → LOOKUP → QUEUED → RING → (DELAY →) DONE → FREE; an answer may come from any of them. 
+ * A job whose caller is gone, has cancelled, or was answered because of the deadline while the job was in the
+ * ring is detached (conn NULL): its completion frees it.
  */
 #ifndef KH_AGENT_JOB_H
 #define KH_AGENT_JOB_H
@@ -41,15 +42,15 @@ struct kh_job {
     uint64_t key_ref;
     uint32_t scheme, flags, arg;
     uint64_t arrived_ns, submitted_ns, deadline_ns;
-    uint64_t release_ns;      /* DELAY: when the reply leaves */
-    kh_result result;         /* DELAY */
-    void *extra;              /* the operation's own state (list), owned by the front's part that set it */
-    uint32_t heap_index;      /* deadline.h; UINT32_MAX: not in it */
-    kh_job *next, *prev;      /* flow, waiters or delay list, by state */
+    uint64_t release_ns; /* DELAY: when the reply leaves */
+    kh_result result;    /* DELAY */
+    void *extra;         /* the operation's own state (list), owned by the front's part that set it */
+    uint32_t heap_index; /* deadline.h; UINT32_MAX: not in it */
+    kh_job *next, *prev; /* flow, waiters or delay list, by state */
     kh_job *conn_next, *conn_prev;
     kh_job *hash_next;
-    void *entry;              /* LOOKUP: the directory's entry */
-    uint8_t *data;            /* `space`, or a large buffer of the pool's */
+    void *entry;   /* LOOKUP: the directory's entry */
+    uint8_t *data; /* `space`, or a large buffer of the pool's */
     uint32_t data_len;
     uint8_t space[KH_JOB_INLINE];
 };
@@ -61,7 +62,10 @@ KH_MUST_USE kh_result kh_jobs_new(uint32_t max_jobs, uint64_t max_bytes, kh_jobs
 void kh_jobs_free(kh_jobs *jobs);
 /* New bounds; what is out stays out. */
 void kh_jobs_limit(kh_jobs *jobs, uint32_t max_jobs, uint64_t max_bytes);
-/* A job with room for data_len bytes (at most KH_RECORD_DATA_MAX), otherwise zero. NULL: the bounds are reached. */
+/*
+ * A job with room for data_len bytes (at most KH_RECORD_DATA_MAX), otherwise zero. NULL: the bounds are
+ * reached.
+ */
 kh_job *kh_job_take(kh_jobs *jobs, uint32_t data_len);
 /* Wipes the data. The job must be in no list, heap or table. */
 void kh_job_release(kh_jobs *jobs, kh_job *job);

@@ -25,7 +25,10 @@ static void ready(void *ctx)
     }
 }
 
-/* From the message to the keystore's configuration. The secret moves into locked memory, the message is wiped. */
+/*
+ * From the message to the keystore's configuration. The secret moves into locked memory, the message is
+ * wiped.
+ */
 static kh_result take_boot(kh_channel_message *message, kh_keeper_config *config, char *path, size_t path_cap)
 {
     kh_boot_keeper boot;
@@ -82,8 +85,8 @@ int kh_keeper_main(void)
     if (result == KH_OK || result == KH_E_CLOSED) {
         return KH_EXIT_OK;
     }
-    kh_log(KH_LOG_ERROR, "start_failed", KH_LT("why", kh_result_name(result)), KH_LT("text", kh_result_text(result)),
-           KH_LT("store", path));
+    kh_log(KH_LOG_ERROR, "start_failed", KH_LT("why", kh_result_name(result)),
+           KH_LT("text", kh_result_text(result)), KH_LT("store", path));
     switch (result) {
     case KH_E_PASSPHRASE:
     case KH_E_VERSION:

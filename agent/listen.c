@@ -21,13 +21,16 @@ static kh_result say(char *error, kh_result why, const char *path, const char *w
 }
 
 /*
- * Whether somebody listens there, without connecting (the supervisor may not): a datagram to a socket of another type is
- * refused with EPROTOTYPE when that socket lives, and with ECONNREFUSED when only its file is left.
+ * Whether somebody listens there, without connecting (the supervisor may not): a datagram to a socket of
+ * another type is refused with EPROTOTYPE when that socket lives, and with ECONNREFUSED when only its file is
+ * left.
  */
 static bool alive(const struct sockaddr_un *address)
 {
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool dead = fd >= 0 && sendto(fd, "", 0, MSG_NOSIGNAL | MSG_DONTWAIT, (const struct sockaddr *)address, sizeof *address) < 0 &&
+    bool dead = fd >= 0 &&
+                sendto(fd, "", 0, MSG_NOSIGNAL | MSG_DONTWAIT, (const struct sockaddr *)address,
+                       sizeof *address) < 0 &&
                 errno == ECONNREFUSED;
 
     if (fd >= 0) {
@@ -53,7 +56,8 @@ static kh_result clear_stale(const struct sockaddr_un *address, char *error)
     return unlink(path) == 0 || errno == ENOENT ? KH_OK : say(error, KH_E_IO, path, strerror(errno));
 }
 
-static kh_result dress(const char *path, mode_t mode, const char *owner, const char *group, kh_socket *out, char *error)
+static kh_result dress(const char *path, mode_t mode, const char *owner, const char *group, kh_socket *out,
+                       char *error)
 {
     kh_user user = {(uid_t)-1, (gid_t)-1};
     gid_t gid = (gid_t)-1;
@@ -65,8 +69,8 @@ static kh_result dress(const char *path, mode_t mode, const char *owner, const c
     if (group != NULL && kh_config_group(group, &gid) != KH_OK) {
         return say(error, KH_E_INVALID, group, "there is no such group");
     }
-    if (((user.uid != (uid_t)-1 || gid != (gid_t)-1) && lchown(path, user.uid, gid) != 0) || chmod(path, mode) != 0 ||
-        lstat(path, &st) != 0) {
+    if (((user.uid != (uid_t)-1 || gid != (gid_t)-1) && lchown(path, user.uid, gid) != 0) ||
+        chmod(path, mode) != 0 || lstat(path, &st) != 0) {
         return say(error, KH_E_IO, path, strerror(errno));
     }
     out->dev = st.st_dev;
@@ -74,8 +78,8 @@ static kh_result dress(const char *path, mode_t mode, const char *owner, const c
     return KH_OK;
 }
 
-kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *owner, const char *group, kh_socket *out,
-                         char *error)
+kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *owner, const char *group,
+                         kh_socket *out, char *error)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     kh_result result = KH_OK;
@@ -97,7 +101,8 @@ kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *ow
     umask(old);
     if (bound != 0) {
         result = say(error, KH_E_IO, path, strerror(errno));
-    } else if ((result = dress(path, mode, owner, group, out, error)) == KH_OK && listen(out->fd, BACKLOG) != 0) {
+    } else if ((result = dress(path, mode, owner, group, out, error)) == KH_OK &&
+               listen(out->fd, BACKLOG) != 0) {
         result = say(error, KH_E_IO, path, strerror(errno));
     }
     if (result == KH_OK && (out->path = strdup(path)) == NULL) {

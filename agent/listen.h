@@ -13,11 +13,12 @@ typedef struct kh_socket {
 } kh_socket;
 
 /*
- * Binds and listens: type is SOCK_STREAM or SOCK_SEQPACKET. A file that nobody listens on any more is replaced; a socket that
- * is alive (KH_E_EXISTS) and a file that is no socket (KH_E_INVALID) are left alone. KH_E_IO. error: KH_CONFIG_ERROR_MAX bytes.
+ * Binds and listens: type is SOCK_STREAM or SOCK_SEQPACKET. A file that nobody listens on any more is
+ * replaced; a socket that is alive (KH_E_EXISTS) and a file that is no socket (KH_E_INVALID) are left alone.
+ * KH_E_IO. error: KH_CONFIG_ERROR_MAX bytes.
  */
-KH_MUST_USE kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *owner, const char *group,
-                                     kh_socket *out, char *error);
+KH_MUST_USE kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *owner,
+                                     const char *group, kh_socket *out, char *error);
 /* Closes, and removes the file if it is still the one that was made. */
 void kh_socket_close(kh_socket *socket);
 /* A socket that systemd passed for that path; -1: none. */

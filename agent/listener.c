@@ -43,9 +43,11 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int events)
         if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) {
             return;
         }
-        if (fd < 0) { /* out of descriptors or memory: the listener stays readable, so look away for a while */
+        if (fd <
+            0) { /* out of descriptors or memory: the listener stays readable, so look away for a while */
             if (kh_log_allowed(&front->log_full, kh_front_ms(front), &suppressed)) {
-                kh_log(KH_LOG_WARN, "accept_failed", KH_LT("error", strerror(errno)), KH_LN("suppressed", suppressed));
+                kh_log(KH_LOG_WARN, "accept_failed", KH_LT("error", strerror(errno)),
+                       KH_LN("suppressed", suppressed));
             }
             listen_again(front, false);
             ev_timer_set(&front->accept_pause, ACCEPT_PAUSE_S, 0.);

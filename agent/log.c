@@ -47,7 +47,10 @@ static void put_string(line *out, const char *text)
     put(out, text, strlen(text));
 }
 
-/* Quoted with the escapes of JSON; bytes that are not printable ASCII or UTF-8 lead and follow bytes become \u00XX. */
+/*
+ * Quoted with the escapes of JSON; bytes that are not printable ASCII or UTF-8 lead and follow bytes become
+ * \u00XX.
+ */
 static void put_quoted(line *out, const char *text)
 {
     put(out, "\"", 1);
@@ -109,7 +112,8 @@ static void put_start(line *out, kh_log_level level, const char *event)
     struct tm tm = {0};
     char head[128];
     char stamp[40];
-    const char *format = the_json ? "{\"time\":\"%s\",\"level\":\"%s\",\"role\":\"%s\",\"event\":\"%s\"" : "%s %s %s %s";
+    const char *format =
+        the_json ? "{\"time\":\"%s\",\"level\":\"%s\",\"role\":\"%s\",\"event\":\"%s\"" : "%s %s %s %s";
 
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &tm);

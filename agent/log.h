@@ -18,8 +18,14 @@ typedef struct kh_log_field {
     long long number;
 } kh_log_field;
 
-#define KH_LT(field_name, value) {.name = (field_name), .text = (value)}             /* text, not NULL */
-#define KH_LN(field_name, value) {.name = (field_name), .number = (long long)(value)} /* number */
+#define KH_LT(field_name, value)                                                                             \
+    {                                                                                                        \
+        .name = (field_name), .text = (value)                                                                \
+    } /* text, not NULL */
+#define KH_LN(field_name, value)                                                                             \
+    {                                                                                                        \
+        .name = (field_name), .number = (long long)(value)                                                   \
+    } /* number */
 
 /* The process's role in each line (static storage), and what is written. May be called again (SIGHUP). */
 void kh_log_init(const char *role, kh_log_level level, bool json);
@@ -28,15 +34,16 @@ void kh_log_to(int fd);
 void kh_log_fields(kh_log_level level, const char *event, const kh_log_field *fields, size_t count);
 
 /* kh_log(KH_LOG_INFO, "event", KH_LT("name", name), KH_LN("count", 3)); */
-#define kh_log(level, event, ...)                                                                           \
-    do {                                                                                                    \
-        const kh_log_field kh_log_args[] = {{.name = NULL}, ##__VA_ARGS__};                                 \
-        kh_log_fields(level, event, kh_log_args + 1, sizeof kh_log_args / sizeof *kh_log_args - 1);         \
+#define kh_log(level, event, ...)                                                                            \
+    do {                                                                                                     \
+        const kh_log_field kh_log_args[] = {{.name = NULL}, ##__VA_ARGS__};                                  \
+        kh_log_fields(level, event, kh_log_args + 1, sizeof kh_log_args / sizeof *kh_log_args - 1);          \
     } while (0)
 
 /*
- * For lines that a peer can cause: at most KH_LOG_BURST per KH_LOG_INTERVAL_MS and limit. Returns whether to write now;
- * *suppressed is how many were left out since the last one that was written. Zero-initialise the limit.
+ * For lines that a peer can cause: at most KH_LOG_BURST per KH_LOG_INTERVAL_MS and limit. Returns whether to
+ * write now; *suppressed is how many were left out since the last one that was written. Zero-initialise the
+ * limit.
  */
 #define KH_LOG_BURST 5
 #define KH_LOG_INTERVAL_MS 10000

@@ -14,11 +14,12 @@
 #define DEFAULT_CONFIG "/etc/keyhold/keyhold.conf"
 #define EXIT_USAGE 2
 
-static const char usage[] = "usage: keyholdd [--config FILE] [--check] [--delay-ms N] [--foreground] [--version] [--help]\n"
-                            "  --config FILE  configuration (default " DEFAULT_CONFIG ")\n"
-                            "  --check        check the configuration and the tokens, say what is wrong, and exit\n"
-                            "  --delay-ms N   hold each reply to a private-key operation back for N ms (0 to 60000)\n"
-                            "  --foreground   stay in the foreground: always so\n";
+static const char usage[] =
+    "usage: keyholdd [--config FILE] [--check] [--delay-ms N] [--foreground] [--version] [--help]\n"
+    "  --config FILE  configuration (default " DEFAULT_CONFIG ")\n"
+    "  --check        check the configuration and the tokens, say what is wrong, and exit\n"
+    "  --delay-ms N   hold each reply to a private-key operation back for N ms (0 to 60000)\n"
+    "  --foreground   stay in the foreground: always so\n";
 
 static int bad_usage(const char *what)
 {
@@ -36,10 +37,13 @@ static bool parse_delay(const char *text, long *delay_ms)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 't'},
-                                            {"delay-ms", required_argument, NULL, 'd'}, {"version", no_argument, NULL, 'v'},
+    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"check", no_argument, NULL, 't'},
+                                            {"delay-ms", required_argument, NULL, 'd'},
+                                            {"version", no_argument, NULL, 'v'},
                                             {"help", no_argument, NULL, 'h'},
-                                            {"foreground", no_argument, NULL, 'f'}, {NULL, 0, NULL, 0}};
+                                            {"foreground", no_argument, NULL, 'f'},
+                                            {NULL, 0, NULL, 0}};
     kh_options chosen = {.config_path = DEFAULT_CONFIG, .delay_ms = -1};
     int option = 0;
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The operations that manage keys: each becomes one record for the keeper, `list` one for each page. They share a small
- * window in the ring and are answered by the keeper's store thread, so signing goes on beside them.
+ * The operations that manage keys: each becomes one record for the keeper, `list` one for each page. They
+ * share a small window in the ring and are answered by the keeper's store thread, so signing goes on beside
+ * them.
  */
 #include "front.h"
 #include <stdio.h>
@@ -26,8 +27,9 @@ static void refuse_forbidden(kh_conn *conn, const kh_request *req, bool names_ke
     uint32_t suppressed = 0;
 
     if (kh_log_allowed(&conn->identity->log_refused, kh_front_ms(conn->front), &suppressed)) {
-        kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", conn->identity->name), KH_LT("operation", kh_op_name(req->op)),
-               KH_LT("why", "forbidden"), KH_LN("suppressed", suppressed));
+        kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", conn->identity->name),
+               KH_LT("operation", kh_op_name(req->op)), KH_LT("why", "forbidden"),
+               KH_LN("suppressed", suppressed));
     }
     kh_refuse(conn, req->op, req->id, names_key ? KH_E_NOT_FOUND : KH_E_FORBIDDEN,
               names_key ? NULL : "this identity may not do this");
@@ -56,8 +58,8 @@ static void admit_list(kh_conn *conn, const kh_request *req)
         refuse_forbidden(conn, req, false);
         return;
     }
-    if (req->name.len > KH_NAME_MAX || req->after.len > KH_DIRECTORY_KEY_MAX || req->arg == 0 || req->arg > KH_LIST_MAX ||
-        (req->name.len > 0 && memchr(req->name.data, 0, req->name.len) != NULL)) {
+    if (req->name.len > KH_NAME_MAX || req->after.len > KH_DIRECTORY_KEY_MAX || req->arg == 0 ||
+        req->arg > KH_LIST_MAX || (req->name.len > 0 && memchr(req->name.data, 0, req->name.len) != NULL)) {
         kh_refuse(conn, req->op, req->id, KH_E_INVALID, NULL);
         return;
     }
@@ -77,7 +79,8 @@ static void admit_list(kh_conn *conn, const kh_request *req)
         memcpy(job->data, req->after.data, req->after.len);
     }
     state->want = req->arg;
-    memcpy(state->glob, req->name.len > 0 ? (const char *)req->name.data : "*", req->name.len > 0 ? req->name.len : 1);
+    memcpy(state->glob, req->name.len > 0 ? (const char *)req->name.data : "*",
+           req->name.len > 0 ? req->name.len : 1);
     kh_queue_push(&conn->front->queue, job);
 }
 
@@ -93,7 +96,10 @@ static void answer_list(kh_front *front, kh_job *job, bool more)
     kh_operation_reply(front, job, &reply);
 }
 
-/* One page of the store. The caller sees only what it may see; a full reply or the end of the store ends the job. */
+/*
+ * One page of the store. The caller sees only what it may see; a full reply or the end of the store ends the
+ * job.
+ */
 static void list_done(kh_front *front, kh_job *job, const kh_completion *completion)
 {
     list_state *state = job->extra;
@@ -107,10 +113,12 @@ static void list_done(kh_front *front, kh_job *job, const kh_completion *complet
         memcpy(&info, completion->data + i * sizeof info, sizeof info);
         info.name[KH_NAME_MAX] = '\0';
         name_len = strlen(info.name);
-        if (kh_name_glob(state->glob, info.name, name_len) && kh_acl_allows(rights, KH_OP_LIST, info.name, name_len)) {
+        if (kh_name_glob(state->glob, info.name, name_len) &&
+            kh_acl_allows(rights, KH_OP_LIST, info.name, name_len)) {
             state->infos[state->count++] = info;
         }
-        job->data_len = (uint32_t)snprintf((char *)job->data, KH_JOB_INLINE, "%s/%u", info.name, info.version);
+        job->data_len =
+            (uint32_t)snprintf((char *)job->data, KH_JOB_INLINE, "%s/%u", info.name, info.version);
     }
     if (count == 0 || state->count == state->want) {
         answer_list(front, job, count > 0);
@@ -138,8 +146,8 @@ static void admit_keyed(kh_conn *conn, const kh_request *req, kh_store_op op, co
     if (extra > 0) {
         memcpy(job->data + sizeof *info, req->data.data, extra);
     }
-    kh_log(KH_LOG_INFO, "manage", KH_LT("identity", conn->identity->name), KH_LT("operation", kh_op_name(req->op)),
-           KH_LT("key", info->name), KH_LN("peer_uid", conn->uid));
+    kh_log(KH_LOG_INFO, "manage", KH_LT("identity", conn->identity->name),
+           KH_LT("operation", kh_op_name(req->op)), KH_LT("key", info->name), KH_LN("peer_uid", conn->uid));
     kh_queue_push(&conn->front->queue, job);
 }
 
@@ -161,7 +169,8 @@ static void admit_new(kh_conn *conn, const kh_request *req, kh_store_op op)
         kh_refuse(conn, req->op, req->id, KH_E_INVALID, "this is not a key name");
         return;
     }
-    if ((req->flags & ~(KH_KEY_ALLOW_DUPLICATE | KH_KEY_NEW_VERSION)) != 0 || (req->usage & ~(unsigned)KH_USAGE_ALL) != 0) {
+    if ((req->flags & ~(KH_KEY_ALLOW_DUPLICATE | KH_KEY_NEW_VERSION)) != 0 ||
+        (req->usage & ~(unsigned)KH_USAGE_ALL) != 0) {
         kh_refuse(conn, req->op, req->id, KH_E_INVALID, "unknown flags or usage");
         return;
     }

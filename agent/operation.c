@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The life of a job: it begins with an admitted request and ends with exactly one reply, or with its connection. */
+/*
+ * The life of a job: it begins with an admitted request and ends with exactly one reply, or with its
+ * connection.
+ */
 #include "front.h"
 
 uint32_t kh_retry_after(const kh_front *front, kh_lane lane)
@@ -30,7 +33,8 @@ void kh_refuse(kh_conn *conn, kh_op op, uint32_t id, kh_result why, const char *
 static kh_job *refuse_full(kh_conn *conn, const kh_request *req, kh_result why)
 {
     kh_front *front = conn->front;
-    kh_reply reply = {.op = req->op, .id = req->id, .status = why, .detail = kh_text_bytes(kh_result_text(why))};
+    kh_reply reply = {
+        .op = req->op, .id = req->id, .status = why, .detail = kh_text_bytes(kh_result_text(why))};
     uint32_t suppressed = 0, longest = 0;
 
     for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
@@ -41,9 +45,9 @@ static kh_job *refuse_full(kh_conn *conn, const kh_request *req, kh_result why)
     reply.retry_after_ms = longest;
     conn->identity->refused++;
     if (kh_log_allowed(&conn->identity->log_overload, kh_front_ms(front), &suppressed)) {
-        kh_log(KH_LOG_WARN, "overloaded", KH_LT("identity", conn->identity->name), KH_LT("why", kh_result_name(why)),
-               KH_LN("waiting", conn->identity->tenant.waiting), KH_LN("total", front->queue.total),
-               KH_LN("suppressed", suppressed));
+        kh_log(KH_LOG_WARN, "overloaded", KH_LT("identity", conn->identity->name),
+               KH_LT("why", kh_result_name(why)), KH_LN("waiting", conn->identity->tenant.waiting),
+               KH_LN("total", front->queue.total), KH_LN("suppressed", suppressed));
     }
     kh_conn_reply(conn, &reply);
     return NULL;
@@ -112,7 +116,10 @@ kh_job *kh_operation_begin(kh_conn *conn, const kh_request *req, size_t data_len
     return job;
 }
 
-/* Takes the job out of whatever holds it and frees it; one that is in the ring stays until its completion comes. */
+/*
+ * Takes the job out of whatever holds it and frees it; one that is in the ring stays until its completion
+ * comes.
+ */
 static void discard(kh_front *front, kh_job *job)
 {
     switch (job->state) {
@@ -186,8 +193,8 @@ void kh_operation_abandon(kh_conn *conn)
 
 void kh_operation_expire(kh_front *front)
 {
-    for (kh_job *job = kh_deadlines_first(&front->deadlines); job != NULL && job->deadline_ns <= front->now_ns;
-         job = kh_deadlines_first(&front->deadlines)) {
+    for (kh_job *job = kh_deadlines_first(&front->deadlines);
+         job != NULL && job->deadline_ns <= front->now_ns; job = kh_deadlines_first(&front->deadlines)) {
         kh_operation_end(front, job, KH_E_DEADLINE, NULL, 0);
     }
 }

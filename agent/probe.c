@@ -32,7 +32,7 @@ static const char *try_open(const char *path, int flags)
 
 static const char *try_exec(void)
 {
-    char *const argv[] = {(char *)(uintptr_t)"/bin/true", NULL};
+    char *const argv[] = {(char *)(uintptr_t) "/bin/true", NULL};
     char *const env[] = {NULL};
     int status = 0;
     pid_t pid = vfork(); /* an exec that worked must not end the test */
@@ -73,8 +73,9 @@ void kh_probe(const char *role)
     }
     kh_log(KH_LOG_NOTICE, "probe", KH_LT("process", role), KH_LT("open", try_open("/proc/version", O_RDONLY)),
            KH_LT("open_dir", try_open("/", O_RDONLY | O_DIRECTORY)),
-           KH_LT("create", try_open("/tmp/keyhold-probe", O_WRONLY | O_CREAT | O_EXCL)), KH_LT("exec", try_exec()),
-           KH_LT("connect", try_connect(AF_UNIX)), KH_LT("ptrace", name_of(ptrace(PTRACE_TRACEME, 0, NULL, NULL))),
+           KH_LT("create", try_open("/tmp/keyhold-probe", O_WRONLY | O_CREAT | O_EXCL)),
+           KH_LT("exec", try_exec()), KH_LT("connect", try_connect(AF_UNIX)),
+           KH_LT("ptrace", name_of(ptrace(PTRACE_TRACEME, 0, NULL, NULL))),
            KH_LT("set_dumpable", name_of(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))));
     dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     kh_log(KH_LOG_NOTICE, "probe_state", KH_LT("process", role), KH_LN("dumpable", dumpable));

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Test builds (KH_TEST_PROBES): each role tries what it must not be able to do, and logs how it was refused. */
+/*
+ * Test builds (KH_TEST_PROBES): each role tries what it must not be able to do, and logs how it was refused.
+ */
 #ifndef KH_AGENT_PROBE_H
 #define KH_AGENT_PROBE_H
 

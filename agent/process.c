@@ -42,8 +42,9 @@ static void set_limits(const kh_process_spec *spec)
 
 static void drop_privileges(const kh_process_spec *spec)
 {
-    if (spec->change_user && (setgroups(0, NULL) != 0 || setresgid(spec->user.gid, spec->user.gid, spec->user.gid) != 0 ||
-                              setresuid(spec->user.uid, spec->user.uid, spec->user.uid) != 0)) {
+    if (spec->change_user &&
+        (setgroups(0, NULL) != 0 || setresgid(spec->user.gid, spec->user.gid, spec->user.gid) != 0 ||
+         setresuid(spec->user.uid, spec->user.uid, spec->user.uid) != 0)) {
         fail("keyholdd: cannot change the user");
     }
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
@@ -54,7 +55,8 @@ static void drop_privileges(const kh_process_spec *spec)
 static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
 {
     char *const argv[] = {(char *)(uintptr_t)spec->role, NULL};
-    int exe = fcntl(spec->exe_fd, F_DUPFD_CLOEXEC, KH_BOOT_FD + 2), channel = fcntl(spec->channel_fd, F_DUPFD, KH_BOOT_FD + 2);
+    int exe = fcntl(spec->exe_fd, F_DUPFD_CLOEXEC, KH_BOOT_FD + 2),
+        channel = fcntl(spec->channel_fd, F_DUPFD, KH_BOOT_FD + 2);
 
     prctl(PR_SET_NAME, spec->role + strlen("keyholdd: "), 0, 0, 0);
     if (exe < 0 || channel < 0 || dup2(channel, KH_BOOT_FD) < 0 || dup3(exe, KH_BOOT_FD + 1, O_CLOEXEC) < 0 ||
@@ -76,7 +78,8 @@ static void make_env(char **env, size_t cap)
 {
     size_t count = 0;
 #ifdef KH_TEST_PROBES
-    static const char *const kept[] = {"KEYHOLD_PROBE", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"};
+    static const char *const kept[] = {"KEYHOLD_PROBE", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS",
+                                       "LSAN_OPTIONS"};
 
     for (size_t i = 0; i < sizeof kept / sizeof *kept && count + 1 < cap; i++) {
         const char *value = getenv(kept[i]);

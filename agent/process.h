@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Starting a role: the same program again, from the descriptor it was started from, in a fresh address space. */
+/*
+ * Starting a role: the same program again, from the descriptor it was started from, in a fresh address space.
+ */
 #ifndef KH_AGENT_PROCESS_H
 #define KH_AGENT_PROCESS_H
 
@@ -7,9 +9,9 @@
 #include <sys/types.h>
 
 typedef struct kh_process_spec {
-    const char *role;   /* argv[0]: KH_ROLE_FRONT or KH_ROLE_KEEPER; its main is found by it */
-    int exe_fd;         /* of the program */
-    int channel_fd;     /* becomes KH_BOOT_FD; every other descriptor above 2 is closed */
+    const char *role; /* argv[0]: KH_ROLE_FRONT or KH_ROLE_KEEPER; its main is found by it */
+    int exe_fd;       /* of the program */
+    int channel_fd;   /* becomes KH_BOOT_FD; every other descriptor above 2 is closed */
     bool change_user;
     kh_user user;
     size_t descriptors; /* RLIMIT_NOFILE */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The fair queues: weighted round robin over tenants, per lane group. Every job costs one: a lane's jobs cost the same. */
+/*
+ * The fair queues: weighted round robin over tenants, per lane group. Every job costs one: a lane's jobs cost
+ * the same.
+ */
 #include "queue.h"
 
 kh_result kh_queue_admit(kh_queue *queue, kh_tenant *tenant)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The fair queues: one for each lane group and tenant. Within a lane the tenants that have something waiting are served
- * in turn, each as many jobs as its weight says, so a tenant that floods delays only itself. Lanes do not compete here:
- * each has its own window in the ring.
+ * The fair queues: one for each lane group and tenant. Within a lane the tenants that have something waiting
+ * are served in turn, each as many jobs as its weight says, so a tenant that floods delays only itself. Lanes
+ * do not compete here: each has its own window in the ring.
  *
- * Bounds: a job is counted from admission until it leaves for the ring or is answered; per tenant and in total.
+ * Bounds: a job is counted from admission until it leaves for the ring or is answered; per tenant and in
+ * total.
  */
 #ifndef KH_AGENT_QUEUE_H
 #define KH_AGENT_QUEUE_H
@@ -28,9 +29,9 @@ typedef struct kh_tenant {
 
 /* Zero-initialise, then set total_max. */
 typedef struct kh_queue {
-    kh_flow *turn[KH_LANE_COUNT];     /* whose turn it is; NULL: the lane is empty */
-    uint32_t waiting[KH_LANE_COUNT];  /* queued jobs */
-    uint32_t total, total_max;        /* counted jobs */
+    kh_flow *turn[KH_LANE_COUNT];    /* whose turn it is; NULL: the lane is empty */
+    uint32_t waiting[KH_LANE_COUNT]; /* queued jobs */
+    uint32_t total, total_max;       /* counted jobs */
 } kh_queue;
 
 /* Counts one more job of the tenant. KH_E_OVERLOADED: a bound is reached; nothing is counted. */

@@ -82,7 +82,8 @@ static kh_result open_listener(const kh_config_listener *listener, kh_socket *ou
         *out = (kh_socket){.fd = fd, .path = strdup(listener->path)};
         return out->path != NULL ? KH_OK : KH_E_MEMORY;
     }
-    return kh_socket_open(listener->path, SOCK_STREAM, listener->mode, listener->owner, listener->group, out, error);
+    return kh_socket_open(listener->path, SOCK_STREAM, listener->mode, listener->owner, listener->group, out,
+                          error);
 }
 
 static kh_socket *find_socket(kh_supervisor *supervisor, const char *path)
@@ -116,7 +117,8 @@ static kh_result open_sockets(kh_supervisor *supervisor, const kh_config *config
             snprintf(error, KH_CONFIG_ERROR_MAX, "%s: too many listeners", config->path);
             result = KH_E_INVALID;
         } else {
-            result = open_listener(&config->listeners[i], &supervisor->sockets[supervisor->socket_count], error);
+            result =
+                open_listener(&config->listeners[i], &supervisor->sockets[supervisor->socket_count], error);
             supervisor->socket_count += result == KH_OK;
         }
     }
@@ -155,7 +157,8 @@ static kh_result find_user(const char *text, const char *fallback, kh_user *user
     if (kh_config_user(name, user) == KH_OK) {
         return KH_OK;
     }
-    snprintf(error, KH_CONFIG_ERROR_MAX, "there is no user \"%s\": make it, or name another one in the configuration", name);
+    snprintf(error, KH_CONFIG_ERROR_MAX,
+             "there is no user \"%s\": make it, or name another one in the configuration", name);
     return KH_E_INVALID;
 }
 
@@ -173,8 +176,10 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
         return KH_E_MEMORY;
     }
     if (supervisor->privileged &&
-        ((result = find_user(config->front_user, DEFAULT_FRONT_USER, &supervisor->front_user, error)) != KH_OK ||
-         (result = find_user(config->keeper_user, DEFAULT_KEEPER_USER, &supervisor->keeper_user, error)) != KH_OK)) {
+        ((result = find_user(config->front_user, DEFAULT_FRONT_USER, &supervisor->front_user, error)) !=
+             KH_OK ||
+         (result = find_user(config->keeper_user, DEFAULT_KEEPER_USER, &supervisor->keeper_user, error)) !=
+             KH_OK)) {
         return result;
     }
     if ((result = kh_kek_load(config, &supervisor->kek, error)) != KH_OK ||
@@ -182,7 +187,8 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
         return result;
     }
     if (config->admin_socket != NULL) {
-        result = kh_socket_open(config->admin_socket, SOCK_SEQPACKET, 0600, NULL, NULL, &supervisor->admin, error);
+        result =
+            kh_socket_open(config->admin_socket, SOCK_SEQPACKET, 0600, NULL, NULL, &supervisor->admin, error);
     }
     return result;
 }
@@ -228,7 +234,8 @@ void kh_settings_confine(kh_supervisor *supervisor)
         count += paths[count].path != NULL;
     }
     if (!kh_confine_paths(paths, count)) {
-        kh_log(KH_LOG_WARN, "landlock_unavailable", KH_LT("means", "the supervisor's files are not confined"));
+        kh_log(KH_LOG_WARN, "landlock_unavailable",
+               KH_LT("means", "the supervisor's files are not confined"));
     }
     for (size_t i = 0; i < count; i++) {
         free((char *)(uintptr_t)paths[i].path);
@@ -250,11 +257,11 @@ void kh_settings_stop(kh_supervisor *supervisor)
 static kh_result send_config(kh_supervisor *supervisor)
 {
     const kh_config *config = supervisor->settings.config;
-    long delay_ms = supervisor->options->delay_ms >= 0 ? supervisor->options->delay_ms : config->debug_delay_ms;
+    long delay_ms =
+        supervisor->options->delay_ms >= 0 ? supervisor->options->delay_ms : config->debug_delay_ms;
     uint8_t payload[4096 + sizeof(kh_boot_config)];
-    const kh_boot_config boot = {.workers = supervisor->workers,
-                                 .delay_ms = (uint32_t)delay_ms,
-                                 .operator_uid = (uint32_t)geteuid()};
+    const kh_boot_config boot = {
+        .workers = supervisor->workers, .delay_ms = (uint32_t)delay_ms, .operator_uid = (uint32_t)geteuid()};
     size_t path_len = strlen(config->path);
 
     if (path_len > 4095) {
@@ -279,12 +286,14 @@ static kh_result send_tokens(kh_supervisor *supervisor)
             memcpy(tokens[count++].secret, supervisor->settings.credentials[i].secret, KH_TOKEN_SECRET_LEN);
         }
         if (count == KH_BOOT_TOKENS || (count > 0 && i + 1 == config->identity_count)) {
-            result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_TOKENS, tokens, count * sizeof *tokens, NULL, 0);
+            result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_TOKENS, tokens,
+                                     count * sizeof *tokens, NULL, 0);
             count = 0;
         }
     }
     if (count > 0 && result == KH_OK) {
-        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_TOKENS, tokens, count * sizeof *tokens, NULL, 0);
+        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_TOKENS, tokens, count * sizeof *tokens,
+                                 NULL, 0);
     }
     kh_secret_free(tokens, KH_BOOT_TOKENS * sizeof *tokens);
     return result;
@@ -300,7 +309,8 @@ kh_result kh_settings_send(kh_supervisor *supervisor, size_t first_socket)
     for (size_t i = first_socket; i < supervisor->socket_count && result == KH_OK; i++) {
         const kh_socket *sock = &supervisor->sockets[i];
 
-        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_LISTENER, sock->path, strlen(sock->path), &sock->fd, 1);
+        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_LISTENER, sock->path,
+                                 strlen(sock->path), &sock->fd, 1);
     }
     if (result == KH_OK) {
         result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_COMMIT, NULL, 0, NULL, 0);

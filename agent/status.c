@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The JSON document of `status`: what the front, the ring and the keeper count. Bounded, so that it fits one frame. */
+/*
+ * The JSON document of `status`: what the front, the ring and the keeper count. Bounded, so that it fits one
+ * frame.
+ */
 #include "front.h"
 #include <jansson.h>
 #include <stdlib.h>
@@ -20,7 +23,8 @@ static json_t *histogram_json(const kh_histogram *histogram)
     unsigned last = 0;
 
     json_object_set_new(json, "count", number(histogram->count));
-    json_object_set_new(json, "mean", number(histogram->count > 0 ? histogram->sum_us / histogram->count : 0));
+    json_object_set_new(json, "mean",
+                        number(histogram->count > 0 ? histogram->sum_us / histogram->count : 0));
     json_object_set_new(json, "p50", number(kh_histogram_quantile(histogram, 500)));
     json_object_set_new(json, "p99", number(kh_histogram_quantile(histogram, 990)));
     json_object_set_new(json, "p999", number(kh_histogram_quantile(histogram, 999)));
@@ -63,7 +67,8 @@ static json_t *lane_json(const kh_front *front, const kh_keeper_stats *stats, in
     json_object_set_new(json, "errors", number(of->errors));
     json_object_set_new(json, "expired", number(of->expired));
     json_object_set_new(json, "batches", batches);
-    json_object_set_new(json, "mean_batch", json_real(batch_count > 0 ? (double)filled / (double)batch_count : 0));
+    json_object_set_new(json, "mean_batch",
+                        json_real(batch_count > 0 ? (double)filled / (double)batch_count : 0));
     json_object_set_new(json, "by_openssl", number(of->by_openssl));
     json_object_set_new(json, "by_kernel", number(of->by_kernel));
     json_object_set_new(json, "kernel_faults", number(of->kernel_faults));
@@ -100,7 +105,8 @@ static json_t *operations_json(const kh_front *front)
 
         for (int result = 0; result < KH_RESULTS_ROOM; result++) {
             if (front->stats.results[op][result] > 0) {
-                json_object_set_new(results, kh_result_name(result), number(front->stats.results[op][result]));
+                json_object_set_new(results, kh_result_name(result),
+                                    number(front->stats.results[op][result]));
             }
         }
         if (json_object_size(results) == 0) {
@@ -153,8 +159,8 @@ static json_t *identities_json(const kh_front *front)
     json_t *json = json_array();
 
     json_array_append_new(json, identity_json(&front->root));
-    for (const kh_identity *identity = front->identities; identity != NULL && json_array_size(json) < IDENTITIES_SHOWN;
-         identity = identity->next) {
+    for (const kh_identity *identity = front->identities;
+         identity != NULL && json_array_size(json) < IDENTITIES_SHOWN; identity = identity->next) {
         if (identity->config != NULL) {
             json_array_append_new(json, identity_json(identity));
         }

@@ -52,7 +52,8 @@ static void on_hup(struct ev_loop *loop, ev_signal *watcher, int events)
     clock_gettime(CLOCK_MONOTONIC, &now);
     sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
     if (kh_settings_reload(supervisor, error) != KH_OK) {
-        kh_log(KH_LOG_ERROR, "reload_failed", KH_LT("error", error), KH_LT("means", "the old configuration stays"));
+        kh_log(KH_LOG_ERROR, "reload_failed", KH_LT("error", error),
+               KH_LT("means", "the old configuration stays"));
     } else {
         kh_log(KH_LOG_NOTICE, "reloaded", KH_LT("file", supervisor->settings.config->path));
     }
@@ -123,7 +124,8 @@ static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
         stop_keeper(supervisor);
         return;
     }
-    if (kh_channel_send(supervisor->front.channel_fd, KH_MSG_DRAIN, &most_ms, sizeof most_ms, NULL, 0) != KH_OK) {
+    if (kh_channel_send(supervisor->front.channel_fd, KH_MSG_DRAIN, &most_ms, sizeof most_ms, NULL, 0) !=
+        KH_OK) {
         kh_child_kill(&supervisor->front, "does not read its channel");
     }
     wait_most(supervisor, most_ms / 1000. + FRONT_PATIENCE_S);
@@ -206,7 +208,8 @@ static kh_result start(kh_supervisor *supervisor, char *error)
     kh_log_init("supervisor", config->log_level, config->log_format == KH_FORMAT_JSON);
     supervisor->privileged = geteuid() == 0;
     if (!supervisor->privileged) {
-        kh_log(KH_LOG_WARN, "unprivileged", KH_LT("means", "front and keeper run as the same user as the supervisor"));
+        kh_log(KH_LOG_WARN, "unprivileged",
+               KH_LT("means", "front and keeper run as the same user as the supervisor"));
     }
     supervisor->workers = config->workers > 0 ? (uint32_t)config->workers : count_cpus();
     result = kh_settings_start(supervisor, error);
@@ -230,7 +233,10 @@ int kh_supervise(const kh_options *options)
     static kh_supervisor supervisor;
     char error[KH_CONFIG_ERROR_MAX] = "";
 
-    /* Before anything else: later /proc/self/exe may not be opened any more, and the file may have been replaced. */
+    /*
+     * Before anything else: later /proc/self/exe may not be opened any more, and the file may have been
+     * replaced.
+     */
     supervisor.exe_fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     supervisor.options = options;
     supervisor.settings.text_fd = -1;

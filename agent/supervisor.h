@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The supervisor: starts first, reads configuration and secrets, opens the sockets, starts front and keeper and starts
- * again whichever dies. It parses nothing that comes from a peer. This header is what its files share:
+ * The supervisor: starts first, reads configuration and secrets, opens the sockets, starts front and keeper
+ * and starts again whichever dies. It parses nothing that comes from a peer. This header is what its files
+ * share:
  *   supervisor.c  start, signals, end
  *   children.c    the roles: start, death, back-off, rings
  *   settings.c    configuration and sockets, and how they change
@@ -25,16 +26,16 @@ typedef struct kh_supervisor kh_supervisor;
 
 typedef struct kh_child {
     kh_supervisor *supervisor;
-    const char *role;     /* argv[0] */
-    const char *name;     /* "front", "keeper" */
+    const char *role; /* argv[0] */
+    const char *name; /* "front", "keeper" */
     bool is_keeper;
-    pid_t pid;            /* 0: not running */
-    bool ready;           /* it said so */
-    bool was_ready;       /* ever: a first start that fails is the end */
+    pid_t pid;      /* 0: not running */
+    bool ready;     /* it said so */
+    bool was_ready; /* ever: a first start that fails is the end */
     bool kill_sent;
-    int channel_fd;       /* -1: closed */
-    int control_fd;       /* keeper: kh_keeper_send_* */
-    uint32_t failures;    /* deaths in a row before it had served for a while */
+    int channel_fd;                     /* -1: closed */
+    int control_fd;                     /* keeper: kh_keeper_send_* */
+    uint32_t failures;                  /* deaths in a row before it had served for a while */
     double started, ready_at, alive_at; /* ev_now */
     ev_child watcher;
     ev_io channel_io;
@@ -63,7 +64,7 @@ struct kh_supervisor {
     kh_socket admin;
     kh_child front, keeper;
     int ring[3];
-    bool announced;  /* READY=1 was sent */
+    bool announced; /* READY=1 was sent */
     bool stopping;
     int exit_code;
     double watchdog_s;

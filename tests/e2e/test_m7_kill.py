@@ -17,7 +17,7 @@ from harness import check, wait_until
 PRESET = os.environ.get("KH_PRESET", "release")
 KILLS = int(os.environ.get("KH_KILLS", "50"))
 BACK_S = 1.0
-PAUSE_S = 0.65        # between kills; one role's turn comes every second time
+SERVE_S = 0.7         # so long a role serves before it is killed again: it is no crash loop
 OUTSTANDING = 48      # per caller
 
 agent = None
@@ -105,15 +105,18 @@ def test_m7_killed_under_load(_):
         load.start()
     time.sleep(0.5)
     slowest = {"front": 0, "keeper": 0}
+    since = {"front": 0, "keeper": 0}
     for turn in range(KILLS):
         role = ("front", "keeper")[turn % 2]
-        connections = sum(load.connections for load in loads)
+        expected = len(loads) * (1 + (turn + 1) // 2)  # each killed front costs each caller one
+        wait_until(lambda: sum(load.connections for load in loads) == expected, "the callers are connected")
+        time.sleep(max(0, since[role] + SERVE_S - time.monotonic()))
         back = kill(role)
+        since[role] = time.monotonic()
         slowest[role] = max(slowest[role], back)
         check(back <= BACK_S, f"kill {turn} of the {role}: back after {back:.3f} s")
-        time.sleep(max(0, PAUSE_S - back))
         if role == "keeper":
-            check(sum(load.connections for load in loads) == connections, "a killed keeper cost a connection")
+            check(sum(load.connections for load in loads) == expected, "a killed keeper cost a connection")
     before_end = sum(load.done for load in loads)
     wait_until(lambda: sum(load.done for load in loads) > before_end, "the load goes on")
     for load in loads:

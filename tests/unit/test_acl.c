@@ -29,13 +29,13 @@ static void test_allows(void **state)
     assert_true(allowed(&edge, KH_OP_SIGN, "www"));
     assert_true(allowed(&edge, KH_OP_PUBLIC_KEY, "site-"));
     assert_true(allowed(&edge, KH_OP_DECRYPT, "other"));
-    assert_false(allowed(&edge, KH_OP_DECRYPT, "www"));    /* the blocks do not mix */
+    assert_false(allowed(&edge, KH_OP_DECRYPT, "www")); /* the blocks do not mix */
     assert_false(allowed(&edge, KH_OP_SIGN, "other"));
     assert_false(allowed(&edge, KH_OP_SIGN, "www2"));
     assert_false(allowed(&edge, KH_OP_SIGN, "a-site-1"));
     assert_false(allowed(&edge, KH_OP_CREATE, "site-1"));
     assert_false(allowed(&nobody, KH_OP_SIGN, "www"));
-    assert_true(allowed(NULL, KH_OP_CREATE, "anything"));   /* root */
+    assert_true(allowed(NULL, KH_OP_CREATE, "anything")); /* root */
     assert_true(kh_acl_allows_op(&edge, KH_OP_STATUS));
     assert_false(kh_acl_allows_op(&edge, KH_OP_LIST));
     assert_false(kh_acl_allows_op(&nobody, KH_OP_STATUS));
@@ -63,7 +63,8 @@ static void test_choose(void **state)
     assert_int_equal(chosen->ref, 2);
     assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos, 1, false, &chosen), KH_E_NOT_FOUND);
     assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos, 0, false, &chosen), KH_E_NOT_FOUND);
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos + 2, 1, true, &chosen), KH_E_NOT_FOUND); /* deleted */
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos + 2, 1, true, &chosen),
+                     KH_E_NOT_FOUND); /* deleted */
     assert_int_equal(kh_acl_choose(&nobody, KH_OP_SIGN, infos, 4, true, &chosen), KH_E_NOT_FOUND);
     assert_int_equal(kh_acl_choose(NULL, KH_OP_SIGN, infos, 4, false, &chosen), KH_OK);
     assert_int_equal(chosen->ref, 1);

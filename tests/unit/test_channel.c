@@ -22,8 +22,10 @@ static void test_messages(void **state)
     assert_int_equal(kh_channel_pair(ends), KH_OK);
     assert_int_equal(kh_channel_receive(ends[1], false, &message), KH_AGAIN);
     assert_int_equal(kh_channel_send(ends[0], KH_MSG_COMMIT, NULL, 0, NULL, 0), KH_OK);
-    assert_int_equal(kh_channel_send(ends[0], KH_MSG_TOKENS, payload, KH_CHANNEL_PAYLOAD_MAX, NULL, 0), KH_OK);
-    assert_int_equal(kh_channel_send(ends[0], KH_MSG_TOKENS, payload, KH_CHANNEL_PAYLOAD_MAX + 1, NULL, 0), KH_E_TOO_LARGE);
+    assert_int_equal(kh_channel_send(ends[0], KH_MSG_TOKENS, payload, KH_CHANNEL_PAYLOAD_MAX, NULL, 0),
+                     KH_OK);
+    assert_int_equal(kh_channel_send(ends[0], KH_MSG_TOKENS, payload, KH_CHANNEL_PAYLOAD_MAX + 1, NULL, 0),
+                     KH_E_TOO_LARGE);
     assert_int_equal(kh_channel_receive(ends[1], true, &message), KH_OK);
     assert_int_equal(message.type, KH_MSG_COMMIT);
     assert_int_equal(message.len, 0);
@@ -51,7 +53,8 @@ static void test_descriptors(void **state)
     for (int i = 0; i <= KH_CHANNEL_FDS_MAX; i++) {
         more[i] = pipes[0];
     }
-    assert_int_equal(kh_channel_send(ends[0], KH_MSG_RING, NULL, 0, more, KH_CHANNEL_FDS_MAX + 1), KH_E_TOO_LARGE);
+    assert_int_equal(kh_channel_send(ends[0], KH_MSG_RING, NULL, 0, more, KH_CHANNEL_FDS_MAX + 1),
+                     KH_E_TOO_LARGE);
     close(pipes[1]);
     assert_int_equal(kh_channel_receive(ends[1], true, &message), KH_OK);
     assert_int_equal(message.fd_count, 2);

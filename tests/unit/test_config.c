@@ -45,22 +45,23 @@ static void test_defaults(void **state)
 
 static void test_everything(void **state)
 {
-    static const char text[] = "# a comment\n"
-                               "store = '/var/lib/keyhold/keys.db' // another\n"
-                               "kek_passphrase_file = \"credential:passphrase\"\n"
-                               "admin_socket = \"admin.sock\"\n"
-                               "front_user = \"33:33\"  keeper_user = \"nobody\"\n"
-                               "workers = 4 kernels = \"openssl\" batch_window_us = 50 cache_keys = 7\n"
-                               "log_level = \"debug\" log_format = \"json\"\n"
-                               "listen \"unix:/run/a.sock\" { mode = 0660 owner = \"1:2\" group = \"3\" }\n"
-                               "listen \"unix:b.sock\" {}\n"
-                               "identity \"edge\" {\n"
-                               "    token = \"edge.token\"\n"
-                               "    allow { keys = {\"site-*\", \"www\"}  operations = {\"sign\", \"public-key\"} }\n"
-                               "    allow { keys = {\"kx\"} operations = {\"tls-rsa-decrypt\"} }\n"
-                               "    queue_max = 10 weight = 3\n"
-                               "}\n"
-                               "identity \"php\" { uid = 33 }\n";
+    static const char text[] =
+        "# a comment\n"
+        "store = '/var/lib/keyhold/keys.db' // another\n"
+        "kek_passphrase_file = \"credential:passphrase\"\n"
+        "admin_socket = \"admin.sock\"\n"
+        "front_user = \"33:33\"  keeper_user = \"nobody\"\n"
+        "workers = 4 kernels = \"openssl\" batch_window_us = 50 cache_keys = 7\n"
+        "log_level = \"debug\" log_format = \"json\"\n"
+        "listen \"unix:/run/a.sock\" { mode = 0660 owner = \"1:2\" group = \"3\" }\n"
+        "listen \"unix:b.sock\" {}\n"
+        "identity \"edge\" {\n"
+        "    token = \"edge.token\"\n"
+        "    allow { keys = {\"site-*\", \"www\"}  operations = {\"sign\", \"public-key\"} }\n"
+        "    allow { keys = {\"kx\"} operations = {\"tls-rsa-decrypt\"} }\n"
+        "    queue_max = 10 weight = 3\n"
+        "}\n"
+        "identity \"php\" { uid = 33 }\n";
     char error[KH_CONFIG_ERROR_MAX];
     kh_config *config = NULL;
     kh_user user = {0, 0};
@@ -116,7 +117,8 @@ static void test_mistakes(void **state)
         {BASE "listen \"tcp:443\" {}\n", ":4: ", "unix:PATH"},
         {BASE "listen \"unix:\" {}\n", ":4: ", "unix:PATH"},
         {BASE "listen \"unix:x\" { mode = 01777 }\n", ":4: ", "out of range"},
-        {BASE "listen \"unix:./agent.sock\" {}\nlisten \"unix:/etc/keyhold/agent.sock\" {}\n", ":5: ", "declared twice"},
+        {BASE "listen \"unix:./agent.sock\" {}\nlisten \"unix:/etc/keyhold/agent.sock\" {}\n",
+         ":5: ", "declared twice"},
         {BASE "identity \"a b\" { uid = 3 }\n", ":4: ", "a name has"},
         {BASE "identity \"root\" { uid = 3 }\n", ":4: ", "operator"},
         {BASE "identity \"a\" { uid = 0 }\n", ":4: ", "operator"},
@@ -126,9 +128,12 @@ static void test_mistakes(void **state)
         {BASE "identity \"a\" { uid = 3 }\nidentity \"b\" { uid = 3 }\n", ":5: ", "uid of another"},
         {BASE "identity \"a\" { uid = 3 }\nidentity \"a\" { uid = 4 }\n", ":5: ", "a"},
         {BASE "identity \"a\" { uid = 3 weight = 0 }\n", ":4: ", "out of range"},
-        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} operations = {\"signn\"} } }\n", ":5: ", "signn"},
-        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} operations = {\"ping\"} } }\n", ":5: ", "ping"},
-        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x y\"} operations = {\"sign\"} } }\n", ":5: ", "x y"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} operations = {\"signn\"} } }\n",
+         ":5: ", "signn"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} operations = {\"ping\"} } }\n",
+         ":5: ", "ping"},
+        {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x y\"} operations = {\"sign\"} } }\n",
+         ":5: ", "x y"},
         {BASE "identity \"a\" { uid = 3\n allow { keys = {} operations = {\"sign\"} } }\n", ":5: ", "both"},
         {BASE "identity \"a\" { uid = 3\n allow { keys = {\"x\"} } }\n", ":5: ", "both"},
         {BASE "identity \"a\" { uid = 3\n", ": ", "ends inside"},
@@ -150,7 +155,8 @@ static void test_mistakes(void **state)
         assert_int_equal(parse(table[i].text, &config, error), KH_E_INVALID);
         assert_null(config);
         if (strncmp(error, start, strlen(start)) != 0 || strstr(error, table[i].what) == NULL) {
-            fail_msg("case %zu: \"%s\" does not begin with \"%s\" and contain \"%s\"", i, error, start, table[i].what);
+            fail_msg("case %zu: \"%s\" does not begin with \"%s\" and contain \"%s\"", i, error, start,
+                     table[i].what);
         }
     }
 }
@@ -158,7 +164,8 @@ static void test_mistakes(void **state)
 /* Every prefix of a good file is refused or accepted, never more. */
 static void test_truncated(void **state)
 {
-    static const char text[] = BASE "identity \"e\" { token = \"t\" allow { keys = {\"*\"} operations = {\"sign\"} } }\nworkers = 2\n";
+    static const char text[] = BASE
+        "identity \"e\" { token = \"t\" allow { keys = {\"*\"} operations = {\"sign\"} } }\nworkers = 2\n";
     char error[KH_CONFIG_ERROR_MAX];
 
     (void)state;
@@ -191,7 +198,8 @@ static void test_binary_and_missing(void **state)
 
 static void test_users(void **state)
 {
-    static const char *const bad[] = {"", ":", "5:", ":5", "5:6:7", "4294967295:1", "1:4294967295", "-1:2", "5 :6", "no-such-user"};
+    static const char *const bad[] = {
+        "", ":", "5:", ":5", "5:6:7", "4294967295:1", "1:4294967295", "-1:2", "5 :6", "no-such-user"};
     kh_user user = {0, 0};
     gid_t gid = 0;
 
@@ -213,8 +221,9 @@ static void test_users(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_everything),        cmocka_unit_test(test_mistakes),
-        cmocka_unit_test(test_truncated), cmocka_unit_test(test_binary_and_missing), cmocka_unit_test(test_users),
+        cmocka_unit_test(test_defaults),           cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_mistakes),           cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_binary_and_missing), cmocka_unit_test(test_users),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,7 +31,8 @@ static void learn(kh_directory *directory, const char *name, uint64_t ref)
 
     assert_int_equal(get(directory, name, &entry), KH_AGAIN);
     assert_ptr_equal(kh_directory_wanted(directory, 1), entry);
-    assert_int_equal(kh_directory_answer(directory, entry, ref == 0 ? KH_E_NOT_FOUND : KH_OK, &info, 1, &waiters), KH_OK);
+    assert_int_equal(
+        kh_directory_answer(directory, entry, ref == 0 ? KH_E_NOT_FOUND : KH_OK, &info, 1, &waiters), KH_OK);
     kh_directory_settle(directory, entry);
 }
 
@@ -77,8 +78,9 @@ static void test_names_and_ids_are_apart(void **state)
     assert_int_equal(kh_directory_get(directory, (const uint8_t *)name, 32, true, &as_id), KH_AGAIN);
     assert_ptr_not_equal(as_name, as_id);
     assert_int_equal(kh_directory_get(directory, (const uint8_t *)name, 0, true, &as_id), KH_E_TOO_LARGE);
-    assert_int_equal(kh_directory_get(directory, (const uint8_t *)name, KH_DIRECTORY_KEY_MAX + 1, false, &as_id),
-                     KH_E_TOO_LARGE);
+    assert_int_equal(
+        kh_directory_get(directory, (const uint8_t *)name, KH_DIRECTORY_KEY_MAX + 1, false, &as_id),
+        KH_E_TOO_LARGE);
     kh_directory_free(directory);
 }
 
@@ -179,7 +181,8 @@ static void test_failures(void **state)
     kh_directory_settle(directory, entry);
     assert_int_equal(get(directory, "a", &entry), KH_AGAIN);
     kh_directory_wanted(directory, 7);
-    assert_int_equal(kh_directory_answer(directory, entry, KH_OK, &info, KH_LOOKUP_MAX + 1, &waiters), KH_E_INTERNAL);
+    assert_int_equal(kh_directory_answer(directory, entry, KH_OK, &info, KH_LOOKUP_MAX + 1, &waiters),
+                     KH_E_INTERNAL);
     kh_directory_settle(directory, entry);
     kh_directory_free(directory);
 }
@@ -210,9 +213,10 @@ static void test_keeper_died(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_coalesced),  cmocka_unit_test(test_names_and_ids_are_apart),
-        cmocka_unit_test(test_least_recently_used), cmocka_unit_test(test_absent), cmocka_unit_test(test_generation),
-        cmocka_unit_test(test_failures),   cmocka_unit_test(test_keeper_died),
+        cmocka_unit_test(test_coalesced),           cmocka_unit_test(test_names_and_ids_are_apart),
+        cmocka_unit_test(test_least_recently_used), cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_generation),          cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_keeper_died),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,7 +46,7 @@ static void test_large(void **state)
     assert_non_null(b);
     memset(b->data, 1, KH_RECORD_DATA_MAX);
     assert_null(kh_job_take(jobs, KH_JOB_INLINE + 1)); /* the bytes are used up, */
-    assert_non_null(kh_job_take(jobs, KH_JOB_INLINE));  /* small ones still come */
+    assert_non_null(kh_job_take(jobs, KH_JOB_INLINE)); /* small ones still come */
     assert_null(kh_job_take(jobs, KH_RECORD_DATA_MAX + 1));
     kh_job_release(jobs, a);
     a = kh_job_take(jobs, 5000);

@@ -124,16 +124,18 @@ static void test_bad(void **state)
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
     assert_int_equal(kh_socket_open(longer, SOCK_STREAM, 0600, NULL, NULL, &sock, error), KH_E_INVALID);
-    assert_int_equal(kh_socket_open("/nonexistent/dir/a.sock", SOCK_STREAM, 0600, NULL, NULL, &sock, error), KH_E_IO);
-    assert_int_equal(kh_socket_open(path, SOCK_STREAM, 0600, "no-such-user", NULL, &sock, error), KH_E_INVALID);
+    assert_int_equal(kh_socket_open("/nonexistent/dir/a.sock", SOCK_STREAM, 0600, NULL, NULL, &sock, error),
+                     KH_E_IO);
+    assert_int_equal(kh_socket_open(path, SOCK_STREAM, 0600, "no-such-user", NULL, &sock, error),
+                     KH_E_INVALID);
     assert_int_not_equal(access(path, F_OK), 0); /* nothing left behind */
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fresh),        cmocka_unit_test(test_alive),
-                                       cmocka_unit_test(test_stale),        cmocka_unit_test(test_not_a_socket),
-                                       cmocka_unit_test(test_replaced),     cmocka_unit_test(test_bad)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fresh),    cmocka_unit_test(test_alive),
+                                       cmocka_unit_test(test_stale),    cmocka_unit_test(test_not_a_socket),
+                                       cmocka_unit_test(test_replaced), cmocka_unit_test(test_bad)};
 
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -42,7 +42,8 @@ static void test_text(void **state)
     line = logged();
     assert_string_equal(line + strlen("2026-01-02T03:04:05.678Z"), " info front nothing\n");
     kh_log(KH_LOG_DEBUG, "below the level");
-    kh_log(KH_LOG_WARN, "event", KH_LT("name", "www"), KH_LN("count", -3), KH_LT("text", "two words"), KH_LT("empty", ""));
+    kh_log(KH_LOG_WARN, "event", KH_LT("name", "www"), KH_LN("count", -3), KH_LT("text", "two words"),
+           KH_LT("empty", ""));
     assert_non_null(strstr(logged(), " warn front event name=www count=-3 text=\"two words\" empty=\"\"\n"));
     kh_log(KH_LOG_WARN, "event", KH_LT("evil", "x\n2026 error forged\x1b[31m\"\\\xff"));
     line = logged();
