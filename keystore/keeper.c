@@ -2,6 +2,7 @@
 /* The keeper's life: open everything, confine, start the threads, serve rings and the admin socket, stop. */
 #include "keeper.h"
 #include "algorithms.h"
+#include "multibuffer.h"
 #include "process.h"
 #include "usage.h"
 
@@ -276,6 +277,7 @@ static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
     kh_result result = KH_OK;
 
     keeper->config = config;
+    keeper->stats.kernels = kh_multibuffer_init(config->use_kernels);
     /* Rises with each change, and from one keeper to the next. */
     keeper->generation = (uint64_t)time(NULL) << 24;
     if (pthread_mutex_init(&keeper->lock, NULL) != 0 || kh_desk_init(&keeper->store_desk) != KH_OK ||
@@ -425,8 +427,8 @@ kh_result kh_keeper_run(const kh_keeper_config *config)
         result = start_threads(keeper, workers);
     }
     if (result == KH_OK) {
-        kh_logf(config->log, config->ctx, KH_LOG_NOTICE, "keeper: %llu keys, %u workers",
-                (unsigned long long)keys, workers);
+        kh_logf(config->log, config->ctx, KH_LOG_NOTICE, "keeper: %llu keys, %u workers, kernels %s",
+                (unsigned long long)keys, workers, (const char *[]){"openssl", "portable", "avx512-ifma"}[keeper->stats.kernels % 3]);
         if (config->ready != NULL) {
             config->ready(config->ctx);
         }

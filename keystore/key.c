@@ -2,6 +2,7 @@
 /* Prepared keys and the OpenSSL contexts that are kept with them. */
 #include "key.h"
 #include "algorithms.h"
+#include "kernels/kernels.h"
 #include "material.h"
 
 #include <openssl/bn.h>
@@ -37,6 +38,9 @@ kh_result kh_key_new(const kh_key_info *info, const uint8_t *pkcs8, size_t pkcs8
             goto done;
         }
     }
+    if (kh_kernels_selected() != KH_BACKEND_OPENSSL && kh_kernel_key_new(key->pkey, &key->kernel) != KH_OK) {
+        key->kernel = NULL; /* OpenSSL does every key */
+    }
     *out = key;
     key = NULL;
 done:
@@ -67,6 +71,7 @@ void kh_key_release(kh_key *key)
     for (int i = 0; i < KH_KEY_CONTEXTS; i++) {
         context_clear(&key->context[i]);
     }
+    kh_kernel_key_free(key->kernel);
     EVP_PKEY_free(key->pkey);
     OPENSSL_cleanse(key, sizeof(*key));
     free(key);

@@ -27,6 +27,7 @@ typedef struct kh_key {
     kh_key_info info;
     kh_lane lane;
     EVP_PKEY *pkey;
+    struct kh_kernel_key *kernel; /* for the batch kernels; NULL: a key that they do not do, or they are off */
     uint8_t modulus[KH_SIGNATURE_MAX]; /* RSA: big-endian, modulus_len bytes */
     size_t modulus_len;
     kh_key_context context[KH_KEY_CONTEXTS];

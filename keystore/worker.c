@@ -5,6 +5,7 @@
  * operations gather.
  */
 #include "keeper.h"
+#include "multibuffer.h"
 #include "process.h"
 
 #include <stdlib.h>
@@ -214,6 +215,12 @@ static void compute(kh_keeper *keeper, kh_software *software, int lane, kh_op *b
         stats.errors += tier[i].result != KH_OK;
         stats.by_kernel += tier[i].by_kernel;
         stats.by_openssl += !tier[i].by_kernel;
+    }
+    stats.kernel_faults = stats.by_kernel > 0 ? kh_multibuffer_new_faults() : 0;
+    if (stats.kernel_faults > 0) {
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR,
+                "keeper: %llu results of the %s kernel failed their check and were done again: suspect this CPU or its memory",
+                (unsigned long long)stats.kernel_faults, kh_lane_name(lane));
     }
     pthread_mutex_lock(&keeper->lock);
     keeper->stats.refused_usage += refused;
