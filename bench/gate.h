@@ -18,14 +18,15 @@ typedef struct gate {
     json_t *env;              /* what DIR/env of the demo says: name to text */
     uint64_t load_ns;         /* how long one load run measures */
     void *store;              /* gate_store.c's, NULL until its rows run */
+    json_t *kernels;          /* gate_kernels.c's: one report for each alternation */
     kh_load_result load;      /* scratch: it is large */
     kh_op_result op;
 } gate;
 
 typedef struct gate_row gate_row;
 
-/* One alternation: its figure in *value. False: could not be measured (a message is on standard error). */
-typedef bool (*gate_measure)(gate *g, const gate_row *row, double *value);
+/* One alternation, counted from 0: its figure in *value. False: could not be measured (a message is on standard error). */
+typedef bool (*gate_measure)(gate *g, const gate_row *row, size_t alternation, double *value);
 
 typedef enum gate_bound { GATE_REPORT, GATE_AT_MOST, GATE_AT_LEAST } gate_bound;
 
@@ -38,21 +39,24 @@ struct gate_row {
     gate_measure measure;
     const char *key;  /* of the demo; NULL: the row needs no demo */
     int delay_ms;     /* of the demo's agent */
-    bool by_default;  /* false: only when --only names it */
+    const char *kernel; /* of `keyhold-bench kernels`, for its rows */
 };
 
 /* Handshakes per second through the agent, over those with local keys (1 worker, 200 clients). */
-bool gate_rate_ratio(gate *g, const gate_row *row, double *value);
+bool gate_rate_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
 /* CPU time of nginx and agent per full TLS 1.3 handshake, over that of nginx with local keys. */
-bool gate_cpu_ratio(gate *g, const gate_row *row, double *value);
+bool gate_cpu_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
 /* p50 and p99 of one operation through the socket, less that of the bare operation, in µs. */
-bool gate_op_p50(gate *g, const gate_row *row, double *value);
-bool gate_op_p99(gate *g, const gate_row *row, double *value);
+bool gate_op_p50(gate *g, const gate_row *row, size_t alternation, double *value);
+bool gate_op_p99(gate *g, const gate_row *row, size_t alternation, double *value);
 /* A store with 100,000 keys: ms from start to the first signature; worst of 20 first uses in ms; resident memory in MB. */
-bool gate_store_start(gate *g, const gate_row *row, double *value);
-bool gate_store_first_use(gate *g, const gate_row *row, double *value);
-bool gate_store_memory(gate *g, const gate_row *row, double *value);
+bool gate_store_start(gate *g, const gate_row *row, size_t alternation, double *value);
+bool gate_store_first_use(gate *g, const gate_row *row, size_t alternation, double *value);
+bool gate_store_memory(gate *g, const gate_row *row, size_t alternation, double *value);
 void gate_store_end(gate *g);
+/* A full batch of a kernel, over OpenSSL; half a batch over a full one, in operations per second. */
+bool gate_kernel_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
+bool gate_kernel_half(gate *g, const gate_row *row, size_t alternation, double *value);
 
 /* Has the demo running with that delay. */
 bool gate_demo_ready(gate *g, int delay_ms);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define RATE_CLIENTS 200
-#define CPU_CLIENTS 50
+#define CPU_CLIENTS 200
 #define OP_ROUNDS 8
 #define OP_PER_ROUND 250
 
@@ -45,10 +45,11 @@ static bool run_load(gate *g, const gate_row *row, const char *prefix, unsigned 
     return true;
 }
 
-bool gate_rate_ratio(gate *g, const gate_row *row, double *value)
+bool gate_rate_ratio(gate *g, const gate_row *row, size_t alternation, double *value)
 {
     double agent;
 
+    (void)alternation;
     if (!run_load(g, row, "PORT_", RATE_CLIENTS, NULL)) {
         return false;
     }
@@ -61,12 +62,13 @@ bool gate_rate_ratio(gate *g, const gate_row *row, double *value)
     return true;
 }
 
-bool gate_cpu_ratio(gate *g, const gate_row *row, double *value)
+bool gate_cpu_ratio(gate *g, const gate_row *row, size_t alternation, double *value)
 {
     kh_pids agent_side = {0};
     kh_pids local_side = {0};
     double agent;
 
+    (void)alternation;
     if (!add_pids(g, &agent_side, "NGINX_WORKER_PIDS") || !add_pids(g, &agent_side, "AGENT_PIDS") ||
         !add_pids(g, &local_side, "LOCAL_WORKER_PIDS") || !run_load(g, row, "PORT_", CPU_CLIENTS, &agent_side)) {
         return false;
@@ -109,12 +111,14 @@ static bool op_more_us(gate *g, const gate_row *row, double quantile, double *va
     return true;
 }
 
-bool gate_op_p50(gate *g, const gate_row *row, double *value)
+bool gate_op_p50(gate *g, const gate_row *row, size_t alternation, double *value)
 {
+    (void)alternation;
     return op_more_us(g, row, 0.5, value);
 }
 
-bool gate_op_p99(gate *g, const gate_row *row, double *value)
+bool gate_op_p99(gate *g, const gate_row *row, size_t alternation, double *value)
 {
+    (void)alternation;
     return op_more_us(g, row, 0.99, value);
 }

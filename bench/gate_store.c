@@ -195,11 +195,12 @@ void gate_store_end(gate *g)
     }
 }
 
-bool gate_store_start(gate *g, const gate_row *row, double *value)
+bool gate_store_start(gate *g, const gate_row *row, size_t alternation, double *value)
 {
     store *s = store_ready(g);
 
     (void)row;
+    (void)alternation;
     if (s == NULL || !stop_agent(s) || !start_agent(s, true, value)) {
         return false;
     }
@@ -207,13 +208,14 @@ bool gate_store_start(gate *g, const gate_row *row, double *value)
     return true;
 }
 
-bool gate_store_first_use(gate *g, const gate_row *row, double *value)
+bool gate_store_first_use(gate *g, const gate_row *row, size_t alternation, double *value)
 {
     store *s = store_ready(g);
     double ms = 0;
     unsigned i;
 
     (void)row;
+    (void)alternation;
     *value = 0;
     if (s == NULL || (!s->reopened && (!stop_agent(s) || !start_agent(s, false, &ms)))) {
         return false;
@@ -271,13 +273,14 @@ static double resident_mb(const char *pid)
     return (double)pages * (double)sysconf(_SC_PAGESIZE) / 1e6;
 }
 
-bool gate_store_memory(gate *g, const gate_row *row, double *value)
+bool gate_store_memory(gate *g, const gate_row *row, size_t alternation, double *value)
 {
     store *s = store_ready(g);
     DIR *dir = s != NULL ? opendir("/proc") : NULL;
     struct dirent *entry;
 
     (void)row;
+    (void)alternation;
     *value = 0;
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' &&
