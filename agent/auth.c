@@ -52,7 +52,8 @@ static bool proved(kh_conn *conn, const kh_request *req)
     bool equal = false;
 
     if (!conn->by_token) {
-        return conn->identity != NULL && kh_identity_valid(conn->identity);
+        /* Asked again: a reload may have come between hello and auth. */
+        return conn->identity != NULL && kh_identity_by_uid(conn->front, conn->uid) == conn->identity;
     }
     if (req->proof.len != KH_PROOF_LEN ||
         !kh_credential_prove(credential_of(conn), LABEL_CLIENT, conn->nonce_client, conn->nonce_agent,

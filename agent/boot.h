@@ -48,6 +48,8 @@ typedef struct kh_boot_process {
 
 #define KH_BOOT_PROCESSES 8
 
+#define KH_ALIVE_S 2 /* how often a child says that it is alive */
+
 /* Exit codes of roles: what the supervisor makes of them. */
 #define KH_EXIT_OK 0
 #define KH_EXIT_BUG 1     /* worth another try */

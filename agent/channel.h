@@ -30,6 +30,7 @@ typedef enum kh_channel_type {
     KH_MSG_REFUSED, /* the new configuration */
     KH_MSG_DRAINED,
     KH_MSG_ALIVE,
+    KH_MSG_KEEPER_STUCK, /* from the front: what is in the ring does not move */
 } kh_channel_type;
 
 typedef struct kh_channel_message {

@@ -108,12 +108,15 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
         return;
     }
     kh_channel_close_fds(&message);
-    child->alive_at = ev_now(loop);
+    child->silent_s = 0;
+    if (message.type == KH_MSG_KEEPER_STUCK && !child->is_keeper && child->supervisor->keeper.ready) {
+        kh_child_kill(&child->supervisor->keeper, "does not answer");
+    }
     if (message.type == KH_MSG_READY && !child->ready) {
         child->ready = child->was_ready = true;
-        child->ready_at = ev_now(loop);
+        child->ready_at = kh_supervisor_clock();
         kh_log(KH_LOG_INFO, "process_ready", KH_LT("role", child->name), KH_LN("pid", child->pid),
-               KH_LN("ms", (ev_now(loop) - child->started) * 1000));
+               KH_LN("ms", (child->ready_at - child->started) * 1000));
         give_ring(child->supervisor);
         kh_supervisor_note_ready(child->supervisor);
     }
@@ -165,7 +168,7 @@ static void on_restart(struct ev_loop *loop, ev_timer *timer, int events)
     kh_child_start(timer->data);
 }
 
-static void start_later(kh_child *child)
+void kh_child_start_later(kh_child *child)
 {
     double wait_s = 0;
 
@@ -202,7 +205,8 @@ static bool spawn(kh_child *child, int channel_fd)
         return false;
     }
     child->ready = child->kill_sent = false;
-    child->started = child->alive_at = ev_time();
+    child->started = kh_supervisor_clock();
+    child->silent_s = 0;
     ev_child_init(&child->watcher, on_child, child->pid, 0);
     child->watcher.data = child;
     ev_child_start(supervisor->loop, &child->watcher);
@@ -232,7 +236,7 @@ void kh_child_start(kh_child *child)
                KH_LT("error", strerror(errno)));
         close_fd(&child->channel_fd);
         close_fd(&child->control_fd);
-        start_later(child);
+        kh_child_start_later(child);
     }
     close_fd(&control[1]);
 }
@@ -263,7 +267,7 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events)
 {
     kh_child *child = watcher->data;
     kh_supervisor *supervisor = child->supervisor;
-    bool served = child->ready && ev_time() - child->ready_at >= SERVED_S;
+    bool served = child->ready && kh_supervisor_clock() - child->ready_at >= SERVED_S;
 
     (void)events;
     ev_child_stop(loop, watcher);
@@ -285,7 +289,7 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events)
     } else if (supervisor->stopping) {
         kh_supervisor_note_stopped(supervisor, child);
     } else {
-        start_later(child);
+        kh_child_start_later(child);
         kh_children_send_processes(supervisor);
     }
 }

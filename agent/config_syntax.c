@@ -266,17 +266,24 @@ static size_t comment_len(const char *at, char before)
 
 /*
  * Overwrites comments with spaces: libconfuse counts the line of a comment three times, and errors would name
- * wrong lines. In strings a backslash hides a quote. False: a comment has no end, which libconfuse would not
- * mind.
+ * wrong lines. In strings a backslash hides a quote. Returns what libconfuse would not mind, or NULL: a
+ * comment without an end, at *line = 0; or a ${VARIABLE}, which it would take from the environment, so that
+ * the roles, whose environments differ, would read different configurations.
  */
-static bool blank_comments(char *text)
+static const char *blank_comments(char *text, unsigned *line)
 {
     char quote = '\0';
 
+    *line = 1;
     for (char *at = text; *at != '\0'; at++) {
+        *line += *at == '\n';
+        if (quote != '\'' && at[0] == '$' && at[1] == '{') {
+            return "variables are not expanded here: write the value instead of ${...}";
+        }
         if (quote != '\0') {
             if (*at == '\\' && at[1] != '\0') {
                 at++;
+                *line += *at == '\n';
             } else if (*at == quote) {
                 quote = '\0';
             }
@@ -286,15 +293,17 @@ static bool blank_comments(char *text)
             size_t len = comment_len(at, at == text ? '\n' : at[-1]);
 
             if (len == SIZE_MAX) {
-                return false;
+                *line = 0;
+                return "the file ends inside a comment";
             }
             for (size_t i = 0; i < len; i++) {
+                *line += i > 0 && at[i] == '\n';
                 at[i] = at[i] == '\n' ? '\n' : ' ';
             }
             at += len > 0 ? len - 1 : 0;
         }
     }
-    return true;
+    return NULL;
 }
 
 kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t **out, char *error)
@@ -327,10 +336,16 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
     int whole_len = asprintf(&whole, "%.*s\n" SENTINEL " = 1\n", (int)len, text);
     FILE *stream = NULL;
     kh_result result = KH_E_MEMORY;
+    const char *mistake = NULL;
+    unsigned line = 0;
 
     *out = NULL;
-    if (whole_len >= 0 && !blank_comments(whole)) {
-        snprintf(error, KH_CONFIG_ERROR_MAX, "%s: the file ends inside a comment", path);
+    if (whole_len >= 0 && (mistake = blank_comments(whole, &line)) != NULL) {
+        if (line > 0) {
+            snprintf(error, KH_CONFIG_ERROR_MAX, "%s:%u: %s", path, line, mistake);
+        } else {
+            snprintf(error, KH_CONFIG_ERROR_MAX, "%s: %s", path, mistake);
+        }
         result = KH_E_INVALID;
         goto done;
     }
@@ -348,7 +363,9 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
     error[0] = '\0';
     cfg_set_error_function(cfg, take_error);
     set_checks(cfg);
-    if (cfg_parse_fp(cfg, stream) != CFG_SUCCESS) {
+    /* The last option is read unless something swallowed it: a string without an end, which is no error
+     * there. */
+    if (cfg_parse_fp(cfg, stream) != CFG_SUCCESS || cfg_getint(cfg, SENTINEL) != 1) {
         if (error[0] == '\0' || strstr(error, SENTINEL) != NULL ||
             strstr(error, "premature end of file") != NULL) {
             snprintf(error, KH_CONFIG_ERROR_MAX, "%s: the file ends inside a section, a list or a string",

@@ -4,6 +4,9 @@
 #include "boot.h"
 #include "log.h"
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <linux/sched.h>
 #include <seccomp.h>
 #include <stdint.h>
@@ -26,9 +29,7 @@ static const int common_calls[] = {
     SCMP_SYS(writev),
     SCMP_SYS(close),
     SCMP_SYS(recvmsg),
-    SCMP_SYS(sendmsg),
     SCMP_SYS(recvfrom),
-    SCMP_SYS(sendto),
     SCMP_SYS(accept4),
     SCMP_SYS(accept),
     SCMP_SYS(getsockopt),
@@ -42,8 +43,6 @@ static const int common_calls[] = {
     SCMP_SYS(eventfd2),
     SCMP_SYS(timerfd_create),
     SCMP_SYS(timerfd_settime),
-    SCMP_SYS(futex),
-    SCMP_SYS(fcntl),
     SCMP_SYS(fstat),
     SCMP_SYS(lseek),
     SCMP_SYS(brk),
@@ -89,6 +88,7 @@ static const int keeper_calls[] = {
     SCMP_SYS(ftruncate), SCMP_SYS(fallocate),       SCMP_SYS(newfstatat),
     SCMP_SYS(stat),      SCMP_SYS(lstat),           SCMP_SYS(access),
     SCMP_SYS(fstatfs),   SCMP_SYS(get_robust_list), SCMP_SYS(getrusage),
+    SCMP_SYS(sendmsg),
 };
 
 /* What nobody of the agent ever needs; the supervisor and, through it, its children. */
@@ -178,6 +178,35 @@ static int allow_memory(scmp_filter_ctx filter)
 }
 
 /*
+ * Of calls that do many things, those that are needed: waiting and waking, but no priority inheritance; flags
+ * and locks of descriptors, but no signals by them (F_SETOWN, F_SETSIG) and no leases; sending to the peer of
+ * a connected socket, but to no address.
+ */
+static int allow_parts(scmp_filter_ctx filter, kh_confine_role role)
+{
+    static const int futexes[] = {FUTEX_WAIT, FUTEX_WAKE, FUTEX_WAKE_OP, FUTEX_WAIT_BITSET,
+                                  FUTEX_WAKE_BITSET};
+    static const int descriptors[] = {F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS};
+    static const int locks[] = {F_GETLK, F_SETLK, F_SETLKW, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW};
+    int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sendto), 1, SCMP_A4(SCMP_CMP_EQ, 0));
+
+    for (size_t i = 0; i < COUNT(futexes) && result == 0; i++) {
+        result =
+            seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(futex), 1,
+                             SCMP_A1(SCMP_CMP_MASKED_EQ, FUTEX_CMD_MASK & INT_MAX, (unsigned)futexes[i]));
+    }
+    for (size_t i = 0; i < COUNT(descriptors) && result == 0; i++) {
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+                                  SCMP_A1(SCMP_CMP_EQ, (unsigned)descriptors[i]));
+    }
+    for (size_t i = 0; role == KH_CONFINE_KEEPER && i < COUNT(locks) && result == 0; i++) {
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+                                  SCMP_A1(SCMP_CMP_EQ, (unsigned)locks[i]));
+    }
+    return result;
+}
+
+/*
  * Threads, but no processes. clone3 hides its flags in memory: glibc falls back to clone when there is none.
  */
 static int allow_threads(scmp_filter_ctx filter)
@@ -221,6 +250,9 @@ static int fill(scmp_filter_ctx filter, kh_confine_role role)
     result = add_all(filter, SCMP_ACT_ALLOW, common_calls, COUNT(common_calls));
     if (result == 0) {
         result = allow_memory(filter);
+    }
+    if (result == 0) {
+        result = allow_parts(filter, role);
     }
     if (result == 0) { /* asking is harmless, and how a test sees it */
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,

@@ -156,10 +156,14 @@ static void read_some(kh_conn *conn)
             return;
         }
         got = recv(conn->io.fd, room, cap, 0);
-        if (got < 0) {
-            if (errno != EAGAIN && errno != EINTR) {
-                kh_conn_close(conn, "read failed");
+        if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+            if (i == 0) {
+                return;
             }
+            break;
+        }
+        if (got < 0) {
+            kh_conn_close(conn, "read failed");
             return;
         }
         if (got == 0) {
@@ -270,10 +274,11 @@ bool kh_conns_pending(kh_front *front)
     return false;
 }
 
-/* Whether it could still become what it is: its identity is there, and known in the same way. */
+/* Whether it could still become what it is: its identity is there, and known in the same way, by the same
+ * token. */
 static bool still_known(const kh_conn *conn)
 {
-    return conn->by_token ? conn->identity->credential != NULL
+    return conn->by_token ? conn->identity->credential != NULL && conn->identity->same_token
                           : kh_identity_by_uid(conn->front, conn->uid) == conn->identity;
 }
 
@@ -284,7 +289,7 @@ void kh_conns_apply(kh_front *front)
     for (kh_conn *conn = front->ready.first; conn != NULL; conn = next) {
         next = conn->next;
         if (conn->state == KH_CONN_READY && !still_known(conn)) {
-            kh_conn_close(conn, "identity removed");
+            kh_conn_close(conn, "identity removed or token changed");
         }
     }
 }
@@ -340,6 +345,7 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
     }
     sweep_stalled(front);
     kh_dispatch_rates(front);
+    kh_dispatch_watch(front);
 }
 
 /* ---- Opening ---- */

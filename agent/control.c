@@ -13,7 +13,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define ALIVE_S 5.
 #define CREDENTIALS_SIZE (KH_IDENTITIES_MAX * sizeof(kh_credential))
 
 static void drop_next(kh_front *front)
@@ -254,7 +253,7 @@ static void on_alive(struct ev_loop *loop, ev_timer *timer, int events)
 
 void kh_control_start(kh_front *front)
 {
-    ev_timer_init(&front->alive, on_alive, ALIVE_S, ALIVE_S);
+    ev_timer_init(&front->alive, on_alive, KH_ALIVE_S, KH_ALIVE_S);
     front->alive.data = front;
     ev_timer_start(front->loop, &front->alive);
     ev_io_init(&front->channel_io, on_channel, front->channel_fd, EV_READ);

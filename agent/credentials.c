@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define KEK_LEN 32
+#define CTRL_C 0x03
 #define PREFIX "credential:"
 
 /*
@@ -50,8 +51,8 @@ static kh_result say(char *error, const char *path, kh_result why)
     return why;
 }
 
-/* Reads up to the first newline. */
-static kh_result read_line(int fd, kh_kek *kek)
+/* Reads up to the first newline. interrupt: the byte that gives up; 0: none does. */
+static kh_result read_line(int fd, uint8_t interrupt, kh_kek *kek)
 {
     while (kek->len < KH_PASSPHRASE_MAX) {
         ssize_t got = read(fd, kek->secret + kek->len, 1);
@@ -64,6 +65,9 @@ static kh_result read_line(int fd, kh_kek *kek)
         }
         if (got == 0 || kek->secret[kek->len] == '\n') {
             return kek->len > 0 ? KH_OK : KH_E_MALFORMED;
+        }
+        if (interrupt != 0 && kek->secret[kek->len] == interrupt) {
+            return KH_E_CANCELLED;
         }
         kek->len++;
     }
@@ -81,9 +85,9 @@ static kh_result ask(kh_kek *kek)
         goto done;
     }
     quiet = old;
-    quiet.c_lflag &= ~(tcflag_t)ECHO;
+    quiet.c_lflag &= ~(tcflag_t)(ECHO | ISIG); /* without ISIG ^C cannot leave the echo switched off */
     if (tcsetattr(fd, TCSAFLUSH, &quiet) == 0 && write(fd, prompt, sizeof prompt - 1) > 0) {
-        result = read_line(fd, kek);
+        result = read_line(fd, CTRL_C, kek);
     }
     tcsetattr(fd, TCSAFLUSH, &old);
     (void)!write(fd, "\n", 1);
@@ -104,7 +108,7 @@ static kh_result read_passphrase(const char *path, kh_kek *kek)
         errno = 0;
         result = !S_ISREG(st.st_mode)      ? KH_E_MALFORMED
                  : (st.st_mode & 077) != 0 ? KH_E_FORBIDDEN
-                                           : read_line(fd, kek);
+                                           : read_line(fd, 0, kek);
     }
     if (fd >= 0) {
         close(fd);

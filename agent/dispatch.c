@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define COLLECT_MAX 64
+#define KEEPER_STILL_TICKS 40  /* ten seconds of sweeps with work in the ring and nothing coming back */
 #define LOOKUP_MARK UINT32_MAX /* low half of a lookup's cookie: no job has this index */
 
 static uint32_t window_of(const kh_front *front, kh_lane lane)
@@ -243,6 +244,28 @@ void kh_dispatch_rates(kh_front *front)
         front->stats.rate_base[lane] = front->stats.lane_done[lane];
     }
     front->stats.rate_ns = front->now_ns;
+}
+
+/* Ticks are counted, so that a front that stood still itself does not blame the keeper. */
+void kh_dispatch_watch(kh_front *front)
+{
+    uint64_t done = 0;
+    uint32_t in_ring = 0;
+
+    for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
+        if (lane != KH_LANE_STORE) { /* the store may wait for a disk, and signing goes on */
+            done += front->stats.lane_done[lane];
+            in_ring += front->in_ring[lane];
+        }
+    }
+    if (front->keystore == NULL || in_ring == 0 || done != front->still_done) {
+        front->still_done = done;
+        front->still_ticks = 0;
+    } else if (++front->still_ticks >= KEEPER_STILL_TICKS) {
+        kh_log(KH_LOG_ERROR, "keeper_stuck", KH_LN("in_ring", in_ring));
+        kh_channel_poke(front->channel_fd, KH_MSG_KEEPER_STUCK);
+        front->still_ticks = 0;
+    }
 }
 
 /* A timer that fires at `when_ns`, started anew only if it would come too late. */

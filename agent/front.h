@@ -35,6 +35,7 @@
 #define KH_RESULTS_ROOM 32  /* kh_result is below this */
 #define KH_LOOKUPS_MAX 64   /* lookups in the ring at a time */
 #define KH_STORE_JOBS_MAX 4 /* other store operations in the ring at a time */
+#define KH_LISTS_MAX 16     /* `list` operations of one identity at a time: each gathers up to 64 KiB */
 
 typedef struct kh_front kh_front;
 typedef struct kh_conn kh_conn;
@@ -46,6 +47,9 @@ typedef struct kh_identity {
     bool is_root;
     const kh_config_identity *config; /* of the current configuration; NULL: root, or no longer there */
     kh_credential *credential;        /* in locked memory; NULL: none */
+    kh_credential *old_credential;    /* during kh_identities_apply: of the configuration before */
+    bool same_token;                  /* the last configuration left its secret as it was */
+    uint32_t lists;                   /* `list` operations that gather entries */
     uint32_t connections;
     uint64_t requests, refused, completed;
     kh_log_limit log_refused, log_overload; /* each identity has its own: none drowns what others cause */
@@ -144,6 +148,9 @@ struct kh_front {
     ev_io keystore_io;
     uint32_t in_ring[KH_LANE_COUNT];
     uint32_t lookups_in_ring;
+    uint32_t
+        still_ticks; /* of the sweep, since a signing operation was last in the ring and another came back */
+    uint64_t still_done; /* how many had come back then */
     uint64_t lookup_seq;
     ev_prepare prepare;
     kh_boot_process processes[KH_BOOT_PROCESSES];
@@ -175,13 +182,14 @@ KH_MUST_USE kh_result kh_control_boot(kh_front *front);
 void kh_control_start(kh_front *front);
 
 /* ---- identity.c */
-/* Takes up front->config and front->credentials: new identities appear, gone ones lose their rights. */
+/*
+ * Takes up front->config and front->credentials: new identities appear, gone ones lose their rights. The
+ * credentials of the configuration before must still be there.
+ */
 KH_MUST_USE kh_result kh_identities_apply(kh_front *front);
 kh_identity *kh_identity_by_name(kh_front *front, const uint8_t *name, size_t len);
 /* root, or the identity that the configuration gives that uid; NULL: none. */
 kh_identity *kh_identity_by_uid(kh_front *front, uid_t uid);
-/* Whether it is still somebody: root or configured. */
-bool kh_identity_valid(const kh_identity *identity);
 /* What the acl's functions take: NULL for root, an empty one for an identity that is gone. */
 const kh_config_identity *kh_identity_rights(const kh_identity *identity);
 
@@ -206,7 +214,7 @@ void kh_conn_close(kh_conn *conn, const char *why);
 /* Writes what is to be written, closes what is to be closed: once per turn. */
 void kh_conns_flush(kh_front *front);
 void kh_conns_start(kh_front *front);
-/* Closes connections whose identity is gone. */
+/* Closes connections whose identity is gone, or whose token is another now. */
 void kh_conns_apply(kh_front *front);
 /* Whether anything is still to be written. */
 bool kh_conns_pending(kh_front *front);
@@ -250,6 +258,8 @@ void kh_dispatch_keeper_down(kh_front *front);
 /* Fills the ring from the queues and wakes the keeper. */
 void kh_dispatch(kh_front *front);
 void kh_dispatch_rates(kh_front *front);
+/* Every quarter of a second: tells the supervisor of a keeper that answers nothing any more. */
+void kh_dispatch_watch(kh_front *front);
 
 /* ---- manage.c */
 void kh_manage(kh_conn *conn, const kh_request *req);

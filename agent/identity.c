@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who can call the front, and how that changes with a new configuration. */
 #include "front.h"
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Goes through all of them: the time does not tell a caller whether there is such an identity. */
 kh_identity *kh_identity_by_name(kh_front *front, const uint8_t *name, size_t len)
 {
+    kh_identity *found = NULL;
+
     for (kh_identity *identity = front->identities; identity != NULL; identity = identity->next) {
         if (strlen(identity->name) == len && memcmp(identity->name, name, len) == 0) {
-            return identity;
+            found = identity;
         }
     }
-    return NULL;
+    return found;
 }
 
 kh_identity *kh_identity_by_uid(kh_front *front, uid_t uid)
@@ -25,11 +29,6 @@ kh_identity *kh_identity_by_uid(kh_front *front, uid_t uid)
         }
     }
     return NULL;
-}
-
-bool kh_identity_valid(const kh_identity *identity)
-{
-    return identity->is_root || identity->config != NULL;
 }
 
 const kh_config_identity *kh_identity_rights(const kh_identity *identity)
@@ -51,10 +50,16 @@ static void set_limits(kh_front *front, kh_identity *identity)
     identity->tenant.weight = config != NULL ? config->weight : 1;
 }
 
+static bool same_secret(const kh_credential *a, const kh_credential *b)
+{
+    return a != NULL && b != NULL && CRYPTO_memcmp(a->secret, b->secret, sizeof a->secret) == 0;
+}
+
 kh_result kh_identities_apply(kh_front *front)
 {
     for (kh_identity *identity = front->identities; identity != NULL; identity = identity->next) {
         identity->config = NULL;
+        identity->old_credential = identity->credential;
         identity->credential = NULL;
     }
     for (size_t i = 0; i < front->config->identity_count; i++) {
@@ -74,6 +79,10 @@ kh_result kh_identities_apply(kh_front *front)
         identity->config = config;
         identity->credential = config->token != NULL ? &front->credentials[i] : NULL;
         set_limits(front, identity);
+    }
+    for (kh_identity *identity = front->identities; identity != NULL; identity = identity->next) {
+        identity->same_token = same_secret(identity->old_credential, identity->credential);
+        identity->old_credential = NULL; /* the caller wipes it */
     }
     memcpy(front->root.name, "root", sizeof "root");
     front->root.is_root = true;

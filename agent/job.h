@@ -3,7 +3,7 @@
  * A job: one operation that a caller waits for, from its admission to its reply. Jobs come from a pool that
  * grows in chunks up to a bound and never shrinks, so that the hot path allocates nothing.
  *
- * Legal order:  FREE → LOOKUP → QUEUED → RING → (DELAY →) DONE → FREE; an answer may come from any of them. 
+ * Legal order:  FREE → LOOKUP → QUEUED → RING → (DELAY →) DONE → FREE; an answer may come from any of them.
  * A job whose caller is gone, has cancelled, or was answered because of the deadline while the job was in the
  * ring is detached (conn NULL): its completion frees it.
  */

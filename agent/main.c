@@ -4,6 +4,7 @@
 #include "front.h"
 #include "keeper.h"
 #include "log.h"
+#include "process.h"
 #include "secret.h"
 #include "supervisor.h"
 #include <getopt.h>
@@ -47,6 +48,7 @@ int main(int argc, char **argv)
     kh_options chosen = {.config_path = DEFAULT_CONFIG, .delay_ms = -1};
     int option = 0;
 
+    kh_process_descriptors();
     if (argc == 1 && strcmp(argv[0], KH_ROLE_FRONT) == 0) {
         kh_secret_process();
         kh_log_init("front", KH_LOG_INFO, false);

@@ -18,6 +18,9 @@ typedef struct list_state {
 
 void kh_manage_drop(kh_job *job)
 {
+    if (job->extra != NULL) {
+        ((kh_identity *)job->tenant)->lists--;
+    }
     free(job->extra);
     job->extra = NULL;
 }
@@ -63,6 +66,10 @@ static void admit_list(kh_conn *conn, const kh_request *req)
         kh_refuse(conn, req->op, req->id, KH_E_INVALID, NULL);
         return;
     }
+    if (conn->identity->lists >= KH_LISTS_MAX) {
+        kh_refuse(conn, req->op, req->id, KH_E_OVERLOADED, NULL);
+        return;
+    }
     job = begin(conn, req, KH_STORE_LIST, KH_DIRECTORY_KEY_MAX);
     if (job == NULL) {
         return;
@@ -73,6 +80,7 @@ static void admit_list(kh_conn *conn, const kh_request *req)
         return;
     }
     job->extra = state;
+    conn->identity->lists++;
     job->arg = KH_LIST_PAGE;
     job->data_len = (uint32_t)req->after.len;
     if (req->after.len > 0) {

@@ -6,9 +6,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +20,32 @@
 static const char *name_of(long result)
 {
     return result < 0 ? strerrorname_np(errno) : "ok";
+}
+
+/* What would carry a listener or the ring to an accomplice. */
+static const char *try_pass_descriptor(void)
+{
+    char bytes[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
+    struct iovec iov = {&byte, 1};
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = bytes, .msg_controllen = sizeof bytes};
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+    return name_of(sendmsg(-1, &msg, MSG_NOSIGNAL)); /* EBADF: the filter let it through */
+}
+
+static const char *try_executable(void)
+{
+    void *memory = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const char *name = name_of(memory == MAP_FAILED ? -1 : 0);
+
+    if (memory != MAP_FAILED) {
+        munmap(memory, 4096);
+    }
+    return name;
 }
 
 /* A file that exists everywhere and that anybody may read. */
@@ -71,12 +101,17 @@ void kh_probe(const char *role)
     if (wish == NULL || strcmp(wish, "1") != 0) {
         return;
     }
-    kh_log(KH_LOG_NOTICE, "probe", KH_LT("process", role), KH_LT("open", try_open("/proc/version", O_RDONLY)),
-           KH_LT("open_dir", try_open("/", O_RDONLY | O_DIRECTORY)),
-           KH_LT("create", try_open("/tmp/keyhold-probe", O_WRONLY | O_CREAT | O_EXCL)),
-           KH_LT("exec", try_exec()), KH_LT("connect", try_connect(AF_UNIX)),
-           KH_LT("ptrace", name_of(ptrace(PTRACE_TRACEME, 0, NULL, NULL))),
-           KH_LT("set_dumpable", name_of(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))));
+    kh_log(
+        KH_LOG_NOTICE, "probe", KH_LT("process", role), KH_LT("open", try_open("/proc/version", O_RDONLY)),
+        KH_LT("open_dir", try_open("/", O_RDONLY | O_DIRECTORY)),
+        KH_LT("create", try_open("/tmp/keyhold-probe", O_WRONLY | O_CREAT | O_EXCL)),
+        KH_LT("exec", try_exec()), KH_LT("connect", try_connect(AF_UNIX)),
+        KH_LT("ptrace", name_of(ptrace(PTRACE_TRACEME, 0, NULL, NULL))),
+        KH_LT("own_signals", name_of(fcntl(STDERR_FILENO, F_SETOWN, getpid()))),
+        KH_LT("pass_descriptor", try_pass_descriptor()), KH_LT("kill", name_of(kill(getpid(), 0))),
+        KH_LT("executable", try_executable()), KH_LT("socket", name_of(socket(AF_INET, SOCK_STREAM, 0))),
+        KH_LT("priority_futex", name_of(syscall(SYS_futex, &dumpable, FUTEX_TRYLOCK_PI, 0, NULL, NULL, 0))),
+        KH_LT("set_dumpable", name_of(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))));
     dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     kh_log(KH_LOG_NOTICE, "probe_state", KH_LT("process", role), KH_LN("dumpable", dumpable));
 }

@@ -58,6 +58,11 @@ static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
     int exe = fcntl(spec->exe_fd, F_DUPFD_CLOEXEC, KH_BOOT_FD + 2),
         channel = fcntl(spec->channel_fd, F_DUPFD, KH_BOOT_FD + 2);
 
+    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+    if (null >= 0) { /* a role that is taken over does not read the operator's terminal */
+        dup2(null, STDIN_FILENO);
+    }
     prctl(PR_SET_NAME, spec->role + strlen("keyholdd: "), 0, 0, 0);
     if (exe < 0 || channel < 0 || dup2(channel, KH_BOOT_FD) < 0 || dup3(exe, KH_BOOT_FD + 1, O_CLOEXEC) < 0 ||
         close_range(KH_BOOT_FD + 2, ~0u, 0) != 0) {
@@ -92,6 +97,18 @@ static void make_env(char **env, size_t cap)
     (void)cap;
 #endif
     env[count] = NULL;
+}
+
+void kh_process_descriptors(void)
+{
+    int fd = 0;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) {
+        close(fd);
+    }
 }
 
 pid_t kh_process_start(const kh_process_spec *spec)

@@ -17,9 +17,17 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FRONT_SILENCE_S 30.0 /* a front that has said nothing for so long is stuck */
+#define SILENCE_S 10.0 /* a child that has said nothing for so long is stuck */
 #define KEEPER_PATIENCE_S 5.0
 #define FRONT_PATIENCE_S 2.0 /* beyond its drain timeout */
+
+double kh_supervisor_clock(void)
+{
+    struct timespec now = {0};
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
 
 void kh_supervisor_end(kh_supervisor *supervisor, int exit_code)
 {
@@ -82,6 +90,7 @@ static void wait_most(kh_supervisor *supervisor, double seconds)
 
 static void stop_keeper(kh_supervisor *supervisor)
 {
+    ev_timer_stop(supervisor->loop, &supervisor->keeper.restart);
     if (supervisor->keeper.pid == 0) {
         kh_supervisor_end(supervisor, 0);
         return;
@@ -99,7 +108,7 @@ void kh_supervisor_note_stopped(kh_supervisor *supervisor, kh_child *child)
     } else if (!child->is_keeper) {
         stop_keeper(supervisor);
     } else if (supervisor->front.pid != 0) {
-        kh_child_start(&supervisor->keeper); /* what is queued still needs one */
+        kh_child_start_later(&supervisor->keeper); /* what is queued still needs one */
     }
 }
 
@@ -119,7 +128,6 @@ static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
     sd_notify(0, "STOPPING=1\nSTATUS=draining");
     kh_log(KH_LOG_NOTICE, "stopping", KH_LN("signal", watcher->signum));
     ev_timer_stop(supervisor->loop, &supervisor->front.restart);
-    ev_timer_stop(supervisor->loop, &supervisor->keeper.restart);
     if (supervisor->front.pid == 0) {
         stop_keeper(supervisor);
         return;
@@ -131,17 +139,30 @@ static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
     wait_most(supervisor, most_ms / 1000. + FRONT_PATIENCE_S);
 }
 
-/* ---- Watchdogs: of the front, and systemd's of the agent ---- */
+/* ---- Watchdogs: of the children, and systemd's of the agent ---- */
+
+/*
+ * Ticks are counted, not time: after the machine or the whole agent has stood still, the children get as much
+ * time to speak again as the supervisor to listen.
+ */
+static void watch_child(kh_child *child, double tick_s)
+{
+    if (child->ready && child->pid != 0) {
+        child->silent_s += tick_s;
+        if (child->silent_s > SILENCE_S) {
+            kh_child_kill(child, "is stuck");
+        }
+    }
+}
 
 static void on_watchdog(struct ev_loop *loop, ev_timer *timer, int events)
 {
     kh_supervisor *supervisor = timer->data;
-    kh_child *front = &supervisor->front;
 
+    (void)loop;
     (void)events;
-    if (front->ready && ev_now(loop) - front->alive_at > FRONT_SILENCE_S) {
-        kh_child_kill(front, "is stuck");
-    }
+    watch_child(&supervisor->front, timer->repeat);
+    watch_child(&supervisor->keeper, timer->repeat);
     if (supervisor->watchdog_s > 0) {
         sd_notify(0, "WATCHDOG=1");
     }

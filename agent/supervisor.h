@@ -33,10 +33,11 @@ typedef struct kh_child {
     bool ready;     /* it said so */
     bool was_ready; /* ever: a first start that fails is the end */
     bool kill_sent;
-    int channel_fd;                     /* -1: closed */
-    int control_fd;                     /* keeper: kh_keeper_send_* */
-    uint32_t failures;                  /* deaths in a row before it had served for a while */
-    double started, ready_at, alive_at; /* ev_now */
+    int channel_fd;           /* -1: closed */
+    int control_fd;           /* keeper: kh_keeper_send_* */
+    uint32_t failures;        /* deaths in a row before it had served for a while */
+    double started, ready_at; /* kh_supervisor_clock */
+    double silent_s;          /* how long it has said nothing, in the watchdog's own ticks */
     ev_child watcher;
     ev_io channel_io;
     ev_timer restart;
@@ -74,6 +75,8 @@ struct kh_supervisor {
 
 /* ---- supervisor.c. Returns an exit code. */
 int kh_supervise(const kh_options *options);
+/* CLOCK_MONOTONIC in seconds; ev_now is the time of day, which may jump. */
+double kh_supervisor_clock(void);
 /* Ends the loop with that code. */
 void kh_supervisor_end(kh_supervisor *supervisor, int exit_code);
 /* A child became ready, or not: tells systemd when both are for the first time. */
@@ -97,6 +100,8 @@ void kh_settings_stop(kh_supervisor *supervisor);
 void kh_children_init(kh_supervisor *supervisor);
 /* Starts the child now; if that fails, later. */
 void kh_child_start(kh_child *child);
+/* Starts the child again: at once after it has served for a while, else after a back-off. */
+void kh_child_start_later(kh_child *child);
 /* SIGKILL: it does not answer. */
 void kh_child_kill(kh_child *child, const char *why);
 void kh_children_send_processes(kh_supervisor *supervisor);

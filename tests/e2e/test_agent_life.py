@@ -139,6 +139,49 @@ def test_reload(ws):
     connection.close()
 
 
+def test_rotated_token(ws):
+    """A token that was replaced is worth nothing after the reload, on open connections neither; the others' are."""
+    agent = agent_with_keys(ws, "p256")
+    other = os.path.join(agent.dir, "other.token")
+    agent.add_identity("other", other)
+    reload(agent)
+    with wire.connect(agent.socket, agent.token) as old, wire.connect(agent.socket, other) as unchanged:
+        check(sign(old) == wire.OK and sign(unchanged) == wire.OK)
+        os.rename(agent.token, agent.token + ".old")
+        agent.ctl("token", "create", "nginx", "--out", agent.token)
+        reload(agent)
+        check(old.last_word() is None, "its connection ends")
+        check(sign(unchanged) == wire.OK, "the other identity's stays")
+        with wire.connect(agent.socket, agent.token) as new:
+            check(sign(new) == wire.OK, "the new token is known")
+        name, secret = wire.read_token(agent.token + ".old")
+        with wire.Caller(agent.socket) as late:
+            late.hello(name)
+            late.send(wire.AUTH, wire.prove(secret, b"keyhold-1 client", late.nonce, late.nonce_agent))
+            check(late.last_word() == wire.UNAUTHENTICATED, "the old token is refused")
+
+
+def test_reload_between_hello_and_auth(ws):
+    """Known by uid at hello, no longer at auth."""
+    agent = agent_with_keys(ws, "p256")
+    if as_user(64990, "print('ok')").stdout.strip() != "ok":
+        raise harness.Skip("another user cannot read the tests")
+    old = read(agent.conf)
+    agent.configure('identity "local" {\n    uid = 64990\n    allow { keys = {"*"} operations = {"sign"} }\n}')
+    reload(agent)
+    script = ("c = wire.Caller(sys.argv[1])\nc.hello()\nprint('said', flush=True)\nsys.stdin.readline()\n"
+              "c.send(wire.AUTH, b'')\nprint(c.reply()[1])\n")
+    caller = subprocess.Popen(["setpriv", "--reuid=64990", "--regid=64990", "--clear-groups", sys.executable, "-c",
+                               f"import sys; sys.path.insert(0, {HERE!r})\nimport wire\n" + script, agent.socket],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    check(caller.stdout.readline().strip() == "said")
+    with open(agent.conf, "w") as file:
+        file.write(old + 'identity "local" {\n    uid = 64992\n    allow { keys = {"*"} operations = {"sign"} }\n}\n')
+    reload(agent)
+    answer, _ = caller.communicate("\n", timeout=20)
+    check(answer.strip() == str(wire.UNAUTHENTICATED), answer)
+
+
 def test_reload_under_load(ws):
     agent = agent_with_keys(ws, "p256")
     connection = wire.connect(agent.socket, agent.token)
@@ -240,6 +283,44 @@ def test_socket_activation(ws):
         check(os.path.exists(agent.socket), "systemd's socket is not ours to remove")
 
 
+# ---- Processes that stand still -----------------------------------------------------------------------------------------------------
+
+def test_stuck_processes_are_replaced(ws):
+    """A keeper, a front that says nothing for ten seconds is killed and started again; with work waiting, and idle."""
+    agent = agent_with_keys(ws, "p256")
+    for role in ("keeper", "front"):
+        pid = agent.role_pid(role)
+        connection = wire.connect(agent.socket, agent.token)
+        check(sign(connection) == wire.OK)
+        begun = time.monotonic()
+        wire.freeze(pid)
+        if role == "keeper":
+            waiting = connection.submit(wire.SIGN, *wire.sign_fields("p256", "p256"), deadline_ms=60000)
+            reply = connection.reply()
+            check(reply[1] == waiting and reply[2] == wire.UNAVAILABLE, "what it had fails with a retryable error", reply)
+        wait_until(lambda: not harness.alive(pid), role + " is killed", 20)
+        took = time.monotonic() - begun
+        check(6 < took < 16, role, "was killed after", took)
+        wait_until(lambda: agent.ctl("key", "show", "p256", ok=False).returncode == 0, "it serves again")
+        connection.close()
+    check(agent.log().count("process_kill role=keeper") == 1 and agent.log().count("process_kill role=front") == 1, agent.log())
+
+
+def test_a_stop_of_the_whole_agent_kills_nobody(ws):
+    """Frozen and thawed as a whole, as a suspended machine is, it goes on as it was."""
+    agent = agent_with_keys(ws, "p256")
+    with wire.connect(agent.socket, agent.token) as connection:
+        members = agent.pids()
+        for pid in members:
+            wire.freeze(pid)
+        time.sleep(13)
+        for pid in members:
+            wire.thaw(pid)
+        check(sign(connection) == wire.OK)
+        time.sleep(1)
+        check(agent.pids() == members and "process_kill" not in agent.log(), agent.log())
+
+
 # ---- Limits -----------------------------------------------------------------------------------------------------------------------
 
 def test_queue_bounds(ws):
@@ -255,6 +336,23 @@ def test_queue_bounds(ws):
         check(all(reply[2] == wire.OVERLOADED and reply[3] > 0 for reply in refused), "refused at once, with advice", refused[0])
         wire.thaw(keeper)
         check(all(connection.reply()[2] == wire.OK for _ in range(count - 50)), "the others are done")
+
+
+def test_lists_are_bounded(ws):
+    """Each `list` gathers its entries in memory: an identity has but a few at a time."""
+    agent = agent_with_keys(ws, "p256")
+    agent.add_identity("lister", os.path.join(agent.dir, "lister.token"), operations=("list",))
+    reload(agent)
+    with wire.connect(agent.socket, os.path.join(agent.dir, "lister.token")) as connection:
+        keeper = agent.role_pid("keeper")
+        wire.freeze(keeper)
+        for _ in range(40):
+            connection.submit(wire.LIST, "nothing-*", "", 64)
+        refused = [connection.reply()[2] for _ in range(24)]
+        check(refused == [wire.OVERLOADED] * 24, refused)
+        wire.thaw(keeper)
+        check([connection.reply()[2] for _ in range(16)] == [wire.OK] * 16, "the others are answered")
+        check(connection.call(wire.LIST, "*", "", 64)[0] == wire.OK, "and there is room again")
 
 
 def test_full(ws):

@@ -37,7 +37,10 @@ def test_refused_from_inside(_):
     for role in ROLES:
         found = probes(role)
         print("  ", role, {name: found[name] for name in sorted(found) if name != "process"})
-        for attempt in ("open", "open_dir", "create", "exec", "connect", "ptrace", "set_dumpable"):
+        common = ("open", "open_dir", "create", "exec", "connect", "ptrace", "set_dumpable")
+        children = ("own_signals", "kill", "executable", "socket", "priority_futex")
+        more = {"supervisor": (), "front": (*children, "pass_descriptor"), "keeper": children}
+        for attempt in (*common, *more[role]):
             if role == "supervisor" and attempt.startswith(("open", "create")) and "landlock_unavailable" in agent.log():
                 print("   (this kernel has no Landlock)")
                 continue
