@@ -286,39 +286,34 @@ def test_socket_activation(ws):
 # ---- Processes that stand still -----------------------------------------------------------------------------------------------------
 
 def test_stuck_processes_are_replaced(ws):
-    """A keeper, a front that says nothing for ten seconds is killed and started again; with work waiting, and idle."""
-    agent = agent_with_keys(ws, "p256")
-    for role in ("keeper", "front"):
-        pid = agent.role_pid(role)
-        connection = wire.connect(agent.socket, agent.token)
-        check(sign(connection) == wire.OK)
-        begun = time.monotonic()
+    """A keeper, a front that says nothing for ten seconds is killed and started again. An agent that is frozen and thawed as a
+    whole, as a suspended machine is, goes on as it was. All at the same time, for it takes a while."""
+    agents = {name: agent_with_keys(ws, "p256") for name in ("keeper", "front", "whole")}
+    callers = {name: wire.connect(agent.socket, agent.token) for name, agent in agents.items()}
+    check(all(sign(caller) == wire.OK for caller in callers.values()))
+    stuck = {role: agents[role].role_pid(role) for role in ("keeper", "front")}
+    members = agents["whole"].pids()
+    begun = time.monotonic()
+    for pid in (*stuck.values(), *members):
         wire.freeze(pid)
-        if role == "keeper":
-            waiting = connection.submit(wire.SIGN, *wire.sign_fields("p256", "p256"), deadline_ms=60000)
-            reply = connection.reply()
-            check(reply[1] == waiting and reply[2] == wire.UNAVAILABLE, "what it had fails with a retryable error", reply)
-        wait_until(lambda: not harness.alive(pid), role + " is killed", 20)
+    waiting = callers["keeper"].submit(wire.SIGN, *wire.sign_fields("p256", "p256"), deadline_ms=60000)
+    reply = callers["keeper"].reply()
+    check(reply[1] == waiting and reply[2] == wire.UNAVAILABLE, "what a stuck keeper had fails with a retryable error", reply)
+    for role, pid in stuck.items():
+        wait_until(lambda pid=pid: not harness.alive(pid), role + " is killed", 20)
         took = time.monotonic() - begun
         check(6 < took < 16, role, "was killed after", took)
-        wait_until(lambda: agent.ctl("key", "show", "p256", ok=False).returncode == 0, "it serves again")
-        connection.close()
-    check(agent.log().count("process_kill role=keeper") == 1 and agent.log().count("process_kill role=front") == 1, agent.log())
-
-
-def test_a_stop_of_the_whole_agent_kills_nobody(ws):
-    """Frozen and thawed as a whole, as a suspended machine is, it goes on as it was."""
-    agent = agent_with_keys(ws, "p256")
-    with wire.connect(agent.socket, agent.token) as connection:
-        members = agent.pids()
-        for pid in members:
-            wire.freeze(pid)
-        time.sleep(13)
-        for pid in members:
-            wire.thaw(pid)
-        check(sign(connection) == wire.OK)
-        time.sleep(1)
-        check(agent.pids() == members and "process_kill" not in agent.log(), agent.log())
+        agent = agents[role]
+        wait_until(lambda agent=agent: agent.ctl("key", "show", "p256", ok=False).returncode == 0, "it serves again")
+        check(agent.log().count("process_kill") == 1, agent.log())
+    time.sleep(max(0, 13 - (time.monotonic() - begun)))
+    for pid in members:
+        wire.thaw(pid)
+    check(sign(callers["whole"]) == wire.OK)
+    time.sleep(1)
+    check(agents["whole"].pids() == members and "process_kill" not in agents["whole"].log(), agents["whole"].log())
+    for caller in callers.values():
+        caller.close()
 
 
 # ---- Limits -----------------------------------------------------------------------------------------------------------------------
@@ -339,20 +334,27 @@ def test_queue_bounds(ws):
 
 
 def test_lists_are_bounded(ws):
-    """Each `list` gathers its entries in memory: an identity has but a few at a time."""
+    """Each `list` gathers its entries in memory: an identity has but a few at a time, over all its connections."""
     agent = agent_with_keys(ws, "p256")
-    agent.add_identity("lister", os.path.join(agent.dir, "lister.token"), operations=("list",))
+    token = os.path.join(agent.dir, "lister.token")
+    agent.add_identity("lister", token, operations=("list",))
     reload(agent)
-    with wire.connect(agent.socket, os.path.join(agent.dir, "lister.token")) as connection:
-        keeper = agent.role_pid("keeper")
-        wire.freeze(keeper)
-        for _ in range(40):
-            connection.submit(wire.LIST, "nothing-*", "", 64)
-        refused = [connection.reply()[2] for _ in range(24)]
-        check(refused == [wire.OVERLOADED] * 24, refused)
-        wire.thaw(keeper)
-        check([connection.reply()[2] for _ in range(16)] == [wire.OK] * 16, "the others are answered")
-        check(connection.call(wire.LIST, "*", "", 64)[0] == wire.OK, "and there is room again")
+    callers = [wire.connect(agent.socket, token) for _ in range(10)]
+    keeper = agent.role_pid("keeper")
+    wire.freeze(keeper)
+    for caller in callers:
+        for _ in range(2):
+            caller.submit(wire.LIST, "nothing-*", "", 64)
+        if caller in callers[:8]:
+            check(caller.call(wire.PING)[0] == wire.OK, "it has read them")
+    refused = [caller.reply()[2] for caller in callers[8:] * 2]
+    wire.thaw(keeper)
+    check(refused == [wire.OVERLOADED] * 4, refused)
+    replies = [caller.reply()[2] for caller in callers[:8] * 2]
+    check(replies == [wire.OK] * 16, "the others are answered", replies)
+    check(callers[0].call(wire.LIST, "*", "", 64)[0] == wire.OK, "and there is room again")
+    for caller in callers:
+        caller.close()
 
 
 def test_full(ws):
