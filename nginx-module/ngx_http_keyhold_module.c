@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Directives, variables, and the life of the module in master and workers.
+ * Directives, and the life of the module in master and workers.
  */
 
-#include "ngx_keyhold.h"
+#include "ngx_http_keyhold.h"
 
-#include <ngx_http.h>
 #include <ngx_http_ssl_module.h>
-
-#include <sys/mman.h>
 
 
 typedef struct {
@@ -16,13 +13,7 @@ typedef struct {
 } ngx_http_keyhold_srv_conf_t;
 
 
-static ngx_int_t ngx_http_keyhold_add_variables(ngx_conf_t *cf);
-static ngx_int_t ngx_http_keyhold_status_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data);
-static ngx_int_t ngx_http_keyhold_time_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data);
-static ngx_int_t ngx_http_keyhold_agent_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_http_keyhold_init(ngx_conf_t *cf);
 
 static void *ngx_http_keyhold_create_main_conf(ngx_conf_t *cf);
 static char *ngx_http_keyhold_init_main_conf(ngx_conf_t *cf, void *conf);
@@ -34,9 +25,6 @@ static char *ngx_http_keyhold_references(ngx_conf_t *cf,
 
 static char *ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-static char *ngx_http_keyhold_token(ngx_conf_t *cf, ngx_keyhold_agent_t *agent,
-    ngx_str_t *file);
-static void ngx_http_keyhold_token_cleanup(void *data);
 static void ngx_http_keyhold_conf_cleanup(void *data);
 
 static ngx_int_t ngx_http_keyhold_init_module(ngx_cycle_t *cycle);
@@ -95,7 +83,7 @@ static ngx_command_t  ngx_http_keyhold_commands[] = {
 
 static ngx_http_module_t  ngx_http_keyhold_module_ctx = {
     ngx_http_keyhold_add_variables,        /* preconfiguration */
-    NULL,                                  /* postconfiguration */
+    ngx_http_keyhold_init,                 /* postconfiguration */
 
     ngx_http_keyhold_create_main_conf,     /* create main configuration */
     ngx_http_keyhold_init_main_conf,       /* init main configuration */
@@ -122,122 +110,6 @@ ngx_module_t  ngx_http_keyhold_module = {
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
-
-
-static ngx_http_variable_t  ngx_http_keyhold_vars[] = {
-
-    { ngx_string("keyhold_status"), NULL,
-      ngx_http_keyhold_status_variable, 0, NGX_HTTP_VAR_CHANGEABLE, 0 },
-
-    { ngx_string("keyhold_time"), NULL,
-      ngx_http_keyhold_time_variable, 0, NGX_HTTP_VAR_CHANGEABLE, 0 },
-
-    { ngx_string("keyhold_agent"), NULL,
-      ngx_http_keyhold_agent_variable, 0, NGX_HTTP_VAR_CHANGEABLE, 0 },
-
-      ngx_http_null_variable
-};
-
-
-/* ---- variables ---- */
-
-
-static ngx_int_t
-ngx_http_keyhold_add_variables(ngx_conf_t *cf)
-{
-    ngx_http_variable_t  *var, *v;
-
-    for (v = ngx_http_keyhold_vars; v->name.len; v++) {
-        var = ngx_http_add_variable(cf, &v->name, v->flags);
-        if (var == NULL) {
-            return NGX_ERROR;
-        }
-
-        var->get_handler = v->get_handler;
-        var->data = v->data;
-    }
-
-    return NGX_OK;
-}
-
-
-static void
-ngx_http_keyhold_value(ngx_http_variable_value_t *v, const void *data,
-    size_t len)
-{
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-    v->data = (u_char *) data;
-    v->len = len;
-}
-
-
-static ngx_int_t
-ngx_http_keyhold_status_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data)
-{
-    const char             *name;
-    ngx_keyhold_outcome_t  *outcome;
-
-    outcome = ngx_keyhold_get_outcome(r->connection);
-
-    if (outcome == NULL) {
-        v->not_found = 1;
-        return NGX_OK;
-    }
-
-    name = kh_result_name(outcome->status);
-    ngx_http_keyhold_value(v, name, ngx_strlen(name));
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_keyhold_time_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data)
-{
-    u_char                 *p;
-    ngx_keyhold_outcome_t  *outcome;
-
-    outcome = ngx_keyhold_get_outcome(r->connection);
-
-    if (outcome == NULL) {
-        v->not_found = 1;
-        return NGX_OK;
-    }
-
-    p = ngx_pnalloc(r->pool, NGX_INT_T_LEN + sizeof(".000000") - 1);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    ngx_http_keyhold_value(v, p,
-                           ngx_sprintf(p, "%ui.%06ui", outcome->usec / 1000000,
-                                       outcome->usec % 1000000) - p);
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_http_keyhold_agent_variable(ngx_http_request_t *r,
-    ngx_http_variable_value_t *v, uintptr_t data)
-{
-    ngx_keyhold_outcome_t  *outcome;
-
-    outcome = ngx_keyhold_get_outcome(r->connection);
-
-    if (outcome == NULL || outcome->agent == NULL) {
-        v->not_found = 1;
-        return NGX_OK;
-    }
-
-    ngx_http_keyhold_value(v, outcome->agent->data, outcome->agent->len);
-
-    return NGX_OK;
-}
 
 
 /* ---- configuration ---- */
@@ -446,6 +318,26 @@ ngx_http_keyhold_references(ngx_conf_t *cf, ngx_keyhold_conf_t *kcf)
 }
 
 
+/* The ssl module has loaded its keys. */
+
+static ngx_int_t
+ngx_http_keyhold_init(ngx_conf_t *cf)
+{
+    ngx_keyhold_conf_t  *kcf;
+
+    kcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_keyhold_module);
+
+    if (kcf->keys.nelts && kcf->agents.nelts == 0) {
+        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
+                      "keyhold: a key reference is used as a key, but there "
+                      "is no \"keyhold_agent\" that could have it");
+        return NGX_ERROR;
+    }
+
+    return NGX_OK;
+}
+
+
 static char *
 ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
@@ -501,7 +393,7 @@ ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         file.data = value[2].data + sizeof("token=") - 1;
         file.len = value[2].len - (sizeof("token=") - 1);
 
-        if (ngx_http_keyhold_token(cf, agent, &file) != NGX_CONF_OK) {
+        if (ngx_keyhold_token(cf, agent, &file) != NGX_CONF_OK) {
             return NGX_CONF_ERROR;
         }
     }
@@ -514,97 +406,6 @@ ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     *slot = agent;
 
     return NGX_CONF_OK;
-}
-
-
-/*
- * The token is read by whoever reads the configuration, the master, into a
- * page that no core dump has, and that is wiped with the configuration.
- */
-
-static char *
-ngx_http_keyhold_token(ngx_conf_t *cf, ngx_keyhold_agent_t *agent,
-    ngx_str_t *file)
-{
-    kh_result            rc;
-    kh_credential       *cred;
-    ngx_file_info_t      fi;
-    ngx_pool_cleanup_t  *cln;
-
-    if (ngx_conf_full_name(cf->cycle, file, 1) != NGX_OK) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (ngx_file_info(file->data, &fi) == NGX_FILE_ERROR) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
-                           "token file \"%V\" can not be read", file);
-        return NGX_CONF_ERROR;
-    }
-
-    if (fi.st_uid != 0 && fi.st_uid != geteuid()) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "token file \"%V\" must belong to root", file);
-        return NGX_CONF_ERROR;
-    }
-
-    cln = ngx_pool_cleanup_add(cf->pool, 0);
-    if (cln == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    cred = mmap(NULL, ngx_pagesize, PROT_READ|PROT_WRITE,
-                MAP_PRIVATE|MAP_ANONYMOUS, -1, 0);
-
-    if (cred == MAP_FAILED) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
-                           "memory for the token failed");
-        return NGX_CONF_ERROR;
-    }
-
-    cln->handler = ngx_http_keyhold_token_cleanup;
-    cln->data = cred;
-
-    (void) madvise(cred, ngx_pagesize, MADV_DONTDUMP);
-    (void) mlock(cred, ngx_pagesize);
-
-    rc = kh_credential_load((char *) file->data, cred);
-
-    switch (rc) {
-
-    case KH_OK:
-        break;
-
-    case KH_E_FORBIDDEN:
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "token file \"%V\": others may read it, it must be "
-                           "0600 or 0400", file);
-        return NGX_CONF_ERROR;
-
-    case KH_E_MALFORMED:
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "token file \"%V\" holds no token "
-                           "(keyholdctl token create)", file);
-        return NGX_CONF_ERROR;
-
-    default:
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "token file \"%V\": %s", file, kh_result_text(rc));
-        return NGX_CONF_ERROR;
-    }
-
-    agent->cred = cred;
-
-    return NGX_CONF_OK;
-}
-
-
-static void
-ngx_http_keyhold_token_cleanup(void *data)
-{
-    kh_credential  *cred = data;
-
-    kh_credential_wipe(cred);
-    (void) munmap(cred, ngx_pagesize);
 }
 
 

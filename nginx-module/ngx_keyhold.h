@@ -2,7 +2,9 @@
 /*
  * What the parts of the module know of each other.
  *
- *   ngx_http_keyhold_module.c   directives, variables, the life of the module
+ *   ngx_http_keyhold_module.c   directives, the life of the module
+ *   ngx_http_keyhold_variables.c  what the access log can say
+ *   ngx_keyhold_token.c         the token of an agent
  *   ngx_keyhold_reference.c     "keyhold on": a reference for each certificate
  *   ngx_keyhold_provider.c      the OpenSSL provider inside nginx, and how it waits
  *   ngx_keyhold_gate.c          how a handshake is noticed
@@ -144,11 +146,14 @@ struct ngx_keyhold_agent_s {
     ngx_event_t               flush;      /* posted */
     ngx_msec_t                backoff;
     ngx_msec_t                received;   /* when something last came */
+    ngx_msec_t                since;      /* when it became ready */
     u_char                    why[NGX_KEYHOLD_DETAIL_LEN];
     unsigned                  ready:1;
     unsigned                  down:1;     /* and the log says so */
     unsigned                  late:1;     /* flush once more in this turn */
     unsigned                  full:1;     /* the agent's credit is used up */
+    unsigned                  served:1;   /* an operation, on this connection */
+    unsigned                  unsteady:1; /* the last one was of no use */
 };
 
 
@@ -162,6 +167,8 @@ void ngx_keyhold_conn_close(ngx_keyhold_agent_t *agent);
 ngx_int_t ngx_keyhold_conn_send(ngx_keyhold_agent_t *agent,
     ngx_keyhold_op_t *op, ngx_msec_t left);
 void ngx_keyhold_conn_cancel(ngx_keyhold_agent_t *agent, uint32_t id);
+/* An operation was answered: the agent is well. */
+void ngx_keyhold_conn_served(ngx_keyhold_agent_t *agent);
 /* Nothing has come for too long: start anew. */
 void ngx_keyhold_conn_stalled(ngx_keyhold_agent_t *agent);
 
@@ -170,7 +177,7 @@ void ngx_keyhold_conn_stalled(ngx_keyhold_agent_t *agent);
 
 typedef struct ngx_keyhold_coro_s  ngx_keyhold_coro_t;
 
-/* NULL: out of memory or of mappings. */
+/* NULL: out of memory or of mappings, and the log says so. */
 ngx_keyhold_coro_t *ngx_keyhold_coro_get(ngx_log_t *log);
 /* Only when it has ended, or will never be resumed. */
 void ngx_keyhold_coro_release(ngx_keyhold_coro_t *coro);
@@ -225,8 +232,19 @@ void ngx_keyhold_provider_exit(void);
 void ngx_keyhold_provider_collect(ngx_keyhold_conf_t *conf);
 /* The configuration is complete. */
 void ngx_keyhold_provider_collected(ngx_keyhold_conf_t *conf);
+/*
+ * What an agent said besides the result, for the log; empty when it only
+ * repeats the result's own text.  buf has NGX_KEYHOLD_DETAIL_LEN bytes.
+ */
+void ngx_keyhold_detail(u_char *buf, kh_result result, kh_bytes detail);
 /* "name" or the id in hex; for the log. */
 u_char *ngx_keyhold_key_text(u_char *buf, u_char *last, const kh_request *req);
+
+/* Reads the token file of an agent; logs what is wrong with it. */
+char *ngx_keyhold_token(ngx_conf_t *cf, ngx_keyhold_agent_t *agent,
+    ngx_str_t *file);
+/* In a worker. */
+void ngx_keyhold_token_lock(ngx_keyhold_agent_t *agent);
 
 char *ngx_keyhold_reference(ngx_conf_t *cf, ngx_str_t *cert, ngx_str_t *ref);
 

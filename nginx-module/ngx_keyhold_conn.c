@@ -17,6 +17,9 @@
 #define NGX_KEYHOLD_BACKOFF_MIN  10
 #define NGX_KEYHOLD_BACKOFF_MAX  500
 
+/* a connection that was ready for so long was of use, asked or not */
+#define NGX_KEYHOLD_STEADY_MSEC  1000
+
 
 static void ngx_keyhold_conn_open(ngx_keyhold_agent_t *agent);
 static kh_result ngx_keyhold_conn_session(ngx_keyhold_agent_t *agent);
@@ -24,6 +27,7 @@ static void ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
     const char *text, const char *detail);
 static void ngx_keyhold_conn_drop(ngx_keyhold_agent_t *agent, kh_result why);
 static void ngx_keyhold_conn_ready(ngx_keyhold_agent_t *agent);
+static void ngx_keyhold_conn_back(ngx_keyhold_agent_t *agent);
 static void ngx_keyhold_conn_post_flush(ngx_keyhold_agent_t *agent);
 static void ngx_keyhold_conn_flush(ngx_keyhold_agent_t *agent);
 static void ngx_keyhold_conn_read_handler(ngx_event_t *rev);
@@ -49,6 +53,7 @@ ngx_keyhold_conn_init(ngx_keyhold_agent_t *agent, ngx_keyhold_conf_t *conf,
 
     agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
 
+    ngx_keyhold_token_lock(agent);
     ngx_keyhold_conn_open(agent);
 
     return NGX_OK;
@@ -118,13 +123,12 @@ ngx_keyhold_conn_open(ngx_keyhold_agent_t *agent)
     c->number = ngx_atomic_fetch_add(ngx_connection_counter, 1);
     c->start_time = ngx_current_msec;
 
-    if (ngx_add_conn) {
-        if (ngx_add_conn(c) == NGX_ERROR) {
-            ngx_keyhold_conn_lost(agent, 0, "cannot watch the socket", NULL);
-            return;
-        }
+    /*
+     * Not ngx_add_conn(): a Unix socket would wake us each time the agent has
+     * taken what we wrote.  Writing is watched from when it has to wait.
+     */
 
-    } else if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
+    if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
         ngx_keyhold_conn_lost(agent, 0, "cannot watch the socket", NULL);
         return;
     }
@@ -178,12 +182,14 @@ ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
     const char *text, const char *detail)
 {
     u_char     *p, *last;
-    ngx_uint_t  level;
+    ngx_uint_t  level, steady;
 
     last = agent->why + NGX_KEYHOLD_DETAIL_LEN - 1;
     p = ngx_snprintf(agent->why, last - agent->why, "%s", text);
 
-    if (detail != NULL && detail[0] != '\0') {
+    if (detail != NULL && detail[0] != '\0'
+        && ngx_strcmp(detail, text) != 0)
+    {
         p = ngx_snprintf(p, last - p, ": %s", detail);
     }
 
@@ -203,7 +209,14 @@ ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
                   &agent->name, agent->why);
 
     if (agent->ready) {
-        agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
+        steady = agent->served
+                 || ngx_current_msec - agent->since >= NGX_KEYHOLD_STEADY_MSEC;
+
+        agent->unsteady = !steady;
+
+        if (steady) {
+            agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
+        }
     }
 
     ngx_keyhold_conn_drop(agent, KH_E_CLOSED);
@@ -229,6 +242,7 @@ ngx_keyhold_conn_drop(ngx_keyhold_agent_t *agent, kh_result why)
     agent->connection = NULL;
     agent->ready = 0;
     agent->full = 0;
+    agent->served = 0;
 
     if (agent->flush.posted) {
         ngx_delete_posted_event(&agent->flush);
@@ -267,20 +281,46 @@ ngx_keyhold_conn_ready(ngx_keyhold_agent_t *agent)
     c = agent->connection;
 
     agent->ready = 1;
-    agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
+    agent->since = ngx_current_msec;
 
     if (c->read->timer_set) {
         ngx_del_timer(c->read);
     }
 
-    if (agent->down) {
-        agent->down = 0;
-        ngx_log_error(NGX_LOG_WARN, c->log, 0,
-                      "keyhold: agent %V is back", &agent->name);
+    /* one that lets us in and hangs up is not back: see what it does */
+
+    if (!agent->unsteady) {
+        ngx_keyhold_conn_back(agent);
     }
 
     ngx_keyhold_op_dispatch();
     ngx_keyhold_probe_start(c->log);
+}
+
+
+static void
+ngx_keyhold_conn_back(ngx_keyhold_agent_t *agent)
+{
+    if (agent->down) {
+        agent->down = 0;
+        ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
+                      "keyhold: agent %V is back", &agent->name);
+    }
+}
+
+
+void
+ngx_keyhold_conn_served(ngx_keyhold_agent_t *agent)
+{
+    if (agent->served) {
+        return;
+    }
+
+    agent->served = 1;
+    agent->unsteady = 0;
+    agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
+
+    ngx_keyhold_conn_back(agent);
 }
 
 
@@ -325,7 +365,6 @@ ngx_keyhold_conn_cancel(ngx_keyhold_agent_t *agent, uint32_t id)
 {
     if (agent->session != NULL) {
         kh_session_cancel(agent->session, id);
-        agent->full = 0;
         ngx_keyhold_conn_post_flush(agent);
     }
 }
@@ -454,6 +493,13 @@ ngx_keyhold_conn_read_handler(ngx_event_t *rev)
         agent->received = ngx_current_msec;
 
         kh_session_fed(agent->session, n);
+
+        /*
+         * Credit may be free again: also by the reply to a request that was
+         * cancelled, which the session keeps to itself.
+         */
+
+        agent->full = 0;
 
         for ( ;; ) {
             rc = kh_session_next(agent->session, &reply, &user);

@@ -172,16 +172,16 @@ ngx_keyhold_coro_get(ngx_log_t *log)
                      MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE|MAP_STACK, -1, 0);
 
     if (coro->map == MAP_FAILED) {
-        ngx_log_error(NGX_LOG_ALERT, log, ngx_errno,
-                      "keyhold: mmap() of a stack failed");
+        ngx_log_error(NGX_LOG_ERR, log, ngx_errno,
+                      "keyhold: handshake refused: mmap() of its stack failed");
         ngx_free(coro);
         return NULL;
     }
 
     if (mprotect(coro->map, ngx_pagesize, PROT_NONE) == -1) {
-        ngx_log_error(NGX_LOG_ALERT, log, ngx_errno,
-                      "keyhold: mprotect() of a guard page failed "
-                      "(see vm.max_map_count)");
+        ngx_log_error(NGX_LOG_ERR, log, ngx_errno,
+                      "keyhold: handshake refused: mprotect() of its stack's "
+                      "guard page failed (see vm.max_map_count)");
         (void) munmap(coro->map, coro->map_len);
         ngx_free(coro);
         return NULL;

@@ -130,8 +130,6 @@ ngx_keyhold_run(ngx_keyhold_handshake_t *hs, ngx_event_t *ev)
     hs->coro = ngx_keyhold_coro_get(c->log);
 
     if (hs->coro == NULL) {
-        ngx_log_error(NGX_LOG_ERR, c->log, 0,
-                      "keyhold: handshake refused: no memory for its stack");
         ngx_keyhold_give(hs);
         return;
     }

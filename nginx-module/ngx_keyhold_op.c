@@ -183,6 +183,13 @@ ngx_keyhold_op_delay(ngx_keyhold_op_t *op, ngx_msec_t msec)
     ngx_queue_insert_after(q, &op->queue);
 
     if (ngx_queue_head(&ngx_keyhold_op_delayed) == &op->queue) {
+
+        /* a timer that is set would be kept, though it is up to 300 ms late */
+
+        if (ngx_keyhold_op_retry_event.timer_set) {
+            ngx_del_timer(&ngx_keyhold_op_retry_event);
+        }
+
         ngx_add_timer(&ngx_keyhold_op_retry_event, msec);
     }
 }
@@ -230,7 +237,7 @@ ngx_keyhold_op_reply(ngx_keyhold_op_t *op, const kh_reply *reply)
 {
     ngx_msec_t  msec, left;
 
-    op->agent->full = 0;
+    ngx_keyhold_conn_served(op->agent);
 
     if (reply->status == KH_OK) {
 
@@ -252,13 +259,7 @@ ngx_keyhold_op_reply(ngx_keyhold_op_t *op, const kh_reply *reply)
         return;
     }
 
-    ngx_snprintf(op->detail, NGX_KEYHOLD_DETAIL_LEN, "%*s%Z",
-                 ngx_min(reply->detail.len, NGX_KEYHOLD_DETAIL_LEN - 1),
-                 reply->detail.data);
-
-    if (ngx_strcmp(op->detail, kh_result_text(reply->status)) == 0) {
-        op->detail[0] = '\0';
-    }
+    ngx_keyhold_detail(op->detail, reply->status, reply->detail);
 
     if (!kh_result_retryable(reply->status)) {
         ngx_keyhold_op_end(op, reply->status);
@@ -317,7 +318,9 @@ ngx_keyhold_op_deadline_handler(ngx_event_t *ev)
     ngx_queue_t          *q;
     ngx_msec_int_t        left;
     ngx_keyhold_op_t     *op;
-    ngx_keyhold_agent_t  *agent;
+    ngx_keyhold_agent_t  *agent, **agents;
+
+    agents = ngx_keyhold_conf->agents.elts;
 
     while (!ngx_queue_empty(&ngx_keyhold_op_deadlines)) {
 
@@ -346,6 +349,12 @@ ngx_keyhold_op_deadline_handler(ngx_event_t *ev)
                          "no reply from the agent%Z");
 
         } else {
+
+            if (agents[0]->full && op->detail[0] == '\0') {
+                ngx_snprintf(op->detail, NGX_KEYHOLD_DETAIL_LEN,
+                             "the agent's credit is used up%Z");
+            }
+
             agent = NULL;
         }
 

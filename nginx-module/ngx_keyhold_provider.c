@@ -66,6 +66,21 @@ ngx_keyhold_provider_load(ngx_log_t *log)
                       "out of the configuration that nginx reads");
     }
 
+    if (OSSL_PROVIDER_available(NULL, NGX_KEYHOLD_PROVIDER)) {
+
+        /*
+         * The module from another file, after a reload: what libcrypto knows
+         * is the first one's functions, which stay for good, and whose worker
+         * side nobody starts any more.
+         */
+
+        ngx_log_error(NGX_LOG_EMERG, log, 0,
+                      "keyhold: this nginx has loaded the module from another "
+                      "file already: restart or upgrade it, a reload is not "
+                      "enough");
+        return NGX_ERROR;
+    }
+
     kh_provider_set_host(&ngx_keyhold_host);
 
     md = EVP_MD_fetch(NULL, "SHA256", NULL);
@@ -182,6 +197,29 @@ ngx_keyhold_key_loaded(void *ctx, const kh_provider_key_info *info)
 
     ngx_memcpy(key->name.data, info->name, len + 1);
     ngx_memcpy(key->id, info->id, KH_KEY_ID_LEN);
+}
+
+
+void
+ngx_keyhold_detail(u_char *buf, kh_result result, kh_bytes detail)
+{
+    size_t  i, len;
+
+    len = ngx_min(detail.len, NGX_KEYHOLD_DETAIL_LEN - 1);
+
+    for (i = 0; i < len; i++) {
+
+        /* nothing that a terminal, or who reads lines, could obey */
+
+        buf[i] = (detail.data[i] < 0x20 || detail.data[i] == 0x7f)
+                 ? '?' : detail.data[i];
+    }
+
+    buf[len] = '\0';
+
+    if (ngx_strcmp(buf, kh_result_text(result)) == 0) {
+        buf[0] = '\0';
+    }
 }
 
 
@@ -383,9 +421,7 @@ ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap, size_t *len)
         return KH_OK;
     }
 
-    ngx_snprintf((u_char *) detail, sizeof(detail), "%*s%Z",
-                 ngx_min(reply.detail.len, sizeof(detail) - 1),
-                 reply.detail.data);
+    ngx_keyhold_detail((u_char *) detail, rc, reply.detail);
 
 failed:
 
