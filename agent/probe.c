@@ -51,7 +51,7 @@ static const char *try_executable(void)
 /* A file that exists everywhere and that anybody may read. */
 static const char *try_open(const char *path, int flags)
 {
-    int fd = open(path, flags | O_CLOEXEC);
+    int fd = open(path, flags | O_CLOEXEC, 0600);
     const char *name = name_of(fd);
 
     if (fd >= 0) {

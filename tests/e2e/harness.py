@@ -90,14 +90,19 @@ def read(path, default=""):
         return default
 
 
-_taken = set()
+_taken = []
 
 
 def free_port():
-    """A port that nobody listens on, outside the range from which the kernel takes ports for outgoing connections."""
+    """A port that nobody listens on, outside the range from which the kernel takes ports for outgoing connections, and that no
+    other test file that runs meanwhile is given: an abstract socket reserves it as long as this process lives."""
     while True:
         port = random.randint(10000, 32000)
-        if port in _taken:
+        mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            mark.bind(f"\0keyhold-e2e-port-{port}")
+        except OSError:
+            mark.close()
             continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,7 +110,7 @@ def free_port():
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        _taken.add(port)
+        _taken.append(mark)
         return port
 
 
@@ -219,8 +224,9 @@ def end_everything():
 class Agent:
     """keyholdd with a directory of its own, as `keyholdctl init --dir` makes it."""
 
-    def __init__(self, ws, name, preset, delay_ms, config, args, env):
+    def __init__(self, ws, name, preset, delay_ms, config, args, env, daemon):
         self.ws, self.preset, self.delay_ms, self.args, self.env = ws, preset, delay_ms, list(args), env
+        self.daemon = daemon
         self.dir = os.path.join(ws.dir, name)
         self.socket = os.path.join(self.dir, "agent.sock")
         self.conf = os.path.join(self.dir, "keyhold.conf")
@@ -243,7 +249,7 @@ class Agent:
                        f'        operations = {{{listed}}}\n    }}\n}}')
 
     def start(self, wait=True):
-        argv = [artefact("keyholdd", self.preset), "--config", self.conf, "--foreground", *self.args]
+        argv = [artefact(self.daemon, self.preset), "--config", self.conf, "--foreground", *self.args]
         if self.delay_ms:
             argv += ["--delay-ms", str(self.delay_ms)]
         self.process = popen(argv, self.log_path, self.env)
@@ -428,8 +434,9 @@ class Workspace:
         self.count += 1
         return f"{kind}{self.count}"
 
-    def agent(self, preset="release", delay_ms=0, config="", args=(), env=None, start=True):
-        agent = Agent(self, self.new_name("agent"), preset, delay_ms, config, args, env)
+    def agent(self, preset="release", delay_ms=0, config="", args=(), env=None, start=True,
+              daemon="keyholdd"):
+        agent = Agent(self, self.new_name("agent"), preset, delay_ms, config, args, env, daemon)
         return agent.start() if start else agent
 
     def make_key(self, kind, name=None):

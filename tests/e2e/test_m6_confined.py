@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """M6: supervisor, front and keeper are confined.
 
-A test build (KH_TEST_PROBES) lets each role try from inside what it must not be able to do; the rest is read from outside.
+A daemon with probes (KH_TEST_PROBES) lets each role try from inside what it must not be able to do; the rest is read from outside.
 """
 import os
 import re
@@ -17,7 +17,7 @@ agent = None
 
 def setup(ws):
     global agent
-    agent = ws.agent(preset="dev", env={**os.environ, "KEYHOLD_PROBE": "1"})
+    agent = ws.agent(daemon="keyholdd-probes", env={**os.environ, "KEYHOLD_PROBE": "1"})
     agent.ctl("key", "create", "k", "--type", "p256")
 
 
