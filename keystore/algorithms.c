@@ -10,6 +10,7 @@
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static kh_result once_result = KH_E_CRYPTO;
 static EVP_MD *sha256, *sha384, *sha512;
+static EVP_MAC *hmac;
 
 /* One signature by a key of that type: loads what OpenSSL loads at first use. */
 static bool warm_up(const char *type, const char *group, bool hashes)
@@ -35,7 +36,8 @@ static void init(void)
     sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
     sha384 = EVP_MD_fetch(NULL, "SHA384", NULL);
     sha512 = EVP_MD_fetch(NULL, "SHA512", NULL);
-    if (sha256 == NULL || sha384 == NULL || sha512 == NULL || RAND_bytes(&byte, 1) != 1 ||
+    hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    if (sha256 == NULL || sha384 == NULL || sha512 == NULL || hmac == NULL || RAND_bytes(&byte, 1) != 1 ||
         RAND_priv_bytes(&byte, 1) != 1 || !warm_up("EC", "P-256", true) || !warm_up("ED25519", NULL, false)) {
         return;
     }
@@ -51,4 +53,9 @@ kh_result kh_algorithms_init(void)
 const EVP_MD *kh_algorithms_md(size_t hash_len)
 {
     return hash_len == 32 ? sha256 : hash_len == 48 ? sha384 : hash_len == 64 ? sha512 : NULL;
+}
+
+EVP_MAC *kh_algorithms_hmac(void)
+{
+    return hmac;
 }

@@ -13,5 +13,7 @@
 KH_MUST_USE kh_result kh_algorithms_init(void);
 /* SHA-256, -384 or -512 by length in bytes; NULL for another length. After kh_algorithms_init. */
 const EVP_MD *kh_algorithms_md(size_t hash_len);
+/* After kh_algorithms_init. */
+EVP_MAC *kh_algorithms_hmac(void);
 
 #endif

@@ -37,6 +37,10 @@ kh_result kh_key_new(const kh_key_info *info, const uint8_t *pkcs8, size_t pkcs8
             result = KH_E_CRYPTO;
             goto done;
         }
+        result = kh_rsakx_secret(pkcs8, pkcs8_len, key->kx_secret);
+        if (result != KH_OK) {
+            goto done;
+        }
     }
     if (kh_kernels_selected() != KH_BACKEND_OPENSSL && kh_kernel_key_new(key->pkey, &key->kernel) != KH_OK) {
         key->kernel = NULL; /* OpenSSL does every key */

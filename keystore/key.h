@@ -4,6 +4,8 @@
 #ifndef KEYHOLD_KEYSTORE_KEY_H
 #define KEYHOLD_KEYSTORE_KEY_H
 
+#include "rsakx.h"
+
 #include <keyhold/keystore.h>
 #include <openssl/types.h>
 #include <stdatomic.h>
@@ -27,9 +29,11 @@ typedef struct kh_key {
     kh_key_info info;
     kh_lane lane;
     EVP_PKEY *pkey;
-    struct kh_kernel_key *kernel; /* for the batch kernels; NULL: a key that they do not do, or they are off */
+    struct kh_kernel_key
+        *kernel; /* for the batch kernels; NULL: a key that they do not do, or they are off */
     uint8_t modulus[KH_SIGNATURE_MAX]; /* RSA: big-endian, modulus_len bytes */
     size_t modulus_len;
+    uint8_t kx_secret[KH_RSAKX_SECRET_LEN]; /* RSA */
     kh_key_context context[KH_KEY_CONTEXTS];
     /* The cache's, under its lock. */
     struct kh_key *hash_next, *newer, *older;

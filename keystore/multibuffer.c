@@ -5,7 +5,6 @@
 #include "rsakx.h"
 
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,7 +107,7 @@ static void finish_rsa_kx(kh_tier_op *tier, const uint8_t *plain, bool usable)
 {
     uint8_t random[KH_PREMASTER_LEN];
 
-    if (RAND_priv_bytes(random, sizeof(random)) != 1) {
+    if (kh_rsakx_random(tier->key->kx_secret, (uint16_t)tier->arg, tier->data, tier->len, random) != KH_OK) {
         return; /* OpenSSL's way will say the same */
     }
     kh_rsakx_select(plain, tier->key->modulus_len, (uint16_t)tier->arg, usable, random, tier->out);

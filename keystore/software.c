@@ -8,7 +8,6 @@
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
-#include <openssl/rand.h>
 #include <openssl/rsa.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,7 +135,7 @@ static kh_result tls_rsa_kx(kh_tier_op *op)
     kh_key *key = op->key;
     bool usable = false;
 
-    if (RAND_priv_bytes(random, sizeof(random)) != 1) {
+    if (kh_rsakx_random(key->kx_secret, (uint16_t)op->arg, op->data, op->len, random) != KH_OK) {
         return KH_E_CRYPTO;
     }
     memset(plain, 0, sizeof(plain));
@@ -190,7 +189,7 @@ static kh_result decrypt(kh_tier_op *op)
 {
     const char *md = oaep_hash(op->scheme);
     size_t label_len = op->arg, len = KH_SIGNATURE_MAX;
-    const uint8_t *ciphertext = op->data + label_len;
+    const uint8_t *ciphertext = NULL;
     EVP_PKEY_CTX *ctx = NULL;
     kh_result result = KH_E_CRYPTO;
 
@@ -198,6 +197,7 @@ static kh_result decrypt(kh_tier_op *op)
         op->len - label_len != op->key->modulus_len) {
         return KH_E_INVALID;
     }
+    ciphertext = op->data + label_len;
     if (op->scheme == KH_PADDING_RAW) {
         if (memcmp(ciphertext, op->key->modulus, op->key->modulus_len) >= 0) {
             return KH_E_INVALID;

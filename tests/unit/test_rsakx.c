@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#include "algorithms.h"
 #include "rsakx.h"
 
 #include <string.h>
@@ -76,9 +77,33 @@ static void test_block(void **state)
     assert_false(kh_rsakx_block(ciphertext, 256, modulus, 256, block));
 }
 
+/* What a fault is answered with: fixed by key, version and ciphertext, and by nothing else. */
+static void test_random(void **state)
+{
+    uint8_t secret[2][KH_RSAKX_SECRET_LEN], ciphertext[300] = {1}, random[5][KH_PREMASTER_LEN];
+
+    (void)state;
+    assert_int_equal(kh_algorithms_init(), KH_OK);
+    assert_int_equal(kh_rsakx_secret((const uint8_t *)"one", 3, secret[0]), KH_OK);
+    assert_int_equal(kh_rsakx_secret((const uint8_t *)"two", 3, secret[1]), KH_OK);
+    assert_int_equal(kh_rsakx_random(secret[0], 0x0303, ciphertext, 256, random[0]), KH_OK);
+    assert_int_equal(kh_rsakx_random(secret[0], 0x0303, ciphertext, 256, random[1]), KH_OK);
+    assert_memory_equal(random[0], random[1], KH_PREMASTER_LEN);
+    assert_int_equal(kh_rsakx_random(secret[0], 0x0304, ciphertext, 256, random[1]), KH_OK);
+    assert_int_equal(kh_rsakx_random(secret[0], 0x0303, ciphertext, 257, random[2]), KH_OK);
+    assert_int_equal(kh_rsakx_random(secret[1], 0x0303, ciphertext, 256, random[3]), KH_OK);
+    assert_int_equal(kh_rsakx_random(secret[0], 0x0303, NULL, 0, random[4]), KH_OK);
+    for (int i = 0; i < 5; i++) {
+        for (int j = 0; j < i; j++) {
+            assert_memory_not_equal(random[i], random[j], KH_PREMASTER_LEN);
+        }
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_byte), cmocka_unit_test(test_block)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_byte), cmocka_unit_test(test_block),
+                                       cmocka_unit_test(test_random)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
