@@ -5,6 +5,7 @@
 #include "process.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -107,7 +108,8 @@ static bool wait_for(int fd, short events, uint64_t until_ns)
     for (;;) {
         uint64_t now_ns = kh_now_ns();
         struct pollfd pfd = {.fd = fd, .events = events};
-        int n = now_ns >= until_ns ? 0 : poll(&pfd, 1, (int)((until_ns - now_ns) / 1000000 + 1));
+        uint64_t left_ms = now_ns < until_ns ? (until_ns - now_ns) / 1000000 + 1 : 0;
+        int n = left_ms == 0 ? 0 : poll(&pfd, 1, left_ms < INT_MAX ? (int)left_ms : INT_MAX);
 
         if (n > 0) {
             return true;

@@ -6,6 +6,7 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 uint8_t *kh_op_out(kh_op *op, size_t len)
 {
@@ -135,12 +136,44 @@ void kh_keeper_publish(kh_keeper *keeper)
     }
 }
 
+bool kh_keeper_closed(kh_keeper *keeper)
+{
+    bool closed = false;
+
+    pthread_mutex_lock(&keeper->lock);
+    closed = keeper->closed;
+    pthread_mutex_unlock(&keeper->lock);
+    return closed;
+}
+
 void kh_keeper_changed(kh_keeper *keeper)
 {
     pthread_mutex_lock(&keeper->lock);
     keeper->generation++;
     kh_keeper_publish(keeper);
     pthread_mutex_unlock(&keeper->lock);
+}
+
+/*
+ * Batches are counted by the lowest bit of the epoch in which they began. The next epoch begins, and the
+ * batches of the one before run out; polled, since it takes one batch and happens when an operator acts.
+ */
+void kh_keeper_settle(kh_keeper *keeper)
+{
+    const struct timespec brief = {.tv_nsec = 100000};
+    uint32_t before = 0;
+    bool settled = false;
+
+    pthread_mutex_lock(&keeper->lock);
+    before = keeper->epoch++ & 1;
+    settled = keeper->computing[before] == 0;
+    pthread_mutex_unlock(&keeper->lock);
+    while (!settled) {
+        nanosleep(&brief, NULL);
+        pthread_mutex_lock(&keeper->lock);
+        settled = keeper->computing[before] == 0;
+        pthread_mutex_unlock(&keeper->lock);
+    }
 }
 
 /* ---- Done ---------------------------------------------------------------------------------------------- */
@@ -172,6 +205,8 @@ static void let_go(kh_op *op)
         free(op->material);
         op->material = NULL;
     }
+    free(op->checking);
+    op->checking = NULL;
     if (op->out_len > 0) {
         OPENSSL_cleanse(op->out, op->out_len < sizeof(op->out) ? op->out_len : sizeof(op->out));
     }

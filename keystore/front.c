@@ -2,8 +2,10 @@
 /* The front's end of the ring: submit, flush, collect, release. One thread. */
 #include "ring.h"
 
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 typedef enum slot_state { SLOT_FREE = 0, SLOT_SUBMITTED, SLOT_COLLECTED } slot_state;
@@ -17,14 +19,15 @@ typedef struct slot_note {
 struct kh_keystore {
     kh_ring_map map;
     int event_fd;
-    int door_fd;
+    int keeper_fd; /* the other end, held so that event_fd does not come to its end when a keeper dies */
     uint32_t sq_tail;
     uint32_t cq_head;
     uint32_t first_free; /* map.slots: none */
     uint32_t free_slots;
     uint32_t unflushed;
-    bool armed;      /* front_waits was set and not yet seen cleared */
-    bool event_owed; /* the keeper took the wish and its write to the eventfd may still come */
+    bool armed;          /* front_waits was set and not yet seen cleared */
+    int32_t events_owed; /* wishes seen taken less events read: each taken wish gives one event, perhaps late;
+                            below 0: read before the wish was seen taken */
     slot_note note[];
 };
 
@@ -46,7 +49,7 @@ kh_result kh_keystore_attach(int fds[3], kh_keystore **keystore)
     }
     ks->map = map;
     ks->event_fd = fds[1];
-    ks->door_fd = fds[2];
+    ks->keeper_fd = fds[2];
     fds[1] = fds[2] = -1;
     memset(&map, 0, sizeof(map));
     ks->sq_tail = atomic_load(&ks->map.shared->sq_tail);
@@ -74,7 +77,7 @@ void kh_keystore_free(kh_keystore *ks)
         return;
     }
     close(ks->event_fd);
-    close(ks->door_fd);
+    close(ks->keeper_fd);
     kh_ring_munmap(&ks->map);
     free(ks);
 }
@@ -126,17 +129,29 @@ void kh_keystore_flush(kh_keystore *ks)
     ks->unflushed = 0;
 }
 
+/* Reads events, but makes no system call when none can be there. */
 static void drain_event(kh_keystore *ks)
 {
-    uint64_t count = 0;
+    char events[64];
+    ssize_t n = 0;
 
     if (ks->armed && atomic_load(&ks->map.shared->front_waits) == 0) {
         ks->armed = false;
-        ks->event_owed = true;
+        ks->events_owed++;
     }
-    if (ks->event_owed && read(ks->event_fd, &count, sizeof(count)) == (ssize_t)sizeof(count)) {
-        ks->event_owed = false;
+    if (ks->events_owed > 0) {
+        n = recv(ks->event_fd, events, sizeof(events), MSG_DONTWAIT);
+        ks->events_owed -= n > 0 ? (int32_t)n : 0;
     }
+}
+
+/* Asks for an event with the next completion. */
+static void arm(kh_keystore *ks)
+{
+    if (atomic_exchange(&ks->map.shared->front_waits, 1) == 0 && ks->armed) {
+        ks->events_owed++; /* the wish before was taken since drain_event looked */
+    }
+    ks->armed = true;
 }
 
 static size_t take_completions(kh_keystore *ks, kh_completion *completions, size_t max)
@@ -176,8 +191,7 @@ size_t kh_keystore_collect(kh_keystore *ks, kh_completion *completions, size_t m
     drain_event(ks);
     n = take_completions(ks, completions, max);
     if (n == 0 && max > 0) {
-        atomic_store(&ks->map.shared->front_waits, 1);
-        ks->armed = true;
+        arm(ks);
         /* What came between the look and the wish would otherwise never be announced. */
         n = take_completions(ks, completions, max);
     }
@@ -191,6 +205,9 @@ void kh_keystore_release(kh_keystore *ks, const kh_completion *completion)
     if (index >= ks->map.slots || ks->note[index].state != SLOT_COLLECTED) {
         return;
     }
+    /* The result may be a secret, and nobody says when the slot is used again. */
+    OPENSSL_cleanse(ks->map.slot[index].data,
+                    completion->data_len <= KH_RECORD_DATA_MAX ? completion->data_len : KH_RECORD_DATA_MAX);
     ks->note[index].state = SLOT_FREE;
     ks->note[index].next_free = ks->first_free;
     ks->first_free = index;

@@ -50,16 +50,6 @@ static kh_result create(const kh_op *op, kh_material *material)
     return kh_material_generate((kh_key_type)info.type, info.bits, material);
 }
 
-static bool is_closed(kh_keeper *keeper)
-{
-    bool closed = false;
-
-    pthread_mutex_lock(&keeper->lock);
-    closed = keeper->closed;
-    pthread_mutex_unlock(&keeper->lock);
-    return closed;
-}
-
 void *kh_generator_main(void *arg)
 {
     kh_keeper *keeper = arg;
@@ -67,7 +57,7 @@ void *kh_generator_main(void *arg)
 
     while ((op = kh_desk_pop(&keeper->generator_desk)) != NULL) {
         op->generated = true;
-        if (is_closed(keeper)) {
+        if (kh_keeper_closed(keeper)) {
             kh_keeper_complete_one(keeper, op, KH_E_UNAVAILABLE);
             continue;
         }

@@ -17,12 +17,12 @@
 
 #define WORKERS_MAX 64
 #define CACHE_KEYS_DEFAULT 10000
-#define ADMINS_MAX 16    /* connections that have not asked yet */
-#define DEAD_RINGS_MAX 8 /* rings of fronts that died, whose last operations are still being computed */
+#define ADMINS_MAX 16 /* connections that have not asked yet */
+#define WAKE_TRIES 50 /* then workers are left to come back from a door by themselves */
 
 typedef struct keeper_main {
     kh_keeper keeper;
-    kh_keeper_ring *dead[DEAD_RINGS_MAX];
+    kh_keeper_ring *dead; /* of fronts that died, with operations or sleeping workers left */
     int admin[ADMINS_MAX];
     size_t admins;
 } keeper_main;
@@ -87,13 +87,15 @@ static void drop_queued(kh_keeper *keeper, const kh_keeper_ring *ring)
     }
 }
 
-/* Waits until no worker sleeps on a door that nobody rings any more. A front that scribbles cannot make this
- * miss one. */
+/*
+ * Wakes who sleeps on a door that nobody rings any more. A front that scribbles may hide one of them for a
+ * while; the ring is not closed before the last is back.
+ */
 static void wake_sleepers(kh_keeper *keeper, kh_keeper_ring *ring)
 {
     _Atomic uint32_t *door = ring != NULL ? &ring->end.map.shared->door : &keeper->idle_door;
 
-    for (;;) {
+    for (int tries = 0; tries < WAKE_TRIES; tries++) {
         uint32_t sleeping = 0;
 
         pthread_mutex_lock(&keeper->lock);
@@ -113,30 +115,22 @@ static void wake_sleepers(kh_keeper *keeper, kh_keeper_ring *ring)
 
 static void reap_dead_rings(keeper_main *main_)
 {
-    for (int i = 0; i < DEAD_RINGS_MAX; i++) {
+    kh_keeper_ring **at = &main_->dead;
+
+    while (*at != NULL) {
+        kh_keeper_ring *ring = *at;
         bool unused = false;
 
-        if (main_->dead[i] == NULL) {
-            continue;
-        }
         pthread_mutex_lock(&main_->keeper.lock);
-        unused = main_->dead[i]->in_flight == 0 && main_->dead[i]->sleeping == 0;
+        unused = ring->in_flight == 0 && ring->sleeping == 0;
         pthread_mutex_unlock(&main_->keeper.lock);
         if (unused) {
-            ring_close(main_->dead[i]);
-            main_->dead[i] = NULL;
+            *at = ring->next_dead;
+            ring_close(ring);
+        } else {
+            at = &ring->next_dead;
         }
     }
-}
-
-static bool any_dead_ring(const keeper_main *main_)
-{
-    for (int i = 0; i < DEAD_RINGS_MAX; i++) {
-        if (main_->dead[i] != NULL) {
-            return true;
-        }
-    }
-    return false;
 }
 
 /* The new ring may be NULL: then there is none. */
@@ -144,11 +138,7 @@ static void change_ring(keeper_main *main_, kh_keeper_ring *ring)
 {
     kh_keeper *keeper = &main_->keeper;
     kh_keeper_ring *old = NULL;
-    int place = 0;
 
-    while (place < DEAD_RINGS_MAX && main_->dead[place] != NULL) {
-        place++;
-    }
     pthread_mutex_lock(&keeper->lock);
     old = keeper->ring;
     if (old != NULL) {
@@ -162,8 +152,9 @@ static void change_ring(keeper_main *main_, kh_keeper_ring *ring)
     kh_keeper_publish(keeper);
     pthread_mutex_unlock(&keeper->lock);
     wake_sleepers(keeper, old);
-    if (old != NULL && place < DEAD_RINGS_MAX) {
-        main_->dead[place] = old;
+    if (old != NULL) {
+        old->next_dead = main_->dead;
+        main_->dead = old;
     }
 }
 
@@ -241,7 +232,7 @@ static void serve(keeper_main *main_)
         for (size_t i = 0; i < admins; i++) {
             fds[2 + i] = (struct pollfd){.fd = main_->admin[i], .events = POLLIN};
         }
-        if (poll(fds, 2 + admins, any_dead_ring(main_) ? 100 : -1) < 0 && errno != EINTR) {
+        if (poll(fds, 2 + admins, main_->dead != NULL ? 100 : -1) < 0 && errno != EINTR) {
             break;
         }
         reap_dead_rings(main_);
@@ -290,17 +281,16 @@ static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
         (result = kh_software_new(&keeper->store_tier)) != KH_OK) {
         return result;
     }
-    result = kh_store_open(config->store_path, config->kek_kind, config->kek_secret, config->kek_secret_len,
-                           config->log, config->ctx, &keeper->store);
-    if (config->kek_secret != NULL) {
-        OPENSSL_cleanse(config->kek_secret, config->kek_secret_len);
-    }
-    return result;
+    return kh_store_open(config->store_path, config->kek_kind, config->kek_secret, config->kek_secret_len,
+                         config->log, config->ctx, &keeper->store);
 }
 
-static void drop_from_cache(void *keeper, uint64_t ref)
+static void drop_from_cache(void *keeper_, uint64_t ref)
 {
-    kh_cache_drop(((kh_keeper *)keeper)->cache, ref);
+    kh_keeper *keeper = keeper_;
+
+    kh_cache_drop(keeper->cache, ref);
+    keeper->keys_dropped = true;
 }
 
 static uint32_t worker_count(const kh_keeper_config *config)
@@ -383,8 +373,11 @@ static void close_all(keeper_main *main_)
         kh_keeper_publish(keeper);
         ring_close(keeper->ring);
     }
-    for (int i = 0; i < DEAD_RINGS_MAX; i++) {
-        ring_close(main_->dead[i]);
+    while (main_->dead != NULL) {
+        kh_keeper_ring *ring = main_->dead;
+
+        main_->dead = ring->next_dead;
+        ring_close(ring);
     }
     kh_store_close(keeper->store);
     kh_cache_free(keeper->cache);
@@ -394,6 +387,13 @@ static void close_all(keeper_main *main_)
     pthread_mutex_destroy(&keeper->lock);
     free(keeper->workers);
     free(main_);
+}
+
+static void wipe_kek(const kh_keeper_config *config)
+{
+    if (config->kek_secret != NULL) {
+        OPENSSL_cleanse(config->kek_secret, config->kek_secret_len);
+    }
 }
 
 kh_result kh_keeper_run(const kh_keeper_config *config)
@@ -408,12 +408,14 @@ kh_result kh_keeper_run(const kh_keeper_config *config)
     kh_process_harden(config->log, config->ctx);
     main_ = calloc(1, sizeof(*main_));
     if (main_ == NULL) {
+        wipe_kek(config);
         return result;
     }
     keeper = &main_->keeper;
     workers = worker_count(config);
     keeper->workers = calloc(workers, sizeof(*keeper->workers));
     result = keeper->workers != NULL ? open_all(main_, config) : KH_E_MEMORY;
+    wipe_kek(config);
     if (result != KH_OK) {
         goto done;
     }
@@ -428,7 +430,8 @@ kh_result kh_keeper_run(const kh_keeper_config *config)
     }
     if (result == KH_OK) {
         kh_logf(config->log, config->ctx, KH_LOG_NOTICE, "keeper: %llu keys, %u workers, kernels %s",
-                (unsigned long long)keys, workers, (const char *[]){"openssl", "portable", "avx512-ifma"}[keeper->stats.kernels % 3]);
+                (unsigned long long)keys, workers,
+                (const char *[]){"openssl", "portable", "avx512-ifma"}[keeper->stats.kernels % 3]);
         if (config->ready != NULL) {
             config->ready(config->ctx);
         }

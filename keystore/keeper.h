@@ -32,14 +32,16 @@ typedef struct kh_op {
     uint32_t slot;
     kh_record record; /* private; .data is inline_data or long_data */
     uint64_t arrived_ns;
-    kh_key *key; /* a reference, or NULL */
+    kh_key *key;         /* a reference, or NULL */
+    uint64_t generation; /* the keeper's when `key` was known to be enabled */
     kh_result result;
     uint32_t batch;
     size_t out_len;
     uint8_t *long_data;
     uint8_t *long_out;     /* instead of out */
     kh_material *material; /* made by the generator for the store */
-    bool generated;        /* the generator is done with it; result says how it went */
+    kh_store_checking *checking;
+    bool generated; /* the generator is done with it; result says how it went */
     uint8_t out[KH_SIGNATURE_MAX];
     uint8_t inline_data[KH_OP_INLINE];
 } kh_op;
@@ -75,6 +77,7 @@ static inline kh_op *kh_op_pop(kh_op_queue *queue)
 /* A ring that the front has, or had. All under the keeper's lock. */
 typedef struct kh_keeper_ring {
     kh_ring_end end;
+    struct kh_keeper_ring *next_dead;
     bool dead;          /* replaced: results are dropped */
     uint32_t in_flight; /* operations of it anywhere in the keeper */
     uint32_t sleeping;  /* workers on its door */
@@ -99,6 +102,7 @@ typedef struct kh_keeper {
     const kh_keeper_config *config;
     kh_store *store;
     kh_cache *cache;
+    bool keys_dropped;       /* keys changed and nobody was told yet; the store thread's */
     kh_software *store_tier; /* signs what came over the admin socket; the store thread's */
 
     pthread_mutex_t lock;
@@ -110,6 +114,8 @@ typedef struct kh_keeper {
     uint32_t workers_running;
     bool closed; /* stopping: takes no more records */
     uint64_t generation;
+    uint32_t epoch;        /* of batches that begin now */
+    uint32_t computing[2]; /* batches under way, by the lowest bit of their epoch */
     kh_keeper_stats stats;
 
     kh_desk store_desk;
@@ -127,8 +133,15 @@ void kh_keeper_complete_one(kh_keeper *keeper, kh_op *op, kh_result result);
 void kh_keeper_count(kh_keeper *keeper, int lane, const kh_lane_stats *more);
 /* Under the lock: shows everything in the ring. */
 void kh_keeper_publish(kh_keeper *keeper);
+/* Whether the keeper is stopping. Takes the lock. */
+bool kh_keeper_closed(kh_keeper *keeper);
 /* Tells fronts that keys changed. Takes the lock. */
 void kh_keeper_changed(kh_keeper *keeper);
+/*
+ * After kh_keeper_changed: waits until the batches that began before it are computed, so that no key that was
+ * disabled signs after the change is acknowledged. The store thread's; takes the lock.
+ */
+void kh_keeper_settle(kh_keeper *keeper);
 /* Under the lock: wakes up to n workers. */
 void kh_keeper_wake(kh_keeper *keeper, uint32_t n);
 /* Takes an operation that belongs to no queue out of the keeper, without an answer. Under the lock. */

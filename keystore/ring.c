@@ -8,8 +8,8 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -89,9 +89,8 @@ kh_result kh_ring_create(uint32_t slots, int fds[3])
     header.layout = kh_ring_layout();
     header.slots = slots;
     fds[0] = memfd_create("keyhold-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    fds[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    fds[2] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (fds[0] < 0 || fds[1] < 0 || fds[2] < 0 || ftruncate(fds[0], (off_t)map.len) != 0 ||
+    if (fds[0] < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, &fds[1]) != 0 ||
+        ftruncate(fds[0], (off_t)map.len) != 0 ||
         pwrite(fds[0], &header, sizeof(header), 0) != (ssize_t)sizeof(header) ||
         fcntl(fds[0], F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         goto done;
@@ -165,7 +164,7 @@ kh_result kh_ring_end_open(int fds[3], kh_ring_end *end)
     kh_result result = KH_OK;
 
     memset(end, 0, sizeof(*end));
-    end->event_fd = end->door_fd = -1;
+    end->event_fd = -1;
     result = kh_ring_mmap(fds[0], &end->map);
     if (result != KH_OK) {
         close_fds(fds);
@@ -177,9 +176,9 @@ kh_result kh_ring_end_open(int fds[3], kh_ring_end *end)
         close_fds(fds);
         return KH_E_MEMORY;
     }
-    end->event_fd = fds[1];
-    end->door_fd = fds[2];
+    end->event_fd = fds[2];
     close(fds[0]);
+    close(fds[1]);
     fds[0] = fds[1] = fds[2] = -1;
     if (atomic_exchange(&end->map.shared->served, 1) != 0) {
         end->sq_head = atomic_load(&end->map.shared->sq_tail);
@@ -193,10 +192,7 @@ void kh_ring_end_close(kh_ring_end *end)
     if (end->event_fd >= 0) {
         close(end->event_fd);
     }
-    if (end->door_fd >= 0) {
-        close(end->door_fd);
-    }
-    end->event_fd = end->door_fd = -1;
+    end->event_fd = -1;
     free(end->taken);
     end->taken = NULL;
     kh_ring_munmap(&end->map);
@@ -270,12 +266,16 @@ void kh_ring_end_push(kh_ring_end *end, uint32_t slot)
 
 void kh_ring_end_ring_front(const kh_ring_end *end)
 {
-    const uint64_t one = 1;
+    const char ring = 1;
 
     /* Load before the exchange: the cache line of a front that is awake stays where it is. */
     if (atomic_load(&end->map.shared->front_waits) != 0 &&
         atomic_exchange(&end->map.shared->front_waits, 0) != 0) {
-        ssize_t n = write(end->event_fd, &one, sizeof(one));
-        (void)n; /* EAGAIN: the counter is full, so the front is being woken anyway */
+        /*
+         * Not O_NONBLOCK: that flag belongs to the open file, of which the front may have a descriptor, and a
+         * front that clears it must not stop whoever stands here with the lock.
+         */
+        ssize_t n = send(end->event_fd, &ring, sizeof(ring), MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)n; /* EAGAIN: full, so the front is being woken anyway; EPIPE: there is none */
     }
 }

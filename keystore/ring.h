@@ -7,11 +7,14 @@
  * there are slots, so an honest front never overruns one; a hostile one overruns only itself.
  *
  * Who sleeps says so in the memory (`sleepers`, `front_waits`), so nobody makes a system call to wake one who
- * is awake. Workers sleep on the futex `door`: it wakes exactly as many as there is work for, which an
- * eventfd cannot. The front sleeps in its event loop, on an eventfd.
+ * is awake. Workers sleep on the futex `door`: it wakes exactly as many as there is work for, which a
+ * descriptor cannot. The front sleeps in its event loop, on a socket into which the keeper puts one byte for
+ * each wish it takes.
  *
  * The keeper trusts none of it. Its indices and its copy of every record are private; what it reads from the
- * memory is masked or bounds-checked once, after the copy.
+ * memory is masked or bounds-checked once, after the copy. It never waits for the front: a worker sleeps at
+ * the door for a bounded time, since a front can move its waiters to where no wake-up finds them
+ * (FUTEX_REQUEUE), and a write to the front's socket never blocks.
  */
 #ifndef KEYHOLD_KEYSTORE_RING_H
 #define KEYHOLD_KEYSTORE_RING_H
@@ -82,7 +85,6 @@ typedef struct kh_ring_copy {
 typedef struct kh_ring_end {
     kh_ring_map map;
     int event_fd; /* to the front */
-    int door_fd;  /* the eventfd to the keeper: kept, not used, see above */
     uint32_t sq_head;
     uint32_t cq_tail;
     bool *taken; /* by slot: taken and not yet answered, so that no two operations share a slot, whatever the

@@ -25,6 +25,10 @@ static const char *const statements[] = {
 #undef KH_X
 };
 
+/* Ids of keys that root purged. A store that was made before there was this table gets it when it is opened.
+ */
+#define PURGED_TABLE "CREATE TABLE IF NOT EXISTS purged (id BLOB PRIMARY KEY NOT NULL) WITHOUT ROWID;"
+
 static const char schema[] =
     "PRAGMA application_id = 0x4b484c44;"
     "PRAGMA user_version = 1;"
@@ -37,7 +41,7 @@ static const char schema[] =
     "CREATE UNIQUE INDEX keys_name ON keys (name, version);"
     "CREATE INDEX keys_id ON keys (id);"
     "CREATE TABLE opened (times INTEGER NOT NULL);"
-    "INSERT INTO opened VALUES (0);";
+    "INSERT INTO opened VALUES (0);" PURGED_TABLE;
 
 /*
  * EXCLUSIVE with WAL: one agent per store, no shared-memory file, and the lock is held until the file is
@@ -376,6 +380,7 @@ kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_s
     store->log = log;
     store->log_ctx = ctx;
     if ((result = open_database(store, path)) != KH_OK || (result = check_schema(store)) != KH_OK ||
+        (result = execute(store, PURGED_TABLE, "opening")) != KH_OK ||
         (result = prepare_statements(store)) != KH_OK ||
         (result = read_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK) {
         goto done;

@@ -17,8 +17,11 @@
 
 typedef struct kh_store kh_store;
 
-/* Called with each key version whose state changed or that is gone, before the change is acknowledged. */
+/* Called with each key version whose state changed or that is gone, when the change is on the disk. */
 typedef void (*kh_store_changed_fn)(void *ctx, uint64_t ref);
+
+/* Who asks for a change: what root did, the front does not undo. */
+typedef enum kh_store_asker { KH_ASKER_FRONT = 0, KH_ASKER_ROOT } kh_store_asker;
 
 /* KH_E_LOCKED, KH_E_PASSPHRASE, KH_E_VERSION, KH_E_DAMAGED, KH_E_STORAGE, KH_E_NOT_FOUND (no such file). */
 KH_MUST_USE kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_secret,
@@ -34,9 +37,11 @@ KH_MUST_USE kh_result kh_store_count(kh_store *store, uint64_t *count);
 /*
  * Adds a version. info: name, usage and flags as asked; all of it is filled on KH_OK. KH_E_INVALID (name,
  * usage, a usage that is not inherited), KH_E_EXISTS, KH_E_DUPLICATE, KH_E_NOT_FOUND (a new version of
- * nothing), KH_E_DISABLED (of a deleted key).
+ * nothing), KH_E_DISABLED (of a deleted key). KH_E_FORBIDDEN: the front brings a key that was purged, or that
+ * is there deleted or disabled by root; a sealed import that somebody kept would bring it back.
  */
-KH_MUST_USE kh_result kh_store_insert(kh_store *store, kh_key_info *info, const kh_material *material);
+KH_MUST_USE kh_result kh_store_insert(kh_store *store, kh_store_asker asker, kh_key_info *info,
+                                      const kh_material *material);
 /* The same refusals without the key: whether an insertion could succeed, before a key is generated for it. */
 KH_MUST_USE kh_result kh_store_may_insert(kh_store *store, const kh_key_info *info);
 /* One version with its private key (PKCS#8; wipe it). pkcs8: KH_IMPORT_PKCS8_MAX bytes or NULL.
@@ -52,16 +57,39 @@ KH_MUST_USE kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_
 /* The versions that follow name/version in the order of names and versions. Damaged ones are left out. */
 KH_MUST_USE kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version,
                                     kh_key_info *infos, size_t max, size_t *count);
-/* version 0: all that are not deleted. KH_E_FORBIDDEN: deleted already. newest: of that name, afterwards. */
-KH_MUST_USE kh_result kh_store_set_state(kh_store *store, const char *name, uint32_t version, uint32_t state,
-                                         kh_key_info *newest);
+/*
+ * version 0: to disable or delete, all that are not deleted; to enable, the newest. KH_E_FORBIDDEN: deleted
+ * already, or the front would enable what root disabled. newest: of that name, afterwards.
+ */
+KH_MUST_USE kh_result kh_store_set_state(kh_store *store, kh_store_asker asker, const char *name,
+                                         uint32_t version, uint32_t state, kh_key_info *newest);
 /* Undoes deletion: each deleted version is again what it was. */
 KH_MUST_USE kh_result kh_store_recover(kh_store *store, const char *name);
 /* Removes all versions for good. KH_E_ORDER: one of them is not deleted. */
 KH_MUST_USE kh_result kh_store_purge(kh_store *store, const char *name);
-/* Reads each row; writes a line for each damaged one and "ok N keys". text: cap bytes, no terminating zero.
+
+/* A place in the index of names: its entry, to go on from. */
+typedef struct kh_index_place {
+    uint64_t ref;
+    int64_t version;
+    size_t name_len;
+    char name[KH_NAME_MAX + 1]; /* no terminating zero */
+} kh_index_place;
+
+/* A check of the whole store in slices, between which other things can be done with the store. */
+typedef struct kh_store_checking {
+    uint64_t changes; /* insertions and purges before it: if there are more, the numbers are not compared */
+    uint64_t rows, counted_to, seen, good;
+    bool counted;
+    kh_index_place at;
+} kh_store_checking;
+
+/*
+ * Goes on with a check that began with all zeros, by at most `most` rows. Appends a line for each damaged row
+ * and, at the end, "ok N keys" to text: cap bytes, *len used, no terminating zero. KH_AGAIN: not done yet.
  */
-KH_MUST_USE kh_result kh_store_check(kh_store *store, char *text, size_t cap, size_t *len);
+KH_MUST_USE kh_result kh_store_check(kh_store *store, kh_store_checking *checking, unsigned most, char *text,
+                                     size_t cap, size_t *len);
 
 /* One transaction around many insertions (for tools). */
 KH_MUST_USE kh_result kh_store_begin(kh_store *store);

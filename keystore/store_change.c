@@ -6,29 +6,46 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The state that a row gets: KH_AGAIN: none, leave it. */
-typedef kh_result (*change_fn)(kh_row *row, uint32_t version, uint32_t state);
+/* What is asked for. */
+typedef struct state_change {
+    kh_result (*apply)(const struct state_change *asked, kh_row *row); /* KH_AGAIN: not meant, leave it */
+    kh_store_asker asker;
+    uint32_t version; /* 0: any */
+    uint32_t state;
+} state_change;
 
-static kh_result change_state(kh_row *row, uint32_t version, uint32_t state)
+static kh_result change_state(const state_change *asked, kh_row *row)
 {
-    if (version != 0 && row->info.version != version) {
+    bool by_root = asked->asker == KH_ASKER_ROOT;
+
+    if (asked->version != 0 && row->info.version != asked->version) {
         return KH_AGAIN;
     }
     if (row->info.state == STATE_DELETED) {
         return KH_E_FORBIDDEN;
     }
-    if (state == STATE_DELETED) {
+    switch (asked->state) {
+    case STATE_ENABLED:
+        if ((row->policy & KH_POLICY_BY_ROOT) != 0 && !by_root) {
+            return KH_E_FORBIDDEN;
+        }
+        row->policy &= ~KH_POLICY_BY_ROOT;
+        break;
+    case STATE_DISABLED:
+        row->policy |= by_root ? KH_POLICY_BY_ROOT : 0;
+        break;
+    default:
         row->policy = row->info.state == STATE_DISABLED ? row->policy | KH_POLICY_WAS_DISABLED
                                                         : row->policy & ~KH_POLICY_WAS_DISABLED;
+        break;
     }
-    row->info.state = state;
+    row->info.state = asked->state;
     return KH_OK;
 }
 
-static kh_result change_back(kh_row *row, uint32_t version, uint32_t state)
+static kh_result change_back(const state_change *asked, kh_row *row)
 {
-    (void)version;
-    (void)state;
+    (void)asked;
     if (row->info.state != STATE_DELETED) {
         return KH_E_ORDER;
     }
@@ -38,11 +55,11 @@ static kh_result change_back(kh_row *row, uint32_t version, uint32_t state)
 }
 
 /*
- * Changes each row of a name as `change` says. KH_OK if at least one was; else what spoke against it. A
+ * Changes each row that is meant. KH_OK if at least one was; else what spoke against it. A
  * damaged row is left: nobody can use it, and it must not keep the other versions from being disabled.
  */
-static kh_result change_rows(kh_store *store, const char *name, change_fn change, uint32_t version,
-                             uint32_t state, const uint64_t *refs, size_t n)
+static kh_result change_rows(kh_store *store, const char *name, const state_change *asked,
+                             const uint64_t *refs, size_t n)
 {
     kh_row row;
     kh_result result = KH_E_NOT_FOUND;
@@ -52,7 +69,7 @@ static kh_result change_rows(kh_store *store, const char *name, change_fn change
         kh_result one = kh_row_read(store, refs[i], name, strlen(name), &row);
 
         if (one == KH_OK) {
-            one = change(&row, version, state);
+            one = asked->apply(asked, &row);
         }
         if (one == KH_OK) {
             one = kh_row_reseal(store, &row);
@@ -77,8 +94,7 @@ static void tell_changed(kh_store *store, const uint64_t *refs, size_t n)
     }
 }
 
-static kh_result change_name(kh_store *store, const char *name, change_fn change, uint32_t version,
-                             uint32_t state)
+static kh_result change_name(kh_store *store, const char *name, const state_change *asked)
 {
     uint64_t *refs = NULL;
     size_t n = 0;
@@ -88,7 +104,7 @@ static kh_result change_name(kh_store *store, const char *name, change_fn change
         result = kh_store_tx_begin(store);
     }
     if (result == KH_OK) {
-        result = kh_store_tx_end(store, change_rows(store, name, change, version, state, refs, n));
+        result = kh_store_tx_end(store, change_rows(store, name, asked, refs, n));
     }
     if (result == KH_OK) {
         tell_changed(store, refs, n);
@@ -97,7 +113,8 @@ static kh_result change_name(kh_store *store, const char *name, change_fn change
     return result;
 }
 
-static kh_result newest_of(kh_store *store, const char *name, kh_key_info *newest)
+/* The newest version; deleted ones only if `also_deleted`. KH_E_FORBIDDEN: there is none but deleted ones. */
+static kh_result newest_of(kh_store *store, const char *name, bool also_deleted, kh_key_info *newest)
 {
     uint64_t *refs = NULL;
     size_t n = 0;
@@ -106,31 +123,42 @@ static kh_result newest_of(kh_store *store, const char *name, kh_key_info *newes
 
     for (size_t i = 0; i < n; i++) {
         result = kh_row_read(store, refs[i], name, strlen(name), &row);
-        if (result == KH_OK) {
+        if (result == KH_OK && (also_deleted || row.info.state != STATE_DELETED)) {
             *newest = row.info;
             break;
         }
+        result = result == KH_OK ? KH_E_FORBIDDEN : result;
     }
     OPENSSL_cleanse(&row, sizeof(row));
     free(refs);
     return result;
 }
 
-kh_result kh_store_set_state(kh_store *store, const char *name, uint32_t version, uint32_t state,
-                             kh_key_info *newest)
+kh_result kh_store_set_state(kh_store *store, kh_store_asker asker, const char *name, uint32_t version,
+                             uint32_t state, kh_key_info *newest)
 {
-    kh_result result = KH_E_INVALID;
+    state_change asked = {.apply = change_state, .asker = asker, .version = version, .state = state};
+    kh_result result = KH_OK;
 
     if (state < STATE_ENABLED || state > STATE_DELETED) {
-        return result;
+        return KH_E_INVALID;
     }
-    result = change_name(store, name, change_state, version, state);
-    return result == KH_OK ? newest_of(store, name, newest) : result;
+    if (state == STATE_ENABLED && version == 0) {
+        /* Not all: an older one that was disabled by itself stays so until it is named. */
+        result = newest_of(store, name, false, newest);
+        asked.version = newest->version;
+    }
+    if (result == KH_OK) {
+        result = change_name(store, name, &asked);
+    }
+    return result == KH_OK ? newest_of(store, name, true, newest) : result;
 }
 
 kh_result kh_store_recover(kh_store *store, const char *name)
 {
-    return change_name(store, name, change_back, 0, 0);
+    const state_change asked = {.apply = change_back, .asker = KH_ASKER_ROOT};
+
+    return change_name(store, name, &asked);
 }
 
 static kh_result delete_rows(kh_store *store, const char *name, const uint64_t *refs, size_t n)
@@ -143,6 +171,10 @@ static kh_result delete_rows(kh_store *store, const char *name, const uint64_t *
         if (result == KH_OK && row.info.state != STATE_DELETED) {
             result = KH_E_ORDER;
         } else if (result == KH_OK || result == KH_E_DAMAGED) {
+            sqlite3_bind_int64(store->statement[ST_PURGED], 1, (int64_t)refs[i]);
+            result = kh_store_run(store, ST_PURGED, "noting what is purged");
+        }
+        if (result == KH_OK) {
             sqlite3_bind_int64(store->statement[ST_DELETE], 1, (int64_t)refs[i]);
             result = kh_store_run(store, ST_DELETE, "purging");
         }
@@ -164,6 +196,7 @@ kh_result kh_store_purge(kh_store *store, const char *name)
         result = kh_store_tx_end(store, delete_rows(store, name, refs, n));
     }
     if (result == KH_OK) {
+        store->changes++;
         tell_changed(store, refs, n);
     }
     free(refs);

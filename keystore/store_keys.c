@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is done with the store's keys: insert, find, list, check. Changes are in store_change.c. */
+/* What is done with the store's keys: insert, find, list. Changes are in store_change.c. */
 #include "process.h"
 #include "store_sql.h"
 
 #include <openssl/crypto.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -55,20 +54,15 @@ kh_result kh_store_commit(kh_store *store)
     return kh_store_tx_end(store, KH_OK);
 }
 
-static kh_result count_by(kh_store *store, kh_statement which, uint64_t *count)
+kh_result kh_store_count(kh_store *store, uint64_t *count)
 {
-    sqlite3_stmt *st = store->statement[which];
+    sqlite3_stmt *st = store->statement[ST_COUNT];
     int code = sqlite3_step(st);
     kh_result result = kh_store_error(store, code, "counting");
 
     *count = code == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(st, 0) : 0;
     sqlite3_reset(st);
     return result;
-}
-
-kh_result kh_store_count(kh_store *store, uint64_t *count)
-{
-    return count_by(store, ST_COUNT, count);
 }
 
 /* The numbers of all rows that an index gives for the bound statement. Caller frees. */
@@ -216,15 +210,64 @@ static kh_result next_ref(kh_store *store, uint64_t *ref)
     return result;
 }
 
-static kh_result insert_row(kh_store *store, kh_row *row)
+static kh_result never_purged(kh_store *store, const uint8_t id[KH_KEY_ID_LEN])
+{
+    sqlite3_stmt *st = store->statement[ST_IS_PURGED];
+    kh_result result = KH_OK;
+    int code = SQLITE_OK;
+
+    sqlite3_bind_blob(st, 1, id, KH_KEY_ID_LEN, SQLITE_STATIC);
+    code = sqlite3_step(st);
+    result = kh_store_error(store, code, "looking for a purged key");
+    if (result == KH_OK && sqlite3_column_int64(st, 0) != 0) {
+        result = KH_E_FORBIDDEN;
+    }
+    sqlite3_reset(st);
+    return result;
+}
+
+/* Whether the front may bring a key once more that these rows have. */
+static kh_result may_double(kh_store *store, const uint64_t *refs, size_t count)
+{
+    kh_row row;
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; result == KH_OK && i < count; i++) {
+        result = kh_row_read(store, refs[i], NULL, 0, &row);
+        if (result == KH_OK && (row.info.state == STATE_DELETED || (row.policy & KH_POLICY_BY_ROOT) != 0)) {
+            result = KH_E_FORBIDDEN;
+        }
+    }
+    OPENSSL_cleanse(&row, sizeof(row));
+    return result;
+}
+
+/* Whether a key that is perhaps there already, or was, may come. */
+static kh_result check_id(kh_store *store, kh_store_asker asker, const kh_key_info *info)
 {
     uint64_t *refs = NULL;
     size_t count = 0;
+    kh_result result = asker == KH_ASKER_ROOT ? KH_OK : never_purged(store, info->id);
+
+    if (result != KH_OK) {
+        return result;
+    }
+    result = refs_of_id(store, info->id, &refs, &count);
+    if (result == KH_OK && (info->flags & KH_KEY_ALLOW_DUPLICATE) == 0) {
+        result = KH_E_DUPLICATE;
+    } else if (result == KH_OK && asker != KH_ASKER_ROOT) {
+        result = may_double(store, refs, count);
+    }
+    free(refs);
+    return result == KH_E_NOT_FOUND ? KH_OK : result;
+}
+
+static kh_result insert_row(kh_store *store, kh_store_asker asker, kh_row *row)
+{
     kh_result result = check_request(store, &row->info, row->info.type);
 
-    if (result == KH_OK && (row->info.flags & KH_KEY_ALLOW_DUPLICATE) == 0) {
-        result = refs_of_id(store, row->info.id, &refs, &count);
-        result = result == KH_OK ? KH_E_DUPLICATE : result == KH_E_NOT_FOUND ? KH_OK : result;
+    if (result == KH_OK) {
+        result = check_id(store, asker, &row->info);
     }
     if (result == KH_OK) {
         result = next_ref(store, &row->info.ref);
@@ -232,11 +275,11 @@ static kh_result insert_row(kh_store *store, kh_row *row)
     if (result == KH_OK) {
         result = kh_row_insert(store, row);
     }
-    free(refs);
     return result;
 }
 
-kh_result kh_store_insert(kh_store *store, kh_key_info *info, const kh_material *material)
+kh_result kh_store_insert(kh_store *store, kh_store_asker asker, kh_key_info *info,
+                          const kh_material *material)
 {
     kh_row *row = calloc(1, sizeof(*row));
     kh_result result = KH_E_MEMORY;
@@ -260,8 +303,9 @@ kh_result kh_store_insert(kh_store *store, kh_key_info *info, const kh_material 
     if (result != KH_OK) {
         goto done;
     }
-    result = kh_store_tx_end(store, insert_row(store, row));
+    result = kh_store_tx_end(store, insert_row(store, asker, row));
     if (result == KH_OK) {
+        store->changes++;
         row->info.flags = 0;
         *info = row->info;
     }
@@ -346,11 +390,19 @@ static kh_result read_all(kh_store *store, const uint64_t *refs, size_t n, const
 kh_result kh_store_find_name(kh_store *store, const char *name, size_t name_len, uint32_t version,
                              kh_key_info *infos, size_t max, size_t *count)
 {
+    sqlite3_stmt *st = store->statement[ST_BY_VERSION];
     uint64_t *refs = NULL;
     size_t n = 0;
-    kh_result result = kh_store_refs_of_name(store, name, name_len, &refs, &n);
+    kh_result result = KH_OK;
 
     *count = 0;
+    if (version == 0) {
+        result = kh_store_refs_of_name(store, name, name_len, &refs, &n);
+    } else {
+        sqlite3_bind_text(st, 1, name, (int)name_len, SQLITE_STATIC);
+        sqlite3_bind_int64(st, 2, version);
+        result = collect_refs(store, ST_BY_VERSION, &refs, &n);
+    }
     if (result == KH_OK) {
         result = read_all(store, refs, n, name, name_len, version, infos, max, count);
     }
@@ -376,94 +428,20 @@ kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_
 kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version,
                         kh_key_info *infos, size_t max, size_t *count)
 {
-    sqlite3_stmt *st = store->statement[ST_AFTER];
-    char at[KH_NAME_MAX + 1];
-    size_t at_len = name_len < sizeof(at) ? name_len : sizeof(at) - 1;
-    int64_t at_version = version;
+    kh_index_place at = {.version = version};
     kh_row row;
     kh_result result = KH_OK;
 
-    memcpy(at, name, at_len);
+    at.name_len = name_len < sizeof(at.name) ? name_len : sizeof(at.name) - 1;
+    memcpy(at.name, name, at.name_len);
     *count = 0;
-    while (*count < max) {
-        uint64_t ref = 0;
-        int code = SQLITE_OK;
-
-        sqlite3_bind_text(st, 1, at, (int)at_len, SQLITE_STATIC);
-        sqlite3_bind_int64(st, 2, at_version);
-        code = sqlite3_step(st);
-        if (code == SQLITE_ROW && (size_t)sqlite3_column_bytes(st, 1) <= KH_NAME_MAX) {
-            ref = (uint64_t)sqlite3_column_int64(st, 0);
-            at_len = (size_t)sqlite3_column_bytes(st, 1);
-            memcpy(at, sqlite3_column_blob(st, 1), at_len);
-            at_version = sqlite3_column_int64(st, 2);
-        }
-        result = kh_store_error(store, code, "listing");
-        sqlite3_reset(st);
-        if (result != KH_OK || ref == 0) {
-            break;
-        }
-        if (kh_row_read(store, ref, at, at_len, &row) == KH_OK) {
+    while (*count < max && (result = kh_index_next(store, &at)) == KH_OK) {
+        /* The caller goes on from the row's version: if the index says another, that leads back here. */
+        if (kh_row_read(store, at.ref, at.name, at.name_len, &row) == KH_OK &&
+            row.info.version == at.version) {
             infos[(*count)++] = row.info;
         }
     }
     OPENSSL_cleanse(&row, sizeof(row));
-    return result;
-}
-
-/* ---- Check --------------------------------------------------------------------------------------------- */
-
-kh_result kh_store_check(kh_store *store, char *text, size_t cap, size_t *len)
-{
-    sqlite3_stmt *st = store->statement[ST_AFTER];
-    char at[KH_NAME_MAX + 1] = "", line[KH_NAME_MAX + 64];
-    int at_len = 0;
-    int64_t at_version = 0;
-    uint64_t rows = 0, good = 0, seen = 0;
-    kh_row row;
-    kh_result result = count_by(store, ST_COUNT_ROWS, &rows);
-
-    *len = 0;
-    while (result == KH_OK) {
-        uint64_t ref = 0;
-        int code = SQLITE_OK, n = 0;
-
-        sqlite3_bind_text(st, 1, at, at_len, SQLITE_STATIC);
-        sqlite3_bind_int64(st, 2, at_version);
-        code = sqlite3_step(st);
-        if (code == SQLITE_ROW) {
-            ref = (uint64_t)sqlite3_column_int64(st, 0);
-            at_len = sqlite3_column_bytes(st, 1) <= KH_NAME_MAX ? sqlite3_column_bytes(st, 1) : KH_NAME_MAX;
-            memcpy(at, sqlite3_column_blob(st, 1), (size_t)at_len);
-            at_version = sqlite3_column_int64(st, 2);
-        }
-        result = kh_store_error(store, code, "checking");
-        sqlite3_reset(st);
-        if (result != KH_OK || code != SQLITE_ROW) {
-            break;
-        }
-        seen++;
-        if (kh_row_read(store, ref, at, (size_t)at_len, &row) == KH_OK) {
-            good++;
-            continue;
-        }
-        n = snprintf(line, sizeof(line), "%.*s/%lld damaged\n", at_len, at, (long long)at_version);
-        /* Room for the last line is kept; what does not fit is in the log and in the count. */
-        if (n > 0 && *len + (size_t)n + 128 < cap) {
-            memcpy(text + *len, line, (size_t)n);
-            *len += (size_t)n;
-        }
-    }
-    OPENSSL_cleanse(&row, sizeof(row));
-    if (result == KH_OK) {
-        int n =
-            snprintf(line, sizeof(line), "%s%llu keys%s\n",
-                     seen == rows && good == rows ? "ok " : "damaged: good are ", (unsigned long long)good,
-                     seen == rows ? "" : "; the index has another number of keys");
-        if (n > 0 && *len + (size_t)n <= cap) {
-            memcpy(text + *len, line, (size_t)n);
-            *len += (size_t)n;
-        }
-    }
-    return result;
+    return result == KH_E_NOT_FOUND || *count > 0 ? KH_OK : result;
 }

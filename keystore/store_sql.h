@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by store.c (opening), store_row.c (one row) and store_keys.c (what is done with rows). */
+/* Shared by store.c (opening), store_row.c (one row), and store_keys.c, store_change.c and store_check.c
+ * (what is done with rows). */
 #ifndef KEYHOLD_KEYSTORE_STORE_SQL_H
 #define KEYHOLD_KEYSTORE_STORE_SQL_H
 
@@ -17,6 +18,7 @@
     X(ST_GET, "SELECT name, version, type, bits, usage, state, policy, created, id, spki, sealed"            \
               " FROM keys WHERE ref = ?1")                                                                   \
     X(ST_BY_NAME, "SELECT ref FROM keys WHERE name = ?1 ORDER BY version DESC")                              \
+    X(ST_BY_VERSION, "SELECT ref FROM keys WHERE name = ?1 AND version = ?2")                                \
     X(ST_BY_ID, "SELECT ref FROM keys WHERE id = ?1")                                                        \
     X(ST_AFTER, "SELECT ref, name, version FROM keys INDEXED BY keys_name WHERE (name, version) > (?1, ?2)"  \
                 " ORDER BY name, version LIMIT 1")                                                           \
@@ -27,7 +29,10 @@
     X(ST_RESEAL, "UPDATE keys SET state = ?2, policy = ?3, sealed = ?4 WHERE ref = ?1")                      \
     X(ST_DELETE, "DELETE FROM keys WHERE ref = ?1")                                                          \
     X(ST_COUNT, "SELECT count(*) FROM keys INDEXED BY keys_name")                                            \
-    X(ST_COUNT_ROWS, "SELECT count(*) FROM keys NOT INDEXED")                                                \
+    X(ST_COUNT_ROWS, "SELECT count(*), max(ref) FROM"                                                        \
+                     " (SELECT ref FROM keys NOT INDEXED WHERE ref > ?1 ORDER BY ref LIMIT ?2)")             \
+    X(ST_PURGED, "INSERT OR IGNORE INTO purged SELECT id FROM keys WHERE ref = ?1")                          \
+    X(ST_IS_PURGED, "SELECT count(*) FROM purged WHERE id = ?1")                                             \
     X(ST_NAME_OF, "SELECT name, version FROM keys INDEXED BY keys_name WHERE ref = ?1 ORDER BY name")
 
 typedef enum kh_statement {
@@ -45,7 +50,8 @@ struct kh_store {
     void *changed_ctx;
     kh_log_fn log;
     void *log_ctx;
-    bool bulk; /* inside kh_store_begin */
+    bool bulk;        /* inside kh_store_begin */
+    uint64_t changes; /* insertions and purges since it was opened */
     uint8_t import_private[32];
     uint8_t import_public[32];
 };
@@ -62,6 +68,7 @@ typedef struct kh_row {
 #define STATE_DISABLED 2u
 #define STATE_DELETED 3u
 #define KH_POLICY_WAS_DISABLED 0x1u /* state before it was deleted */
+#define KH_POLICY_BY_ROOT 0x2u      /* root disabled it: only root enables it */
 
 /* What an SQLite error means; logs it with the given context. */
 kh_result kh_store_error(kh_store *store, int code, const char *doing);
@@ -74,6 +81,8 @@ KH_MUST_USE kh_result kh_store_tx_end(kh_store *store, kh_result result);
 /* The rows of a name, newest version first; the caller frees *refs. KH_E_NOT_FOUND: none. */
 KH_MUST_USE kh_result kh_store_refs_of_name(kh_store *store, const char *name, size_t name_len,
                                             uint64_t **refs, size_t *count);
+/* The entry that follows, into the same. KH_E_NOT_FOUND: none. KH_E_DAMAGED: it does not lead on. */
+KH_MUST_USE kh_result kh_index_next(kh_store *store, kh_index_place *place);
 /* Reads and verifies a row. expect: the name under which an index led here, or NULL. KH_E_NOT_FOUND,
  * KH_E_DAMAGED (logged). */
 KH_MUST_USE kh_result kh_row_read(kh_store *store, uint64_t ref, const char *expect, size_t expect_len,

@@ -12,6 +12,18 @@
 
 #define STORE_WAITING_MAX (2 * KH_RING_SLOTS_MAX)
 #define GENERATOR_WAITING_MAX 64
+#define CHECK_ROWS 32 /* rows of a slice of check: a millisecond, in which a lookup waits */
+
+static kh_store_asker asker(const kh_op *op)
+{
+    return op->ring == NULL ? KH_ASKER_ROOT : KH_ASKER_FRONT;
+}
+
+/* Root is not shut out by what a front has piled up. */
+static uint32_t limit(const kh_op *op, uint32_t of_front)
+{
+    return op->ring == NULL ? UINT32_MAX : of_front;
+}
 
 /* ---- What is asked ------------------------------------------------------------------------------------- */
 
@@ -108,8 +120,10 @@ static kh_result begin_insert(kh_keeper *keeper, kh_op *op)
     if (result != KH_OK) {
         return result;
     }
-    return kh_desk_push(&keeper->generator_desk, KH_DESK_SLOW, op, GENERATOR_WAITING_MAX) ? KH_AGAIN
-                                                                                          : KH_E_OVERLOADED;
+    return kh_desk_push(&keeper->generator_desk, op->ring == NULL ? KH_DESK_ADMIN : KH_DESK_SLOW, op,
+                        limit(op, GENERATOR_WAITING_MAX))
+               ? KH_AGAIN
+               : KH_E_OVERLOADED;
 }
 
 static kh_result end_insert(kh_keeper *keeper, kh_op *op)
@@ -121,7 +135,7 @@ static kh_result end_insert(kh_keeper *keeper, kh_op *op)
         return result;
     }
     memcpy(&info, op->record.data, sizeof(info));
-    result = kh_store_insert(keeper->store, &info, op->material);
+    result = kh_store_insert(keeper->store, asker(op), &info, op->material);
     if (result == KH_OK) {
         kh_keeper_changed(keeper);
         result = give_infos(op, &info, 1);
@@ -134,6 +148,17 @@ static kh_result insert(kh_keeper *keeper, kh_op *op)
     return op->generated ? end_insert(keeper, op) : begin_insert(keeper, op);
 }
 
+/* Tells who has to know of keys that are used no more, before the change is acknowledged, also if it is with
+ * an error that came after it. */
+static void settle(kh_keeper *keeper)
+{
+    if (keeper->keys_dropped) {
+        keeper->keys_dropped = false;
+        kh_keeper_changed(keeper);
+        kh_keeper_settle(keeper);
+    }
+}
+
 static kh_result set_state(kh_keeper *keeper, kh_op *op)
 {
     kh_key_info info, newest;
@@ -142,12 +167,9 @@ static kh_result set_state(kh_keeper *keeper, kh_op *op)
     if (!take_info(op, true, &info)) {
         return result;
     }
-    result = kh_store_set_state(keeper->store, info.name, info.version, info.state, &newest);
-    if (result == KH_OK) {
-        kh_keeper_changed(keeper);
-        result = give_infos(op, &newest, 1);
-    }
-    return result;
+    result = kh_store_set_state(keeper->store, asker(op), info.name, info.version, info.state, &newest);
+    settle(keeper);
+    return result == KH_OK ? give_infos(op, &newest, 1) : result;
 }
 
 static kh_result recover_or_purge(kh_keeper *keeper, kh_op *op)
@@ -160,18 +182,29 @@ static kh_result recover_or_purge(kh_keeper *keeper, kh_op *op)
     }
     result = op->record.op == KH_STORE_PURGE ? kh_store_purge(keeper->store, info.name)
                                              : kh_store_recover(keeper->store, info.name);
-    if (result == KH_OK) {
-        kh_keeper_changed(keeper);
-    }
+    settle(keeper);
     return result;
 }
 
+/* A slice; then it lines up again behind all who waited. */
 static kh_result check(kh_keeper *keeper, kh_op *op)
 {
     uint8_t *out = kh_op_out(op, KH_RECORD_DATA_MAX);
+    kh_result result = KH_E_MEMORY;
 
-    return out != NULL ? kh_store_check(keeper->store, (char *)out, KH_RECORD_DATA_MAX, &op->out_len)
-                       : KH_E_MEMORY;
+    if (op->checking == NULL) {
+        op->checking = calloc(1, sizeof(*op->checking));
+    }
+    if (out == NULL || op->checking == NULL) {
+        return result;
+    }
+    result = kh_store_check(keeper->store, op->checking, CHECK_ROWS, (char *)out, KH_RECORD_DATA_MAX,
+                            &op->out_len);
+    if (result == KH_AGAIN &&
+        (kh_keeper_closed(keeper) || !kh_desk_push(&keeper->store_desk, KH_DESK_SLOW, op, UINT32_MAX))) {
+        result = KH_E_UNAVAILABLE;
+    }
+    return result;
 }
 
 /* ---- Keys ---------------------------------------------------------------------------------------------- */
@@ -267,7 +300,7 @@ void kh_storework_submit(kh_keeper *keeper, kh_op *op)
     if (op->ring != NULL) {
         class_ = table[op->record.op].class_;
     }
-    if (!kh_desk_push(&keeper->store_desk, class_, op, STORE_WAITING_MAX)) {
+    if (!kh_desk_push(&keeper->store_desk, class_, op, limit(op, STORE_WAITING_MAX))) {
         kh_keeper_complete_one(keeper, op, KH_E_OVERLOADED);
     }
 }

@@ -12,9 +12,13 @@
 #include <string.h>
 
 #define DRAIN_MAX 256 /* records taken while the lock is held once */
-#define NO_DEADLINE_NS                                                                                       \
-    UINT64_C(10000000000) /* how long an operation without one is taken to bear waiting                      \
-                           */
+/* How long an operation without a deadline is taken to bear waiting. */
+#define NO_DEADLINE_NS UINT64_C(10000000000)
+/*
+ * The longest sleep at a ring's door. A front can move its waiters to a futex of its own (FUTEX_REQUEUE),
+ * where no wake-up of this process finds them; so they come back by themselves.
+ */
+#define SLEEP_MAX_NS UINT64_C(500000000)
 
 /* Operations that are answered without being computed. */
 typedef struct answers {
@@ -38,6 +42,7 @@ static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_s
     case KH_STORE_TLS_RSA_KX:
     case KH_STORE_DECRYPT:
         op->key = kh_cache_get(keeper->cache, op->record.key_ref);
+        op->generation = keeper->generation;
         if (op->key != NULL) {
             kh_op_push(&keeper->lane[op->key->lane], op);
         } else {
@@ -76,6 +81,7 @@ static kh_result take_record(kh_keeper_ring *ring, const kh_ring_copy *copy, kh_
     op->out_len = 0;
     op->long_data = op->long_out = NULL;
     op->material = NULL;
+    op->checking = NULL;
     op->generated = false;
     op->record.data = op->inline_data;
     if (copy->record.data_len > KH_RECORD_DATA_MAX) {
@@ -121,10 +127,16 @@ static void drain(kh_keeper *keeper, uint64_t now_ns, answers *out, kh_op_queue 
     }
 }
 
+/* `now_ns` of one worker may be before the arrival that another saw. */
+static uint64_t waited_ns(const kh_op *op, uint64_t now_ns)
+{
+    return now_ns > op->arrived_ns ? now_ns - op->arrived_ns : 0;
+}
+
 /* How much of the time that it has the head of a lane has waited, in 1/1024. */
 static uint64_t urgency(const kh_op *op, uint64_t now_ns)
 {
-    uint64_t waited = now_ns - op->arrived_ns;
+    uint64_t waited = waited_ns(op, now_ns);
     uint64_t budget = op->record.deadline_ns == 0               ? NO_DEADLINE_NS
                       : op->record.deadline_ns > op->arrived_ns ? op->record.deadline_ns - op->arrived_ns
                                                                 : 1;
@@ -147,7 +159,7 @@ static int pick(kh_keeper *keeper, uint64_t now_ns, uint64_t *wait_ns)
         if (head == NULL) {
             continue;
         }
-        age = now_ns - head->arrived_ns;
+        age = waited_ns(head, now_ns);
         if (!keeper->closed && keeper->lane[i].count < KH_BATCH_MAX && age < window_ns &&
             !kh_op_expired(head, now_ns)) {
             *wait_ns = *wait_ns == 0 || window_ns - age < *wait_ns ? window_ns - age : *wait_ns;
@@ -163,7 +175,21 @@ static int pick(kh_keeper *keeper, uint64_t now_ns, uint64_t *wait_ns)
     return lane;
 }
 
-static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *out,
+/*
+ * Whether the key of a waiting operation may still be used. After a change of any key it is looked up anew:
+ * one that was disabled is no longer in the cache, and the store thread has the word.
+ */
+static bool still_enabled(kh_keeper *keeper, kh_op *op)
+{
+    if (op->generation != keeper->generation) {
+        kh_key_release(op->key);
+        op->key = kh_cache_get(keeper->cache, op->record.key_ref);
+        op->generation = keeper->generation;
+    }
+    return op->key != NULL;
+}
+
+static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *out, kh_op_queue *for_store,
                          kh_op *batch[KH_BATCH_MAX])
 {
     size_t n = 0;
@@ -174,6 +200,8 @@ static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *
         if (kh_op_expired(op, now_ns)) {
             out->expired[lane]++;
             answer(out, op, KH_E_DEADLINE);
+        } else if (!still_enabled(keeper, op)) {
+            kh_op_push(for_store, op);
         } else {
             batch[n++] = op;
         }
@@ -181,9 +209,9 @@ static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *
     return n;
 }
 
-/* Computes a batch and answers it. */
-static void compute(kh_keeper *keeper, kh_software *software, int lane, kh_op *batch[], size_t n,
-                    uint64_t now_ns)
+/* Computes a batch, which began in that epoch, and answers it. */
+static void compute(kh_keeper *keeper, kh_software *software, int lane, uint32_t epoch, kh_op *batch[],
+                    size_t n, uint64_t now_ns)
 {
     kh_tier_op tier[KH_BATCH_MAX], *tiers[KH_BATCH_MAX];
     kh_op *asked[KH_BATCH_MAX];
@@ -219,10 +247,12 @@ static void compute(kh_keeper *keeper, kh_software *software, int lane, kh_op *b
     stats.kernel_faults = stats.by_kernel > 0 ? kh_multibuffer_new_faults() : 0;
     if (stats.kernel_faults > 0) {
         kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR,
-                "keeper: %llu results of the %s kernel failed their check and were done again: suspect this CPU or its memory",
+                "keeper: %llu results of the %s kernel failed their check and were done again: suspect this "
+                "CPU or its memory",
                 (unsigned long long)stats.kernel_faults, kh_lane_name(lane));
     }
     pthread_mutex_lock(&keeper->lock);
+    keeper->computing[epoch]--;
     keeper->stats.refused_usage += refused;
     kh_keeper_count(keeper, lane, &stats);
     pthread_mutex_unlock(&keeper->lock);
@@ -247,6 +277,9 @@ static void sleep_at_door(kh_keeper *keeper, uint64_t timeout_ns)
     }
     if (!work) {
         pthread_mutex_unlock(&keeper->lock);
+        if (ring != NULL && (timeout_ns == 0 || timeout_ns > SLEEP_MAX_NS)) {
+            timeout_ns = SLEEP_MAX_NS;
+        }
         kh_futex_wait(door, seen, timeout_ns);
         pthread_mutex_lock(&keeper->lock);
     }
@@ -288,6 +321,7 @@ static bool turn(kh_keeper *keeper, kh_software *software, answers *out)
     kh_op_queue for_store = {0};
     uint64_t now_ns = kh_now_ns(), wait_ns = 0;
     size_t n = 0;
+    uint32_t epoch = 0;
     int lane = -1;
     bool end = false;
 
@@ -295,7 +329,9 @@ static bool turn(kh_keeper *keeper, kh_software *software, answers *out)
     drain(keeper, now_ns, out, &for_store);
     lane = pick(keeper, now_ns, &wait_ns);
     if (lane >= 0) {
-        n = take_batch(keeper, lane, now_ns, out, batch);
+        n = take_batch(keeper, lane, now_ns, out, &for_store, batch);
+        epoch = keeper->epoch & 1;
+        keeper->computing[epoch] += n > 0;
         if (keeper->sleeping > 0 && pick(keeper, now_ns, &wait_ns) >= 0) {
             kh_keeper_wake(keeper, 1);
         }
@@ -311,7 +347,7 @@ static bool turn(kh_keeper *keeper, kh_software *software, answers *out)
     }
     answer_all(keeper, out);
     if (n > 0) {
-        compute(keeper, software, lane, batch, n, now_ns);
+        compute(keeper, software, lane, epoch, batch, n, now_ns);
     }
     return !end;
 }
@@ -319,6 +355,7 @@ static bool turn(kh_keeper *keeper, kh_software *software, answers *out)
 void kh_worker_hand(kh_keeper *keeper, kh_op *op)
 {
     pthread_mutex_lock(&keeper->lock);
+    op->generation = keeper->generation;
     kh_op_push(&keeper->lane[op->key->lane], op);
     kh_keeper_wake(keeper, 1);
     pthread_mutex_unlock(&keeper->lock);

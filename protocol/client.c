@@ -4,6 +4,7 @@
 #include <keyhold/client.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <poll.h>
@@ -119,7 +120,8 @@ static kh_result kh_client_wait(kh_client *client, uint64_t deadline_ms)
     if (kh_session_output(client->session).len > 0 && !client->write_closed) {
         pollfd.events |= POLLOUT;
     }
-    if (poll(&pollfd, 1, (int)(deadline_ms - now)) < 0 && errno != EINTR) {
+    if (poll(&pollfd, 1, deadline_ms - now < INT_MAX ? (int)(deadline_ms - now) : INT_MAX) < 0 &&
+        errno != EINTR) {
         return KH_E_IO;
     }
     return KH_OK;

@@ -52,7 +52,7 @@ static kh_result fill(kh_store *store, unsigned long count)
         snprintf(info.name, sizeof(info.name), "fill-%06lu", i);
         result = kh_material_generate(i % 2 == 0 ? KH_KEY_P256 : KH_KEY_ED25519, 256, &material);
         if (result == KH_OK) {
-            result = kh_store_insert(store, &info, &material);
+            result = kh_store_insert(store, KH_ASKER_ROOT, &info, &material);
         }
     }
     kh_material_wipe(&material);

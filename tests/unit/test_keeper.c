@@ -349,12 +349,15 @@ static void test_decrypt(void **state)
     EVP_PKEY_free(public_key);
 }
 
-/* M9, through the ring: whatever is wrong, the answer is KH_OK and 48 bytes. */
+/*
+ * M9, through the ring: whatever is wrong, the answer is KH_OK and 48 bytes that look random, and are the
+ * same when the same is asked again: a good ciphertext's are, so others would tell.
+ */
 static void test_tls_rsa_kx(void **state)
 {
     keeper_rig *rig = *state;
     kh_key_info info;
-    uint8_t premaster[48] = {3, 3}, ciphertext[512], block[256], first[48];
+    uint8_t premaster[48] = {3, 3}, ciphertext[512], block[256], answers[8][48];
 
     assert_int_equal(rig_create(rig, "kx", KH_KEY_RSA, 2048, KH_USAGE_TLS_RSA_KX, 0, &info), KH_OK);
     EVP_PKEY *public_key = rig_public(&info);
@@ -406,10 +409,17 @@ static void test_tls_rsa_kx(void **state)
         }
         assert_int_equal(rig_call(rig, &record)->result, KH_OK);
         assert_int_equal(rig_call(rig, &record)->len, 48);
-        memcpy(first, rig_call(rig, &record)->data, 48);
-        assert_memory_not_equal(first, premaster, 48);
-        assert_memory_not_equal(rig_call(rig, &record)->data, first, 48); /* random each time */
+        memcpy(answers[fault], rig_call(rig, &record)->data, 48);
+        assert_memory_not_equal(answers[fault], premaster, 48);
+        assert_memory_equal(rig_call(rig, &record)->data, answers[fault], 48);
+        for (int before = 0; before < fault; before++) {
+            assert_memory_not_equal(answers[fault], answers[before], 48);
+        }
     }
+    /* Also after the key was loaded anew. */
+    assert_int_equal(rig_set_state(rig, "kx", 1, 2, &info), KH_OK);
+    assert_int_equal(rig_set_state(rig, "kx", 1, 1, &info), KH_OK);
+    assert_memory_equal(rig_call(rig, &record)->data, answers[7], 48);
     EVP_PKEY_free(public_key);
 }
 
@@ -495,6 +505,102 @@ static void test_new_ring(void **state)
     }
 }
 
+/*
+ * Once a change of state is acknowledged, nothing is computed with the key, though a thousand operations that
+ * had the key already were waiting.
+ */
+static void change_under_load(keeper_rig *rig, uint32_t to, kh_result refused)
+{
+    kh_key_info info, changed = {.state = to};
+    uint8_t message[256];
+    kh_record record = {.op = KH_STORE_SIGN, .scheme = KH_RSA_PSS_RSAE_SHA256, .data = message};
+    kh_record change = {
+        .op = KH_STORE_SET_STATE, .data = (const uint8_t *)&changed, .data_len = sizeof(changed)};
+    uint64_t at_once = 0, good = 0;
+    kh_keeper_stats stats;
+
+    snprintf(changed.name, sizeof(changed.name), "under-load-%u", to);
+    assert_int_equal(rig_create(rig, changed.name, KH_KEY_RSA, 4096, KH_USAGE_TLS_SERVER, 0, &info), KH_OK);
+    record.key_ref = info.ref;
+    record.data_len = (uint32_t)rig_tls13_message(message, "server", 32);
+    assert_int_equal(rig_call(rig, &record)->result, KH_OK);
+    kh_keystore_stats(rig->keystore, &stats);
+    at_once = stats.lanes[KH_LANE_RSA4096].operations;
+    for (uint32_t i = 0; i < rig->slots; i++) {
+        assert_int_equal(kh_keystore_submit(rig->keystore, &record), KH_OK);
+    }
+    kh_keystore_flush(rig->keystore);
+    do { /* until the first batch is through, so that the rest is in its lane */
+        kh_keystore_stats(rig->keystore, &stats);
+    } while (stats.lanes[KH_LANE_RSA4096].operations == at_once);
+    assert_int_equal(rig_admin(rig, &change)->result, KH_OK);
+    kh_keystore_stats(rig->keystore, &stats);
+    at_once = stats.lanes[KH_LANE_RSA4096].operations;
+    for (uint32_t i = 0; i < rig->slots; i++) {
+        kh_result result = rig_wait(rig, NULL)->result;
+
+        assert_true(result == KH_OK || result == refused);
+        good += result == KH_OK;
+    }
+    assert_true(good > 0 && good < rig->slots);
+    kh_keystore_stats(rig->keystore, &stats);
+    assert_int_equal(stats.lanes[KH_LANE_RSA4096].operations, at_once);
+    assert_int_equal(rig_call(rig, &record)->result, refused);
+}
+
+/* A front that was taken over repeats what it saw: an import, an enabling. Root's word stays. */
+static void test_root_over_front(void **state)
+{
+    keeper_rig *rig = *state;
+    EVP_PKEY *pkey = EVP_PKEY_Q_keygen(NULL, NULL, "EC", "P-256");
+    uint8_t data[sizeof(kh_key_info) + 4096];
+    kh_key_info asked = {.usage = KH_USAGE_SIGN, .name = "replayed"};
+    kh_key_info named = {.state = 2, .name = "replayed"};
+    kh_record import = {.op = KH_STORE_IMPORT, .data = data};
+    kh_record root = {.op = KH_STORE_SET_STATE, .data = (const uint8_t *)&named, .data_len = sizeof(named)};
+    kh_key_info info;
+    size_t len = 0;
+
+    memcpy(data, &asked, sizeof(asked));
+    rig_wrap(rig, asked.name, pkey, asked.usage, 0, data + sizeof(asked), 4096, &len);
+    import.data_len = (uint32_t)(sizeof(asked) + len);
+    assert_int_equal(rig_call(rig, &import)->result, KH_OK);
+
+    assert_int_equal(rig_admin(rig, &root)->result, KH_OK);
+    assert_int_equal(rig_set_state(rig, asked.name, 0, 1, &info), KH_E_FORBIDDEN);
+    assert_int_equal(rig_set_state(rig, asked.name, 1, 1, &info), KH_E_FORBIDDEN);
+    named.state = 1;
+    assert_int_equal(rig_admin(rig, &root)->result, KH_OK);
+    assert_int_equal(rig_lookup(rig, asked.name, &info), KH_OK);
+    assert_int_equal(rig_sign(rig, &info, KH_ECDSA_SHA256, 0, "x", 1), KH_OK);
+
+    assert_int_equal(rig_set_state(rig, asked.name, 0, 3, &info), KH_OK);
+    root.op = KH_STORE_PURGE;
+    assert_int_equal(rig_admin(rig, &root)->result, KH_OK);
+    assert_int_equal(rig_call(rig, &import)->result, KH_E_FORBIDDEN);
+    assert_int_equal(rig_lookup(rig, asked.name, &info), KH_E_NOT_FOUND);
+    assert_int_equal(rig_admin(rig, &import)->result, KH_OK); /* root may have it back */
+    assert_int_equal(rig_lookup(rig, asked.name, &info), KH_OK);
+    EVP_PKEY_free(pkey);
+}
+
+/* Through all its slices. */
+static void test_check(void **state)
+{
+    keeper_rig *rig = *state;
+    kh_record check = {.op = KH_STORE_CHECK};
+    const rig_answer *got = rig_admin(rig, &check);
+
+    assert_int_equal(got->result, KH_OK);
+    assert_true(got->len > 8 && memcmp(got->data, "ok ", 3) == 0);
+}
+
+static void test_change_under_load(void **state)
+{
+    change_under_load(*state, 2, KH_E_DISABLED);
+    change_under_load(*state, 3, KH_E_NOT_FOUND);
+}
+
 static void test_restart(void **state)
 {
     keeper_rig *rig = *state;
@@ -521,7 +627,9 @@ int main(void)
         cmocka_unit_test(test_sign_everything), cmocka_unit_test(test_lifecycle),
         cmocka_unit_test(test_import),          cmocka_unit_test(test_decrypt),
         cmocka_unit_test(test_tls_rsa_kx),      cmocka_unit_test(test_deadline_and_batches),
-        cmocka_unit_test(test_new_ring),        cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_new_ring),        cmocka_unit_test(test_change_under_load),
+        cmocka_unit_test(test_root_over_front), cmocka_unit_test(test_check),
+        cmocka_unit_test(test_restart),
     };
 
     kh_secure_openssl();

@@ -12,10 +12,15 @@
 #include "ring.h"
 
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -181,6 +186,130 @@ static void run_lie(lie kind)
     }
 }
 
+/* Gives the keeper a ring that the test holds too; the memory is mapped. */
+static void ring_in_hand(int fds[3], kh_ring_map *map)
+{
+    const struct timespec moment = {.tv_nsec = 1000000};
+
+    assert_int_equal(kh_ring_create(rig.slots, fds), KH_OK);
+    assert_int_equal(kh_keeper_send_ring(rig.control, fds), KH_OK);
+    assert_int_equal(kh_ring_mmap(fds[0], map), KH_OK);
+    while (atomic_load(&map->shared->sleepers) < rig.workers) {
+        nanosleep(&moment, NULL);
+    }
+}
+
+static void drop_in_hand(int fds[3], kh_ring_map *map)
+{
+    kh_ring_munmap(map);
+    for (int i = 0; i < 3; i++) {
+        close(fds[i]);
+    }
+}
+
+static void assert_served(void)
+{
+    kh_record record = {.op = KH_STORE_IMPORT_KEY};
+    const rig_answer *got = rig_admin(&rig, &record);
+
+    assert_int_equal(got->result, KH_OK);
+    rig_new_ring(&rig);
+    got = rig_call(&rig, &record);
+    assert_int_equal(got->result, KH_OK);
+    assert_int_equal(rig_sign(&rig, &keys[0], KH_ECDSA_SHA256, 0, "x", 1), KH_OK);
+}
+
+/* The front's event descriptors are made blocking and full, and an event is asked for all the time. */
+static void test_blocking_events(void **state)
+{
+    kh_ring_map map;
+    int fds[3];
+
+    (void)state;
+    ring_in_hand(fds, &map);
+    while (send(fds[2], "", 1, MSG_DONTWAIT) == 1) {
+    }
+    assert_int_equal(fcntl(fds[1], F_SETFL, 0), 0);
+    assert_int_equal(fcntl(fds[2], F_SETFL, 0), 0);
+    for (int i = 0; i < 16; i++) {
+        uint32_t tail = atomic_load(&map.shared->sq_tail);
+
+        atomic_store(&map.shared->front_waits, 1);
+        map.slot[i % 8].op = KH_STORE_IMPORT_KEY;
+        map.slot[i % 8].data_len = 0;
+        atomic_store(&map.sq[tail & map.mask], (uint32_t)i % 8);
+        atomic_store(&map.shared->sq_tail, tail + 1);
+        atomic_fetch_add(&map.shared->door, 1);
+        kh_futex_wake(&map.shared->door, 1);
+        while (atomic_load(&map.shared->cq_tail) != tail + 1) {
+            sched_yield();
+        }
+    }
+    assert_served();
+    drop_in_hand(fds, &map);
+}
+
+/* The front moves the sleeping workers to a word of its own memory, where nobody wakes them. */
+static void test_stolen_sleepers(void **state)
+{
+    static uint32_t elsewhere;
+    kh_ring_map map;
+    int fds[3];
+    long stolen = 0;
+
+    (void)state;
+    ring_in_hand(fds, &map);
+    for (int tries = 0; tries < 10000 && stolen < (long)rig.workers; tries++) {
+        long n = syscall(SYS_futex, &map.shared->door, FUTEX_REQUEUE, 0, INT_MAX, &elsewhere, 0);
+
+        stolen += n > 0 ? n : 0;
+        sched_yield();
+    }
+    assert_true(stolen > 0);
+    assert_served();
+    drop_in_hand(fds, &map);
+}
+
+/* More fronts than one die while operations of theirs are still being computed. */
+static void test_many_dead_rings(void **state)
+{
+    kh_record record = {.op = KH_STORE_CREATE, .data_len = sizeof(kh_key_info)};
+
+    (void)state;
+    for (unsigned i = 0; i < 24; i++) {
+        kh_key_info info = {.type = KH_KEY_RSA, .bits = 3072, .usage = KH_USAGE_SIGN};
+
+        snprintf(info.name, sizeof(info.name), "dead-%u", i);
+        record.data = (const uint8_t *)&info;
+        assert_int_equal(kh_keystore_submit(rig.keystore, &record), KH_OK);
+        kh_keystore_flush(rig.keystore);
+        rig_new_ring(&rig);
+        assert_int_equal(rig_sign(&rig, &keys[0], KH_ECDSA_SHA256, 0, "x", 1), KH_OK);
+    }
+}
+
+/* 7: what a front piles up for store and generator does not shut out root. */
+static void test_flood_of_creations(void **state)
+{
+    kh_key_info flood = {.type = KH_KEY_RSA, .bits = 4096, .usage = KH_USAGE_SIGN};
+    kh_key_info mine = {.type = KH_KEY_P256, .bits = 256, .usage = KH_USAGE_SIGN, .name = "operator"};
+    kh_record record = {.op = KH_STORE_CREATE, .data_len = sizeof(flood)};
+    unsigned refused = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < 100; i++) {
+        snprintf(flood.name, sizeof(flood.name), "flood-%u", i);
+        record.data = (const uint8_t *)&flood;
+        assert_int_equal(kh_keystore_submit(rig.keystore, &record), KH_OK);
+    }
+    kh_keystore_flush(rig.keystore);
+    while (refused < 20) { /* the generator's desk is full */
+        refused += rig_wait(&rig, NULL)->result == KH_E_OVERLOADED;
+    }
+    record.data = (const uint8_t *)&mine;
+    assert_int_equal(rig_admin(&rig, &record)->result, KH_OK);
+}
+
 #define LIE_TEST(name, kind)                                                                                 \
     static void test_##name(void **state)                                                                    \
     {                                                                                                        \
@@ -200,6 +329,8 @@ int main(void)
         cmocka_unit_test(test_anywhere),        cmocka_unit_test(test_queues),
         cmocka_unit_test(test_slots),           cmocka_unit_test(test_doors),
         cmocka_unit_test(test_all_slots_twice), cmocka_unit_test(test_good_records),
+        cmocka_unit_test(test_blocking_events), cmocka_unit_test(test_stolen_sleepers),
+        cmocka_unit_test(test_many_dead_rings), cmocka_unit_test(test_flood_of_creations),
     };
     int failed = 0;
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 typedef struct pair {
@@ -186,7 +187,7 @@ static void test_full(void **state)
     close_pair(&p);
 }
 
-/* The eventfd is written only for a front that said it would sleep. */
+/* An event is written only for a front that said it would sleep. */
 static void test_event(void **state)
 {
     kh_record record = {.op = 1};
@@ -210,6 +211,90 @@ static void test_event(void **state)
     assert_int_equal(poll(&pfd, 1, 0), 1);
     assert_int_equal(kh_keystore_collect(p.front, done, 4), 2);
     assert_int_equal(poll(&pfd, 1, 0), 0); /* drained */
+    close_pair(&p);
+}
+
+static bool readable(const pair *p)
+{
+    struct pollfd pfd = {.fd = kh_keystore_event_fd(p->front), .events = POLLIN};
+
+    return poll(&pfd, 1, 0) == 1;
+}
+
+/*
+ * The keeper takes a wish, and writes its event later. However late: the descriptor does not stay readable
+ * after the front has looked, or its event loop would spin.
+ */
+static void test_late_events(void **state)
+{
+    kh_completion done[4];
+    pair p;
+
+    (void)state;
+    open_pair(&p, 8);
+    for (unsigned round = 0; round < 256; round++) {
+        unsigned late = 0;
+
+        /* Each two bits of the round: a wish is taken; its event comes; the front looks. */
+        for (unsigned step = 0; step < 4; step++) {
+            assert_int_equal(kh_keystore_collect(p.front, done, 4), 0);
+            late += atomic_exchange(&p.end.map.shared->front_waits, 0);
+            if ((round >> (2 * step) & 1) != 0) {
+                kh_keystore_collect(p.front, done, 4);
+                late += atomic_exchange(&p.end.map.shared->front_waits, 0);
+            }
+            for (; (round >> (2 * step) & 2) != 0 && late > 0; late--) {
+                assert_int_equal(send(p.end.event_fd, "", 1, MSG_DONTWAIT), 1);
+            }
+        }
+        for (; late > 0; late--) {
+            assert_int_equal(send(p.end.event_fd, "", 1, MSG_DONTWAIT), 1);
+        }
+        assert_int_equal(kh_keystore_collect(p.front, done, 4), 0);
+        assert_false(readable(&p));
+    }
+    close_pair(&p);
+}
+
+/* A front makes the shared socket blocking, fills it, and asks for one more event. */
+static void test_full_socket(void **state)
+{
+    int front_fd = -1;
+    pair p;
+
+    (void)state;
+    open_pair(&p, 8);
+    front_fd = kh_keystore_event_fd(p.front);
+    while (send(p.end.event_fd, "", 1, MSG_DONTWAIT) == 1) {
+    }
+    assert_int_equal(fcntl(front_fd, F_SETFL, 0), 0);
+    assert_int_equal(fcntl(p.end.event_fd, F_SETFL, 0), 0); /* it has a descriptor of that end too */
+    atomic_store(&p.end.map.shared->front_waits, 1);
+    alarm(10);
+    kh_ring_end_ring_front(&p.end);
+    alarm(0);
+    assert_int_equal(atomic_load(&p.end.map.shared->front_waits), 0);
+    close_pair(&p);
+}
+
+/* What a slot held is gone when it is released. */
+static void test_release_wipes(void **state)
+{
+    static const uint8_t secret[] = "a plaintext";
+    kh_record record = {.op = 1, .data = secret, .data_len = sizeof(secret)};
+    kh_completion done[1];
+    pair p;
+
+    (void)state;
+    open_pair(&p, 8);
+    assert_int_equal(kh_keystore_submit(p.front, &record), KH_OK);
+    assert_true(serve_one(&p.end));
+    assert_int_equal(kh_keystore_collect(p.front, done, 1), 1);
+    assert_int_equal(done[0].data[1], 't');
+    kh_keystore_release(p.front, done);
+    for (size_t i = 0; i < sizeof(secret); i++) {
+        assert_int_equal(done[0].data[i], 0);
+    }
     close_pair(&p);
 }
 
@@ -371,11 +456,12 @@ static void test_lanes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_create),      cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_full),
-        cmocka_unit_test(test_event),       cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_lies),        cmocka_unit_test(test_second_keeper),
-        cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_create),        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_round_trips),   cmocka_unit_test(test_full),
+        cmocka_unit_test(test_event),         cmocka_unit_test(test_late_events),
+        cmocka_unit_test(test_full_socket),   cmocka_unit_test(test_release_wipes),
+        cmocka_unit_test(test_threads),       cmocka_unit_test(test_lies),
+        cmocka_unit_test(test_second_keeper), cmocka_unit_test(test_lanes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

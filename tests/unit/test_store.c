@@ -87,7 +87,7 @@ static kh_result insert(kh_store *store, const char *name, uint32_t flags, kh_ke
     snprintf(info->name, sizeof(info->name), "%s", name);
     info->usage = KH_USAGE_SIGN;
     info->flags = flags;
-    return kh_store_insert(store, info, &material);
+    return kh_store_insert(store, KH_ASKER_FRONT, info, &material);
 }
 
 /* ---- Opening ------------------------------------------------------------------------------------------- */
@@ -206,7 +206,7 @@ static void test_rows(void **state)
     assert_int_equal(kh_store_get(store, before + 1, &info, pkcs8, &len), KH_E_NOT_FOUND);
     assert_int_equal(kh_store_get(store, 0, &info, NULL, NULL), KH_E_NOT_FOUND);
     assert_int_equal(kh_store_get(store, UINT64_MAX, &info, NULL, NULL), KH_E_NOT_FOUND);
-    assert_int_equal(kh_store_set_state(store, "many", 12, 2, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 12, 2, &info), KH_OK);
     assert_int_equal(info.state, 2);
     assert_int_equal(kh_store_find_name(store, "many", 4, 0, got, KH_LOOKUP_MAX, &count), KH_OK);
     assert_int_equal(count, KH_LOOKUP_MAX);
@@ -219,24 +219,116 @@ static void test_rows(void **state)
     assert_int_equal(got[0].state, 2);
     assert_int_equal(kh_store_find_id(store, material.id, got, KH_LOOKUP_MAX, &count), KH_OK);
     assert_int_equal(count, KH_LOOKUP_MAX);
-    assert_int_equal(kh_store_set_state(store, "many", 99, 2, &info), KH_E_NOT_FOUND);
-    assert_int_equal(kh_store_set_state(store, "many", 1, 4, &info), KH_E_INVALID);
-    assert_int_equal(kh_store_set_state(store, "many", 1, 0, &info), KH_E_INVALID);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 99, 2, &info), KH_E_NOT_FOUND);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 1, 4, &info), KH_E_INVALID);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 1, 0, &info), KH_E_INVALID);
     assert_int_equal(kh_store_purge(store, "many"), KH_E_ORDER);
-    assert_int_equal(kh_store_set_state(store, "many", 0, 3, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 0, 3, &info), KH_OK);
     assert_int_equal(kh_store_recover(store, "many"), KH_OK);
     assert_int_equal(kh_store_recover(store, "many"), KH_E_ORDER);
     assert_int_equal(kh_store_find_name(store, "many", 4, 12, got, 1, &count), KH_OK);
     assert_int_equal(got[0].state, 2); /* what it was before */
-    assert_int_equal(kh_store_set_state(store, "many", 0, 3, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 0, 3, &info), KH_OK);
     assert_int_equal(kh_store_purge(store, "many"), KH_OK);
     assert_int_equal(kh_store_purge(store, "many"), KH_E_NOT_FOUND);
-    assert_int_equal(insert(store, "many", 0, &info), KH_OK);
+    assert_int_equal(insert(store, "many", 0, &info), KH_E_FORBIDDEN); /* not over the front: it was purged */
+    assert_int_equal(kh_store_insert(store, KH_ASKER_ROOT, &info, &material), KH_OK);
     assert_true(info.ref > before); /* never used again */
     kh_store_close(store);
 }
 
+/* A plain name: all versions are disabled, the newest is enabled. */
+static void test_plain_name(void **state)
+{
+    kh_store *store = open_store();
+    kh_key_info info, got[KH_LOOKUP_MAX];
+    size_t count = 0;
+
+    (void)state;
+    for (unsigned v = 1; v <= 3; v++) {
+        assert_int_equal(
+            insert(store, "www", KH_KEY_ALLOW_DUPLICATE | (v > 1 ? KH_KEY_NEW_VERSION : 0), &info), KH_OK);
+    }
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 2, &info), KH_OK);
+    assert_int_equal(kh_store_find_name(store, "www", 3, 0, got, KH_LOOKUP_MAX, &count), KH_OK);
+    for (size_t i = 0; i < count; i++) {
+        assert_int_equal(got[i].state, 2);
+    }
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_OK);
+    assert_int_equal(info.version, 3);
+    assert_int_equal(info.state, 1);
+    assert_int_equal(kh_store_find_name(store, "www", 3, 0, got, KH_LOOKUP_MAX, &count), KH_OK);
+    assert_int_equal(count, 3);
+    assert_int_equal(got[0].state, 1);
+    assert_int_equal(got[1].state, 2);
+    assert_int_equal(got[2].state, 2);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 3, 3, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_OK);
+    assert_int_equal(kh_store_find_name(store, "www", 3, 2, got, KH_LOOKUP_MAX, &count), KH_OK);
+    assert_int_equal(got[0].state, 1);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 3, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_E_FORBIDDEN);
+    kh_store_close(store);
+}
+
+/* What root did, the front does not undo. */
+static void test_root_and_front(void **state)
+{
+    kh_store *store = open_store();
+    kh_key_info info;
+
+    (void)state;
+    assert_int_equal(insert(store, "www", 0, &info), KH_OK);
+    /* The front's own disabling is the front's to undo. */
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 2, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_ROOT, "www", 0, 2, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_E_FORBIDDEN);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 2, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 1, 1, &info), KH_E_FORBIDDEN);
+    assert_int_equal(insert(store, "copy", KH_KEY_ALLOW_DUPLICATE, &info), KH_E_FORBIDDEN);
+    kh_store_close(store);
+    store = open_store(); /* it is in the row, under the seal */
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_E_FORBIDDEN);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 3, &info), KH_OK);
+    assert_int_equal(kh_store_recover(store, "www"), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_E_FORBIDDEN);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_ROOT, "www", 0, 1, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 2, &info), KH_OK);
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_OK);
+
+    assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 3, &info), KH_OK);
+    assert_int_equal(kh_store_purge(store, "www"), KH_OK);
+    kh_store_close(store);
+    store = open_store();
+    assert_int_equal(insert(store, "www", 0, &info), KH_E_FORBIDDEN);
+    assert_int_equal(insert(store, "other", KH_KEY_ALLOW_DUPLICATE, &info), KH_E_FORBIDDEN);
+    memset(&info, 0, sizeof(info));
+    snprintf(info.name, sizeof(info.name), "www");
+    info.usage = KH_USAGE_SIGN;
+    assert_int_equal(kh_store_insert(store, KH_ASKER_ROOT, &info, &material), KH_OK);
+    kh_store_close(store);
+    /* A store of before there was a table of what was purged. */
+    raw("DROP TABLE purged");
+    kh_store_close(open_store());
+}
+
 /* ---- M14: damage --------------------------------------------------------------------------------------- */
+
+/* A check by single rows. */
+static kh_result check(kh_store *store, char *text, size_t cap, size_t *len)
+{
+    kh_store_checking checking = {0};
+    kh_result result = KH_AGAIN;
+
+    *len = 0;
+    for (unsigned slices = 0; result == KH_AGAIN; slices++) {
+        assert_true(slices < 1000);
+        result = kh_store_check(store, &checking, 1, text, cap - 1, len);
+    }
+    text[*len] = '\0';
+    return result;
+}
 
 static void expect_damaged(const char *name, unsigned *refused)
 {
@@ -252,8 +344,7 @@ static void expect_damaged(const char *name, unsigned *refused)
     last_log[0] = '\0';
     assert_int_equal(kh_store_get(store, 2, &got[0], NULL, NULL), KH_E_DAMAGED);
     assert_non_null(strstr(last_log, name));
-    assert_int_equal(kh_store_check(store, text, sizeof(text), &count), KH_OK);
-    text[count] = '\0';
+    assert_int_equal(check(store, text, sizeof(text), &count), KH_OK);
     assert_non_null(strstr(text, "victim/1 damaged\ndamaged: good are 2 keys"));
     /* The others are not touched by it. */
     assert_int_equal(kh_store_find_name(store, "before", 6, 0, got, KH_LOOKUP_MAX, &count), KH_OK);
@@ -302,7 +393,8 @@ static void test_flip_columns(void **state)
         raw("CREATE TABLE saved AS SELECT * FROM keys WHERE ref = 2");
         for (size_t at = 0; at <= len; at += 7) { /* the last one is a byte too many */
             snprintf(sql, sizeof(sql),
-                     "UPDATE keys SET %s = CAST(substr(%s, 1, %zu) || iif(substr(%s, %zu, 1) = x'5a', x'a5', x'5a')"
+                     "UPDATE keys SET %s = CAST(substr(%s, 1, %zu) || iif(substr(%s, %zu, 1) = x'5a', x'a5', "
+                     "x'5a')"
                      " || substr(%s, %zu) AS BLOB) WHERE ref = 2",
                      blobs[i], blobs[i], at, blobs[i], at + 1, blobs[i], at + 2);
             raw(sql);
@@ -418,6 +510,119 @@ static void test_flip_file(void **state)
     print_message("M14: %u flipped bytes of %zu in the file refused by name\n", refused, end - begin);
 }
 
+/* Walks the whole store as `key list` does; each key at most once, whatever the index says. */
+static unsigned list_all(kh_store *store)
+{
+    kh_key_info got[3];
+    char at[KH_NAME_MAX + 1] = "";
+    uint32_t version = 0;
+    unsigned seen = 0;
+    size_t count = 0;
+
+    while (kh_store_list(store, at, strlen(at), version, got, 3, &count) == KH_OK && count > 0) {
+        seen += (unsigned)count;
+        assert_true(seen <= 8);
+        snprintf(at, sizeof(at), "%s", got[count - 1].name);
+        version = got[count - 1].version;
+    }
+    return seen;
+}
+
+static int page_of_index(int *page_size)
+{
+    sqlite3 *db = NULL;
+    sqlite3_stmt *st = NULL;
+    int page = 0;
+
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    sqlite3_prepare_v2(db, "SELECT rootpage FROM sqlite_master WHERE name = 'keys_name'", -1, &st, NULL);
+    assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+    page = sqlite3_column_int(st, 0);
+    sqlite3_finalize(st);
+    sqlite3_prepare_v2(db, "PRAGMA page_size", -1, &st, NULL);
+    assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+    *page_size = sqlite3_column_int(st, 0);
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return page;
+}
+
+/* Each bit of the index of names, which no seal protects: list and check come to their end, and what is wrong
+ * is said. */
+static void test_flip_index(void **state)
+{
+    kh_store *store = open_store();
+    kh_key_info info;
+    char text[4096];
+    size_t len = 0, count = 0;
+    unsigned flips = 0, told = 0;
+    int page_size = 0;
+
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        char name[16];
+
+        snprintf(name, sizeof(name), "key-%c", 'a' + i / 2);
+        assert_int_equal(
+            insert(store, name, KH_KEY_ALLOW_DUPLICATE | (i % 2 == 1 ? KH_KEY_NEW_VERSION : 0), &info),
+            KH_OK);
+    }
+    assert_int_equal(list_all(store), 8);
+    assert_int_equal(check(store, text, sizeof(text), &count), KH_OK);
+    assert_string_equal(text, "ok 8 keys\n");
+    kh_store_close(store);
+    size_t begin = (size_t)(page_of_index(&page_size) - 1) * (size_t)page_size;
+    uint8_t *file = read_file(&len);
+    alarm(300);
+    for (size_t at = begin; at < begin + (size_t)page_size; at++) {
+        for (unsigned bit = 0; file[at] != 0 && bit < 8; bit++) {
+            write_byte(at, file[at] ^ (uint8_t)(1u << bit));
+            if (kh_store_open(path, KH_KEK_FILE, kek, 32, log_line, NULL, &store) == KH_OK) {
+                unsigned seen = list_all(store);
+                kh_result result = check(store, text, sizeof(text), &count);
+
+                told += result != KH_OK || strncmp(text, "ok", 2) != 0;
+                assert_true(seen <= 8);
+            }
+            kh_store_close(store);
+            flips++;
+            write_file(file, len);
+        }
+    }
+    alarm(0);
+    free(file);
+    print_message("M14: %u flipped bits of the index: list and check end; %u told by check\n", flips, told);
+    assert_true(told > flips / 2);
+}
+
+/* Rows that come and go between the slices of a check are no damage. */
+static void test_check_meanwhile(void **state)
+{
+    kh_store *store = NULL;
+    kh_key_info info;
+    kh_store_checking checking = {0};
+    char text[4096];
+    size_t len = 0;
+    kh_result result = KH_AGAIN;
+
+    (void)state;
+    three_rows();
+    store = open_store();
+    for (unsigned slice = 0; result == KH_AGAIN; slice++) {
+        if (slice == 3) { /* counted; one row seen */
+            assert_int_equal(insert(store, "a", KH_KEY_ALLOW_DUPLICATE, &info), KH_OK);
+            assert_int_equal(insert(store, "z", KH_KEY_ALLOW_DUPLICATE, &info), KH_OK);
+            assert_int_equal(kh_store_set_state(store, KH_ASKER_ROOT, "victim", 0, 3, &info), KH_OK);
+            assert_int_equal(kh_store_purge(store, "victim"), KH_OK);
+        }
+        result = kh_store_check(store, &checking, 1, text, sizeof(text) - 1, &len);
+    }
+    assert_int_equal(result, KH_OK);
+    text[len] = '\0';
+    assert_string_equal(text, "ok 3 keys\n");
+    kh_store_close(store);
+}
+
 /* Rows that change places keep their seals, but not their names and numbers. */
 static void test_swap(void **state)
 {
@@ -511,6 +716,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_versions_and_damage_of_meta, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_passphrase, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_rows, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_plain_name, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_root_and_front, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_flip_index, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_check_meanwhile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_flip_columns, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_flip_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_swap, set_up, tear_down),

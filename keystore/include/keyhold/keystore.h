@@ -79,11 +79,14 @@ typedef struct kh_key_info {
  *   import-key   → 32 bytes, X25519 public key
  *   create       data = kh_key_info (name, type, bits, usage, flags)               → kh_key_info
  *   import       data = kh_key_info (name, usage, flags) || HPKE-sealed PKCS#8     → kh_key_info
- *   set-state    data = kh_key_info (name; version or 0 for all versions; state)   → kh_key_info of the newest
+ *                KH_E_FORBIDDEN over the ring: the key was purged once, or is there deleted or disabled by root
+ *   set-state    data = kh_key_info (name; version or 0; state)                    → kh_key_info of the newest
+ *                version 0: disabled and deleted concern all versions, enabled the newest that is not deleted
  *                deleted is final here: only recover (admin) undoes it
+ *                what was disabled over the admin socket is enabled only there: KH_E_FORBIDDEN over the ring
  *   recover, purge (admin) data = kh_key_info (name)                               → nothing
  *   certify (admin) key_ref, scheme, data = TBSCertificate or CertificationRequestInfo → signature, whatever the usage
- *   check (admin) → text: one line per damaged row, "ok N keys" at the end
+ *   check (admin) → text: one line per damaged row, "ok N keys" at the end; in slices, others are served between them
  */
 typedef struct kh_record {
     uint64_t cookie;      /* the caller's; comes back with the completion */
@@ -140,10 +143,11 @@ kh_lane kh_lane_of(int key_type, unsigned bits);
 typedef struct kh_keystore kh_keystore;
 
 /*
- * Makes the shared memory of a ring for `slots` records in flight (8 to 4096) and its two eventfds (non-blocking,
+ * Makes the shared memory of a ring for `slots` records in flight (8 to 4096) and a pair of sockets (non-blocking,
  * close-on-exec). Called by the supervisor, which hands duplicates to front and keeper. The memfd's size is sealed.
- * fds[0] memory, fds[1] event to the front (completions), fds[2] event to the keeper: handed over and held, but workers sleep
- * on a futex in the memory, which wakes exactly as many as there is work for. A keeper process needs futex(2) and no eventfd.
+ * fds[0] memory, fds[1] the front's end of the sockets (readable: completions), fds[2] the keeper's. Workers sleep on a futex
+ * in the memory, which wakes exactly as many as there is work for, but for at most half a second: a hostile front can steal a
+ * wake-up. A keeper process needs futex(2) and sendto(2), a front futex(2) and recvfrom(2).
  * A ring whose keeper died is not continued: make a new one for the next keeper and the front, and count what is outstanding
  * in the old one as failed.
  */
@@ -160,6 +164,7 @@ KH_MUST_USE kh_result kh_keystore_submit(kh_keystore *keystore, const kh_record 
 void kh_keystore_flush(kh_keystore *keystore);
 /* Takes up to max completions; never blocks. Each slot must be released afterwards. */
 size_t kh_keystore_collect(kh_keystore *keystore, kh_completion *completions, size_t max);
+/* Wipes the result and frees the slot. */
 void kh_keystore_release(kh_keystore *keystore, const kh_completion *completion);
 /* Readable when there may be completions; kh_keystore_collect drains it and arms it again when it returns 0. */
 int kh_keystore_event_fd(const kh_keystore *keystore);
