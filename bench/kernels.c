@@ -185,12 +185,12 @@ static void print_row(bool json, bool first, const char *name, size_t fill, cons
     fflush(stdout);
 }
 
-static int usage(void)
+static int usage(FILE *out)
 {
     fputs("usage: keyhold-bench kernels [--json] [--seconds N]\n"
           "  --seconds N  time for each kernel and fill (default 1)\n",
-          stderr);
-    return KH_EXIT_USAGE;
+          out);
+    return out == stdout ? KH_EXIT_OK : KH_EXIT_USAGE;
 }
 
 int kh_bench_kernels(int argc, char **argv)
@@ -207,7 +207,7 @@ int kh_bench_kernels(int argc, char **argv)
         else if (strcmp(argv[i], "--seconds") == 0 && i + 1 < argc && atof(argv[i + 1]) > 0)
             seconds = atof(argv[++i]);
         else
-            return usage();
+            return usage(strcmp(argv[i], "--help") == 0 ? stdout : stderr);
     }
     if (!kh_kernels_available()) {
         fputs("keyhold-bench: this CPU has no AVX-512 IFMA: everything goes through OpenSSL\n", stderr);

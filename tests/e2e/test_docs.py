@@ -1,0 +1,387 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What the documents say is so: the files, tests, options and directives that they name exist, and the shell blocks of README
+and docs/operations.md run, one after the other, on a machine that is one for the length of the test: namespaces of its own, with
+copies of /etc, /run and /var, and the product installed over /usr."""
+import os
+import re
+import shutil
+import subprocess
+
+import harness
+from harness import ROOT, Skip, artefact, build_dir, check, read, run
+
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/operations.md", "docs/nginx.md",
+             "docs/threat-model.md", "docs/benchmarks.md", "protocol/SPEC.md"]
+ROOMS = ("protocol", "keystore", "agent", "nginx-module", "bench", "tests", "docs", "packaging", "cmake", ".ci")
+
+
+def document(name):
+    text = read(os.path.join(ROOT, name))
+    check(text, name, "is not there")
+    return text
+
+
+def blocks(name):
+    """The fenced blocks of a document, in order: (language, text)."""
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^ *```", document(name), re.M | re.S)
+    return [(language, re.sub("^" + indent, "", text, flags=re.M)) for indent, language, text in found]
+
+
+def words(name):
+    """What stands between backticks outside of fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", document(name), flags=re.M | re.S))
+
+
+def tracked():
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.split()
+    if not names:
+        for folder, _, files in os.walk(ROOT):
+            names += [os.path.relpath(os.path.join(folder, one), ROOT) for one in files]
+    return names
+
+
+# ---- Names -----------------------------------------------------------------------------------------------------------------
+
+def test_files_exist(_):
+    """Every path and every source file that a document names."""
+    files = tracked()
+    count = 0
+    for name in DOCUMENTS:
+        for word in words(name):
+            path = word.split(" ", 1)[0].rstrip("/")
+            if path.split("/")[0] in ROOMS and "/" in word:
+                pattern = re.escape(path).replace(r"\*", "[^/]*")
+                check([one for one in files if re.match(pattern + "($|/)", one)], f"{name} names {word}")
+                count += 1
+            elif re.fullmatch(r"[\w*]+\.(c|h|py|cmake)", path) and "FILE" not in path:
+                pattern = re.escape(path).replace(r"\*", "[^/]*")
+                check([one for one in files if re.search("(^|/)" + pattern + "$", one)], f"{name} names {word}")
+                count += 1
+        for target in re.findall(r"\]\(([^)#]+)\)", document(name)):
+            if "://" not in target:
+                path = os.path.join(ROOT, os.path.dirname(name), target)
+                check(os.path.exists(path), f"{name} links to {target}")
+                count += 1
+    check(count > 100, "only", count, "names were found")
+
+
+def test_architecture_names_bold_files(_):
+    """The way of one signature: `**room/file.c**`, or a file in the room that was named last."""
+    room = None
+    count = 0
+    for token in re.findall(r"\*\*([^*]+\.c|store\*\.c|kernels/)\*\*", document("ARCHITECTURE.md")):
+        if "/" in token.rstrip("/"):
+            room = os.path.dirname(token)
+        here = os.path.join(ROOT, room, os.path.basename(token)) if "*" not in token else None
+        known = [one for one in tracked() if os.path.basename(one) == os.path.basename(token)]
+        check(here is None or os.path.exists(here) or known or os.path.isdir(os.path.join(ROOT, room, token)),
+              f"ARCHITECTURE.md names {token}")
+        count += 1
+    check(count >= 20, count)
+
+
+def test_tests_of_the_threat_model_exist(_):
+    text = document("docs/threat-model.md")
+    listed = dict(re.findall(r"^\| (M\d+) \|[^|]*\| (.*) \|$", text, re.M))
+    for claim in set(re.findall(r"\bM\d+\b", text)):
+        check(claim in listed, f"the threat model does not say where {claim} is tested")
+        shown = [read(os.path.join(ROOT, path)) for path in re.findall(r"`(tests/[^`]+)`", listed[claim])]
+        check(any(re.search(rf"\b{claim}\b|test_{claim.lower()}_", one) for one in shown),
+              f"no test in the line of {claim} names it")
+    everything = "".join(read(os.path.join(ROOT, one)) for one in tracked() if one.startswith("tests/"))
+    functions = [word for word in re.findall(r"`(test_\w+)`", text)]
+    check(functions, "the threat model names no test")
+    for function in functions:
+        check(f"def {function}(" in everything or f" {function}(void **" in everything
+              or [one for one in tracked() if re.search(rf"/{function}\.(c|py)$", one)], f"there is no {function}")
+    targets = re.findall(r"`(fuzz_\w+)`", text)
+    for target in targets:
+        check(os.path.exists(os.path.join(ROOT, f"tests/fuzz/{target}.c")), f"there is no {target}")
+
+
+def test_tests_run_by_name(_):
+    """Unit tests and fuzz targets that documents name are known to the build."""
+    built = run("ctest", "--test-dir", build_dir(), "-N").stdout
+    for path in re.findall(r"tests/(?:unit|ct)/(\w+)\.c", document("docs/threat-model.md")):
+        check(f": {path}\n" in built, f"ctest does not know {path}")
+
+
+# ---- Options, directives, presets --------------------------------------------------------------------------------------------
+
+def test_directives_and_variables(_):
+    """docs/nginx.md and ngx_http_keyhold_module(5) have what the module's tables have, and nothing else."""
+    folder = os.path.join(ROOT, "nginx-module")
+    code = "".join(read(os.path.join(folder, one)) for one in sorted(os.listdir(folder)) if one.endswith(".c"))
+    directives = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\),\n +NGX_HTTP', code))
+    variables = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\), NULL', code))
+    check(len(directives) >= 5 and len(variables) >= 3, directives, variables)
+    page = document("docs/man/ngx_http_keyhold_module.5")
+    table = document("docs/nginx.md")
+    check(set(re.findall(r"^\| `(keyhold\w*) ", table, re.M)) == directives, "docs/nginx.md has other directives")
+    check(set(re.findall(r"^\| `\$(keyhold\w*)` ", table, re.M)) == variables, "docs/nginx.md has other variables")
+    check(set(re.findall(r"^\.(?:BI|BR) \"?(keyhold(?:_\w+)?) ", page[page.index(".SH DIRECTIVES"):page.index(".SH VARIABLES")],
+                         re.M)) == directives, "the manual has other directives")
+    check(set(re.findall(r"^\.B \$(keyhold\w*)", page, re.M)) == variables, "the manual has other variables")
+    for directive, value in re.findall(r"ngx_conf_init_(?:msec_)?value\(kcf->(\w+), (\d+)\)", code):
+        shown = re.search(rf"^\| `keyhold_{directive} \w+` \| [^|]+ \| (\d+)(s?) \|", table, re.M)
+        check(shown, f"docs/nginx.md has no default of keyhold_{directive}")
+        check(int(value) == int(shown[1]) * (1000 if shown[2] else 1), f"the default of keyhold_{directive} is {value}")
+        check(f"Default: {shown[1]}{shown[2]};" in page or f"Default: {shown[1]}{shown[2]}." in page, f"manual: {directive}")
+
+
+def test_settings_of_the_agent(_):
+    """keyhold.conf(5) has every option that the parser knows."""
+    page = document("docs/man/keyhold.conf.5").replace("\\-", "-")
+    options = set(re.findall(r'CFG_\w+\("(\w+)"', read(os.path.join(ROOT, "agent/config_syntax.c"))))
+    check(len(options) > 20, options)
+    for option in options:
+        check(re.search(rf"\b{option}\b", page), f"{option} is not in keyhold.conf.5")
+
+
+def test_options_of_the_bench(_):
+    page = re.sub(r"\\f.", "", document("docs/man/keyhold-bench.1").replace("\\-", "-"))
+    listed = run(artefact("keyhold-bench"), "--help").stdout
+    commands = re.findall(r"^  (\w+)  ", listed, re.M)
+    check(len(commands) >= 4, listed)
+    options = set()
+    for command in commands:
+        check(f".SS {command}\n" in page, f"{command} is not in keyhold-bench.1")
+        options |= set(re.findall(r"--[a-z][a-z-]+", run(artefact("keyhold-bench"), command, "--help", ok=False).stdout))
+    for option in options:
+        check(re.search(option + r"(?![\w-])", page), f"{option} is not in keyhold-bench.1")
+    for option in set(re.findall(r"--[a-z][a-z-]+", page)) - {"--help", "--version", "--json"}:
+        check(option in options, f"keyhold-bench.1 has {option}, which is not there")
+    for command, rest in re.findall(r"keyhold-bench (\w+)((?:[^`\n]|\\\n)*)", document("docs/benchmarks.md")):
+        check(command in commands, f"docs/benchmarks.md: {command}")
+        for option in re.findall(r"--[a-z][a-z-]+", rest):
+            check(option in options, f"docs/benchmarks.md: {option}")
+
+
+def test_settings_of_the_provider(_):
+    code, page = read(os.path.join(ROOT, "protocol/provider/module.c")), document("docs/man/keyhold-provider.7")
+    known = set(re.findall(r'OSSL_PARAM_utf8_ptr\("(\w+)"', code)) | set(re.findall(r'"(KH_\w+)"', code))
+    check(len(known) == 6, known)
+    for name in known:
+        check(re.search(rf"\b{name}\b", page), f"{name} is not in keyhold-provider.7")
+    check(re.search(r'DEFAULT_AGENT "(.*)"', code)[1] in page and re.search(r"DEFAULT_TIMEOUT_MS = (\d+)", code)[1] in page)
+
+
+def test_presets_and_packages(_):
+    presets = set(re.findall(r'"name": "(\w+)", "inherits"', document("CMakePresets.json")))
+    text = document("CONTRIBUTING.md")
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", text, re.M))))
+    check(presets == named, "CONTRIBUTING.md has other presets:", presets ^ named)
+    for name in DOCUMENTS:
+        for preset in re.findall(r"--preset (\w+)", document(name)):
+            check(preset in presets, f"{name} names the preset {preset}")
+    wanted = re.search(r'KH_BUILD_PACKAGES="(.*?)"', document(".ci/debian.sh"), re.S)[1].split()
+    listed = re.search(r"apt-get install (.*?[^\\])\n", document("docs/operations.md"), re.S)[1].replace("\\\n", " ").split()
+    check(wanted == listed, "operations.md lists other packages:", set(wanted) ^ set(listed))
+
+
+def test_programs_of_contributing(_):
+    """The tests and programs that its blocks name exist (they are run by ./check)."""
+    for language, text in blocks("CONTRIBUTING.md"):
+        for path in re.findall(r"(?:tests|\.)/[\w./]*\w", text if language == "sh" else ""):
+            check(os.path.exists(os.path.join(ROOT, path)), f"CONTRIBUTING.md names {path}")
+        for path in re.findall(r"build-release/([\w/-]+)", text):
+            check(os.path.exists(os.path.join(build_dir(), path)), f"CONTRIBUTING.md: build-release/{path}")
+        for path in re.findall(r"build-fuzz/([\w/]+)", text):
+            check(os.path.exists(os.path.join(build_dir(), path)), f"CONTRIBUTING.md: build-fuzz/{path}")
+
+
+def test_scripts_say_what_they_take(_):
+    for script in ("demo", "check"):
+        check(f"usage: ./{script}" in run(os.path.join(ROOT, script), "--help").stdout, script)
+    usage = run(os.path.join(ROOT, "demo"), "--help").stdout
+    for option in re.findall(r"\./demo[^`\n]*?(--\w+)", document("README.md")):
+        check(option in usage, f"README: ./demo {option}")
+
+
+def test_nothing_of_the_makers_machine(_):
+    for name in DOCUMENTS + ["docs/man/" + one for one in os.listdir(os.path.join(ROOT, "docs/man"))]:
+        check("/work/" not in document(name) and "/home/" not in document(name), name)
+
+
+# ---- The blocks, run -----------------------------------------------------------------------------------------------------------
+
+# A machine of one's own: nothing that follows is seen outside. systemctl has no systemd here, and does what the unit says.
+PROLOGUE = r"""
+set -e
+mount --make-rprivate /
+mkdir "$HOME_DIR/box" && mount -t tmpfs none "$HOME_DIR/box" && cd "$HOME_DIR/box" && mkdir usr usr-work bin
+mount -t overlay overlay -o "lowerdir=/usr,upperdir=$PWD/usr,workdir=$PWD/usr-work" /usr
+cp -a /etc . && mount --bind etc /etc
+mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mount -t tmpfs none /var/backups
+mkdir -p /var/lib/nginx
+cat > bin/systemctl <<'END'
+#!/bin/bash
+unit=/usr/lib/systemd/system/keyhold.service
+start() {
+    $(sed -n 's/^ExecStartPre=//p' $unit) || exit 1
+    setsid $(sed -n 's/^ExecStart=//p' $unit) >>/run/keyholdd.log 2>&1 </dev/null &
+    echo $! >/run/keyholdd.pid
+    for _ in $(seq 300); do keyholdctl ping >/dev/null 2>&1 && return; sleep 0.1; done
+    exit 1
+}
+case $* in
+    daemon-reload) ;;
+    "enable --now keyhold" | "start keyhold") [ -e /run/keyholdd.pid ] || start ;;
+    "reload keyhold") kill -HUP "$(cat /run/keyholdd.pid)" && sleep 0.3 ;;
+    "stop keyhold")
+        kill "$(cat /run/keyholdd.pid)"
+        while kill -0 "$(cat /run/keyholdd.pid)" 2>/dev/null; do sleep 0.05; done
+        rm /run/keyholdd.pid ;;
+    *) echo "systemctl $*: not known here" >&2 && exit 1 ;;
+esac
+END
+chmod 755 bin/systemctl
+export PATH="$PWD/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+cmake() { # what it builds is built already
+    case $* in
+        --preset* | --build*) ;;
+        "--install build-package") command cmake --install "$KH_BUILD" --prefix /usr >/run/install.log ;;
+        *) echo "cmake $*: not known here" >&2 && return 1 ;;
+    esac
+}
+apt-get() { :; } # the list of packages has a test of its own
+get() { curl -sS --noproxy '*' --max-time 20 --cacert "$2" --resolve "$1:443:127.0.0.1" "https://$1/"; }
+python3 - <<'END' # the loopback device of this network
+import fcntl, socket, struct
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))
+END
+set -x
+"""
+
+
+def take(remaining, language, part):
+    """The next block that is not yet used, which must be of that language and have this part."""
+    check(remaining, "no block is left for", part)
+    kind, text = remaining.pop(0)
+    check(kind == language and part in text, f"expected a block with {part}, found:\n{text}")
+    return text
+
+
+def nginx_conf(text):
+    """A configuration of a document, with what an nginx.conf has besides."""
+    return ("cat > /etc/nginx/nginx.conf <<'END'\n" + text.replace("server {", 'server { location / { return 200 "served\\n"; }', 1)
+            + "worker_processes 1; pid /run/nginx.pid; error_log /run/nginx.log info; events {}\nEND\n")
+
+
+def readme_story():
+    """README.md, from the installation to a page, as one script."""
+    left = blocks("README.md")
+    scripts = take(left, "sh", "./demo")  # a test of its own (M0), and this one
+    check("./check" in scripts)
+    story = take(left, "sh", "cmake --install")
+    story += nginx_conf(take(left, "nginx", "keyhold on;")) + "nginx\n"
+    story += "mkdir site && cd site\n" + take(left, "sh", "check-nginx")
+    story += "get site.example /etc/keyhold/site.crt | grep served\nkeyholdctl key reference site --out site.ref.pem\n"
+    story += "sed -i 's,keyhold on;.*,ssl_certificate_key '$PWD'/site.ref.pem;,' /etc/nginx/nginx.conf\n"
+    story += "keyholdctl check-nginx /etc/nginx/nginx.conf\nnginx -t && nginx -s reload && sleep 0.5\n"
+    story += "get site.example /etc/keyhold/site.crt | grep served\nman -l " + ROOT + "/docs/man/keyholdctl.1 >/dev/null\n"
+    check(not left, "README.md has blocks that are not tested:", left)
+    return story
+
+
+def operations_story():
+    left = blocks("docs/operations.md")
+    story = take(left, "sh", "cmake --install")
+    story += "mkdir here && cd here\n"
+    story += take(left, "sh", "cert csr www.example")
+    story += ("openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=ca -days 2 2>/dev/null\n"
+              "openssl x509 -req -in www.example.csr -CA ca.crt -CAkey ca.key -CAcreateserial -copy_extensions copy -days 2 "
+              "-out /etc/keyhold/www.example.crt\n")
+    conf = take(left, "nginx", "server_name www.example")
+    # A second site, which has a key file.
+    story += ("openssl req -x509 -newkey rsa:2048 -nodes -keyout /etc/ssl/private/shop.example.key -out /etc/ssl/shop.example.crt "
+              "-subj /CN=shop.example -addext subjectAltName=DNS:shop.example -days 2 2>/dev/null\n")
+    last = conf.rstrip().rindex("}")
+    story += nginx_conf(conf[:last] + "    server { listen 443 ssl; server_name shop.example;\n"
+                        "        ssl_certificate /etc/ssl/shop.example.crt;\n"
+                        "        ssl_certificate_key /etc/ssl/private/shop.example.key;\n"
+                        '        location / { return 200 "shop\\n"; } }\n}\n')
+    story += "nginx -t && nginx\nget www.example ca.crt | grep served\nget shop.example /etc/ssl/shop.example.crt | grep shop\n"
+    story += take(left, "sh", "key import shop.example")
+    story += ("sed -i 's,ssl_certificate_key .*,keyhold on;,' /etc/nginx/nginx.conf\nnginx -t && nginx -s reload && sleep 0.5\n"
+              "get shop.example /etc/ssl/shop.example.crt | grep shop\nrm /etc/ssl/private/shop.example.key\n")
+    story += take(left, "sh", "token create edge1")
+    identity = take(left, "", 'identity "edge1"')
+    story += f"cat >> /etc/keyhold/keyhold.conf <<'END'\n{identity}END\n" + take(left, "sh", "systemctl reload keyhold")
+    story += "keyholdctl --token /etc/keyhold/edge1.token ping | grep edge1\n"
+    story += "keyholdctl --token /etc/keyhold/edge1.token key show www.example\n"
+    story += "! keyholdctl --token /etc/keyhold/edge1.token key show shop.example\n"
+    story += everyday()
+    story += take(left, "sh", "cp -a /var/lib/keyhold")
+    story += ("keyholdctl store check\nsleep 1\nget www.example ca.crt | grep served\ntest -s /var/backups/keyhold/keys.db\n"
+              "stat -c '%a %U %n' /etc/keyhold/* /var/lib/keyhold /run/keyhold/*\n"
+              # the table of events
+              "systemctl stop keyhold\n! get www.example ca.crt\ngrep 'keyhold: handshake failed: sign with key' /run/nginx.log\n"
+              "mv /etc/keyhold/kek kek && head -c 32 /dev/urandom > /etc/keyhold/kek && chmod 600 /etc/keyhold/kek\n"
+              "! timeout 20 keyholdd\nmv kek /etc/keyhold/kek\nsystemctl start keyhold\n"
+              "sed 's,/run/keyhold/,/run/,' /etc/keyhold/keyhold.conf > /etc/keyhold/second.conf\n"
+              "! timeout 20 keyholdd --config /etc/keyhold/second.conf 2>second.log\ngrep -i 'lock\\|another agent' second.log\n"
+              "keyholdctl key disable www.example && nginx -s reload && sleep 1\n"
+              "grep 'keyhold: key id .*, which the configuration needs, can not be used at agent' /run/nginx.log\n"
+              "get shop.example /etc/ssl/shop.example.crt | grep shop\n")
+    check(not left, "operations.md has blocks that are not tested:", left)
+    return story
+
+
+def everyday():
+    """The commands of the table, in its order, with a key that may come to harm."""
+    table = re.search(r"^## Everyday\n(.*?)^## ", document("docs/operations.md"), re.M | re.S)[1]
+    story = "keyholdctl key create NAME --type p256\n"
+    for command in re.findall(r"`((?:keyholdctl|keyholdd|systemctl) [^`]*)`", table):
+        if "--watch" in command:
+            story += f"(timeout 1 {command}; test $? = 124) >watch.txt && test -s watch.txt\n"
+        elif command == "systemctl stop keyhold":
+            story += command + "\nsystemctl start keyhold\n"
+        elif "purge" in command:
+            story += "keyholdctl key delete NAME\n" + command + "\n"
+        else:
+            story += command + "\n"
+    return story
+
+
+def play(ws, story):
+    """Runs it in namespaces of its own (processes, files, network) and returns its output."""
+    home = os.path.join(ws.dir, "machine")
+    os.mkdir(home)
+    done = run("unshare", "-m", "-n", "-p", "-f", "--mount-proc", "bash", "-c", PROLOGUE + story, ok=False, timeout=300,
+               env={**os.environ, "HOME_DIR": home, "KH_BUILD": build_dir()})
+    check(done.returncode == 0, done.stdout[-3000:], done.stderr[-6000:])
+    check(not os.path.exists("/etc/keyhold/second.conf"), "it escaped")
+    return done.stdout
+
+
+def needs_namespaces():
+    for needed in ("unshare", "systemd-sysusers", "systemd-tmpfiles", "nginx", "curl"):
+        if shutil.which(needed) is None:
+            raise Skip(f"no {needed}")
+    if run("unshare", "-m", "-n", "-p", "-f", "--mount-proc", "true", ok=False).returncode != 0:
+        raise Skip("no namespaces here")
+    if os.path.exists("/etc/keyhold"):
+        raise Skip("this machine has an agent of its own")
+
+
+def test_readme_runs(ws):
+    needs_namespaces()
+    play(ws, readme_story())
+
+
+def test_operations_run(ws):
+    needs_namespaces()
+    out = play(ws, operations_story())
+    table = re.search(r"^## Files\n(.*)", document("docs/operations.md"), re.M | re.S)[1]
+    modes = {path: mode for mode, _, path in (line.split() for line in out.splitlines() if re.match(r"\d+ \S+ /", line))}
+    for path, who in re.findall(r"^\| `(\S+)` \| ([^|]*) \|", table, re.M):
+        path = path.rstrip("/").replace("*", "nginx")
+        check(path in modes, f"{path} of the table of files is not there:", modes)
+        others = int(modes[path], 8) & 0o007
+        check((others != 0) == who.startswith("everybody"), f"{path}: {who}, but its mode is {modes[path]}")
+
+
+if __name__ == "__main__":
+    harness.main(globals())
