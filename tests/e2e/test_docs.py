@@ -49,7 +49,7 @@ def test_files_exist(_):
     count = 0
     for name in DOCUMENTS:
         for word in words(name):
-            path = word.split(" ", 1)[0].rstrip("/")
+            path = re.sub(r"/(TARGET|NAME)/?$", "", word.split(" ", 1)[0].rstrip("/"))
             if path.split("/")[0] in ROOMS and "/" in word:
                 pattern = re.escape(path).replace(r"\*", "[^/]*")
                 check([one for one in files if re.match(pattern + "($|/)", one)], f"{name} names {word}")
@@ -63,22 +63,18 @@ def test_files_exist(_):
                 path = os.path.join(ROOT, os.path.dirname(name), target)
                 check(os.path.exists(path), f"{name} links to {target}")
                 count += 1
-    check(count > 100, "only", count, "names were found")
+    check(count > 70, "only", count, "names were found")
 
 
 def test_architecture_names_bold_files(_):
-    """The way of one signature: `**room/file.c**`, or a file in the room that was named last."""
-    room = None
-    count = 0
-    for token in re.findall(r"\*\*([^*]+\.c|store\*\.c|kernels/)\*\*", document("ARCHITECTURE.md")):
-        if "/" in token.rstrip("/"):
-            room = os.path.dirname(token)
-        here = os.path.join(ROOT, room, os.path.basename(token)) if "*" not in token else None
-        known = [one for one in tracked() if os.path.basename(one) == os.path.basename(token)]
-        check(here is None or os.path.exists(here) or known or os.path.isdir(os.path.join(ROOT, room, token)),
-              f"ARCHITECTURE.md names {token}")
-        count += 1
-    check(count >= 20, count)
+    """The way of one signature: `**room/file.c**` is there; `**file.c**` is in some room."""
+    files = tracked()
+    names = re.findall(r"\*\*([\w/.-]+\*?[\w.]*(?:\.c|/))\*\*", document("ARCHITECTURE.md"))
+    for name in names:
+        pattern = "(^|/)" + re.escape(name).replace(r"\*", r"\w*")
+        check([one for one in files if re.search(pattern + ("" if name.endswith("/") else "$"), one)],
+              f"ARCHITECTURE.md names {name}")
+    check(len(names) >= 30, names)
 
 
 def test_tests_of_the_threat_model_exist(_):
