@@ -6,8 +6,10 @@
  *
  * The nonce is deterministic, so one wrong R beside a right one for the same message gives the key away
  * (Romailler and Pelissier, "Practical fault attack against the Ed25519 and EdDSA signature schemes",
- * 2017). Therefore the nonce's hash and R are computed a second time, from the key's and the message's
- * bytes, after the signature is there, and compared; so is S.
+ * 2017); so does a wrong public key in the challenge's hash. Therefore, once a signature is there, all of it
+ * is computed a second time, from the message and from the key's second copy, and compared with the bytes
+ * that are to go out; and R must be on the curve, since both come from one table. So no single fault, lasting
+ * or not, lets a wrong signature out.
  */
 #include <string.h>
 
@@ -50,7 +52,6 @@ typedef struct ed_work {
     ed_point point;
     uint64_t limbs[10];
     kh_sha512_work sha;
-    uint8_t s_bytes[32];
     uint8_t r[KH_LANES][32];
 } ed_work;
 
@@ -135,6 +136,7 @@ static void ed_mul_base(ed_point *p, const kh_vec *recoded)
         f25519_sub(minus, (kh_vec[ED_LEN]){{0}}, b.t2d);
         kh_fe_select(b.t2d, digit.negative, minus, b.t2d, ED_LEN);
         ed_add(p, &b);
+        KH_FAULT(ED_WINDOW, p->x, ED_LEN);
     }
 }
 
@@ -217,20 +219,21 @@ static void ed_reduce(ed_work *w, kh_vec *r, size_t n)
     kh_fe_leave(r, t, &ed_order, ED_LEN);
 }
 
-/* Nonces: hashes of prefix and message, reduced to r. */
-static void ed_nonces(ed_work *w, kh_kernel_scratch *scratch, size_t n, kh_vec *r)
+/* w->nonce: the hashes of prefix and message, reduced. */
+static void ed_nonces(ed_work *w, kh_kernel_scratch *scratch, size_t n, unsigned copy)
 {
     for (unsigned i = 0; i < n; i++) {
         const kh_lane *lane = &scratch->lane[i];
         kh_sha512_input *in = &w->sha.input[i];
 
-        memcpy(in->head, lane->key->u.ed.prefix, 32);
+        memcpy(in->head, lane->key->u.ed[copy].prefix, 32);
         in->head_len = 32;
         in->body = lane->in;
         in->body_len = lane->in_len;
     }
     kh_sha512(&w->sha, n);
-    ed_reduce(w, r, n);
+    ed_reduce(w, w->nonce, n);
+    KH_FAULT(ED_NONCE, w->nonce, ED_LEN);
 }
 
 /* All ones where a = b modulo p. */
@@ -243,18 +246,26 @@ static kh_vec ed_equal(const kh_vec *a, const kh_vec *b)
     return kh_fe_is_zero(t, ED_LEN);
 }
 
-/* w->r = the encoded points k B of the lanes, w->x their x; all ones where the point is on the curve. */
-static kh_vec ed_commit(ed_work *w, const kh_vec *k)
+/* The points of the nonces. */
+static void ed_multiply(ed_work *w)
+{
+    kh_fb_recode(w->t, w->nonce, &ed_order, ED_WINDOWS, ED_LEN);
+    KH_FAULT(ED_RECODED, w->t, ED_LEN);
+    ed_mul_base(&w->point, w->t);
+}
+
+/* w->r = the encoded points of the nonces, w->x their x; all ones where the point is on the curve. */
+static kh_vec ed_commit(ed_work *w)
 {
     kh_vec y[ED_LEN], t[ED_LEN], u[ED_LEN];
 
-    kh_fb_recode(t, k, &ed_order, ED_WINDOWS, ED_LEN);
-    ed_mul_base(&w->point, t);
+    ed_multiply(w);
     f25519_inv(t, w->point.z);
     f25519_mul(w->x, w->point.x, t);
     f25519_mul(y, w->point.y, t);
     f25519_canonical(w->x, w->x);
     f25519_canonical(y, y);
+    KH_FAULT(ED_AFFINE, w->x, ED_LEN);
     for (unsigned i = 0; i < KH_LANES; i++) {
         uint64_t word[4] = {y[0][i] | y[1][i] << 51, y[1][i] >> 13 | y[2][i] << 38,
                             y[2][i] >> 26 | y[3][i] << 25,
@@ -274,10 +285,10 @@ static kh_vec ed_commit(ed_work *w, const kh_vec *k)
 }
 
 /*
- * All ones where k B, computed anew, is the point that w->r encodes. Compared without an inversion: x Z =
- * X, y Z = Y, with y and the parity of x from the bytes.
+ * All ones where the nonce's point, computed anew, is the one that w->r encodes. Compared without an
+ * inversion: x Z = X, y Z = Y, with y and the parity of x from the bytes.
  */
-static kh_vec ed_check_commit(ed_work *w, const kh_vec *k)
+static kh_vec ed_check_commit(ed_work *w)
 {
     kh_vec y[ED_LEN], t[ED_LEN], sign = {0};
 
@@ -292,76 +303,99 @@ static kh_vec ed_check_commit(ed_work *w, const kh_vec *k)
         y[4][i] = word[3] >> 12 & F25519_MASK;
         sign[i] = word[3] >> 63;
     }
-    kh_fb_recode(t, k, &ed_order, ED_WINDOWS, ED_LEN);
-    ed_mul_base(&w->point, t);
+    ed_multiply(w);
     f25519_mul(t, w->x, w->point.z);
     f25519_mul(y, y, w->point.z);
     return ed_equal(t, w->point.x) & ed_equal(y, w->point.y) & kh_vec_eq(sign, w->x[0] & 1);
 }
 
-/* s = r + hash a modulo the order, canonical. */
-static void ed_scalar(ed_work *w, kh_vec *s, const kh_vec *r)
+/* s = nonce + challenge a modulo the order, canonical. */
+static void ed_scalar(ed_work *w, kh_vec *s)
 {
     ed_order_mul(w->t, w->hash, w->a);
     for (int i = 0; i < ED_LEN; i++)
-        w->t[i] += r[i];
+        w->t[i] += w->nonce[i];
     kh_fe_carry(w->t, w->t, ED_LEN);
     kh_fe_canonical(w->t, w->t, &ed_order, ED_LEN);
     kh_fe_canonical(s, w->t, &ed_order, ED_LEN);
+    KH_FAULT(ED_S, s, ED_LEN);
 }
 
-/* Hashes of R, public key and message, and the key's scalars. */
-static void ed_challenges(ed_work *w, kh_kernel_scratch *scratch, size_t n)
+/* w->hash: the hashes of R, public key and message, reduced; w->a: the keys' scalars. */
+static void ed_challenges(ed_work *w, kh_kernel_scratch *scratch, size_t n, unsigned copy)
 {
     for (unsigned i = 0; i < n; i++) {
         const kh_lane *lane = &scratch->lane[i];
         kh_sha512_input *in = &w->sha.input[i];
 
         memcpy(in->head, w->r[i], 32);
-        memcpy(in->head + 32, lane->key->u.ed.pub, 32);
+        memcpy(in->head + 32, lane->key->u.ed[copy].pub, 32);
         in->head_len = 64;
         in->body = lane->in;
         in->body_len = lane->in_len;
         for (int j = 0; j < ED_LEN; j++)
-            w->a[j][i] = lane->key->u.ed.a[j];
+            w->a[j][i] = lane->key->u.ed[copy].a[j];
     }
     kh_sha512(&w->sha, n);
     ed_reduce(w, w->hash, n);
+    KH_FAULT(ED_CHALLENGE, w->hash, ED_LEN);
+    KH_FAULT(ED_KEY, w->a, ED_LEN);
+}
+
+/* R and S to the bytes that go out. */
+static void ed_store_signature(ed_work *w, kh_kernel_scratch *scratch, size_t n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        uint8_t *out = scratch->lane[i].out, bytes[32];
+
+        for (int j = 0; j < ED_LEN; j++)
+            w->limbs[j] = w->s[j][i];
+        kh_limbs_to_bytes(bytes, 32, w->limbs, ED_LEN);
+        memcpy(out, w->r[i], 32);
+        for (int j = 0; j < 32; j++)
+            out[32 + j] = bytes[31 - j];
+    }
+}
+
+/* Everything once more, from the bytes; all ones where a signature is right. */
+static kh_vec ed_check(ed_work *w, kh_kernel_scratch *scratch, size_t n)
+{
+    kh_vec ok, differ = {0};
+
+    for (unsigned i = 0; i < n; i++) {
+        const uint8_t *out = scratch->lane[i].out;
+
+        memcpy(w->r[i], out, 32);
+        kh_limbs_from_bytes_le(w->limbs, ED_LEN, out + 32, 32);
+        for (int j = 0; j < ED_LEN; j++)
+            w->s[j][i] = w->limbs[j];
+    }
+    ed_nonces(w, scratch, n, 1);
+    ok = ed_check_commit(w);
+    ed_challenges(w, scratch, n, 1);
+    ed_scalar(w, w->low);
+    for (int i = 0; i < ED_LEN; i++)
+        differ |= w->low[i] ^ w->s[i];
+    return ok & kh_vec_eq(differ, (kh_vec){0});
 }
 
 unsigned KH_FN(kh_ed25519_run)(kh_kernel_scratch *scratch, size_t n)
 {
     ed_work *w = scratch->work;
     unsigned good = 0;
-    kh_vec ok, differ = {0};
+    kh_vec ok;
 
-    ed_nonces(w, scratch, n, w->nonce);
-    ok = ed_commit(w, w->nonce);
-    KH_PUBLIC(w->r, sizeof(w->r));
-    ed_challenges(w, scratch, n);
-    ed_scalar(w, w->s, w->nonce);
-
-    /* once more, from the start */
-    ed_challenges(w, scratch, n);
-    ed_nonces(w, scratch, n, w->nonce);
-    ok &= ed_check_commit(w, w->nonce);
-    ed_scalar(w, w->t, w->nonce);
-    for (int i = 0; i < ED_LEN; i++)
-        differ |= w->t[i] ^ w->s[i];
-    ok &= kh_vec_eq(differ, (kh_vec){0});
+    ed_nonces(w, scratch, n, 0);
+    ok = ed_commit(w);
+    ed_challenges(w, scratch, n, 0);
+    ed_scalar(w, w->s);
+    ed_store_signature(w, scratch, n);
+    ok &= ed_check(w, scratch, n);
     KH_PUBLIC(&ok, sizeof(ok));
     for (unsigned i = 0; i < n; i++) {
-        uint8_t *out = scratch->lane[i].out;
-
         if (ok[i] == 0)
             continue;
-        for (int j = 0; j < ED_LEN; j++)
-            w->limbs[j] = w->s[j][i];
-        kh_limbs_to_bytes(w->s_bytes, 32, w->limbs, ED_LEN);
-        memcpy(out, w->r[i], 32);
-        for (int j = 0; j < 32; j++)
-            out[32 + j] = w->s_bytes[31 - j];
-        KH_PUBLIC(out, 64);
+        KH_PUBLIC(scratch->lane[i].out, 64);
         good |= 1U << i;
     }
     return good;

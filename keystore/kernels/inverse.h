@@ -17,12 +17,13 @@
 
 #define KH_DIVSTEPS 50
 /*
- * Batches for numbers below 2^bits. From delta = 1, (49 bits + 57) / 17 divsteps suffice (theorem 11.2 of
- * the paper); from delta = 1/2, as here, 590 for 256 bits (Wuille, "Bounds on divsteps iterations in
- * safegcd", 2021); beyond, the larger number is kept. Too few could not give a wrong signature: the
- * callers' checks would refuse it.
+ * Divsteps for 0 <= g <= f < 2^bits, up to 384 bits. The variant here begins with delta = 1/2, not the
+ * paper's 1. Its bounds are those of Wuille's convex hulls ("Bounds on divsteps iterations in safegcd",
+ * 2021): the area that (f, g) can be in, for each delta, is followed through all steps until |g| < 1. They
+ * give 590 for 256 bits (724 for delta = 1, where the paper's theorem 11.2 proves 741) and 885 for 384 bits.
+ * Too few would not give a wrong signature: the callers' checks would refuse it.
  */
-#define KH_INVERSE_STEPS(bits) ((bits) <= 256 ? 590 : (49 * (bits) + 57) / 17)
+#define KH_INVERSE_STEPS(bits) ((bits) <= 256 ? 590 : 885)
 #define KH_INVERSE_BATCHES(bits) ((KH_INVERSE_STEPS(bits) + KH_DIVSTEPS - 1) / KH_DIVSTEPS)
 
 /* (u, v; q, r) times 2^-50 is what the batch did to (f, g). */

@@ -49,6 +49,7 @@ static bool to_montgomery(uint64_t *limbs, size_t len, const BIGNUM *value, cons
 static kh_result prepare_ec(EVP_PKEY *pkey, kh_kernel_key *key)
 {
     char group[32] = {0};
+    kh_ec_key *ec = key->u.ec;
     BIGNUM *d = NULL;
     kh_result rc = KH_E_UNSUPPORTED;
 
@@ -62,10 +63,11 @@ static kh_result prepare_ec(EVP_PKEY *pkey, kh_kernel_key *key)
             continue;
         key->kind = c->kind;
         key->out_max = 2 * c->bytes + 8;
-        rc = !BN_is_zero(d) && BN_bn2binpad(d, key->u.ec.d_bytes, (int)c->bytes) == (int)c->bytes &&
-                     to_montgomery(key->u.ec.d, c->limbs, d, c->order)
+        rc = !BN_is_zero(d) && BN_bn2binpad(d, ec->d_bytes, (int)c->bytes) == (int)c->bytes &&
+                     to_montgomery(ec->d, c->limbs, d, c->order)
                  ? KH_OK
                  : KH_E_CRYPTO;
+        ec[1] = ec[0];
     }
 done:
     BN_clear_free(d);
@@ -76,7 +78,8 @@ static kh_result prepare_ed25519(EVP_PKEY *pkey, kh_kernel_key *key)
 {
     static const char order[] = "1000000000000000000000000000000014def9dea2f79cd65812631a5cf5d3ed";
     uint8_t seed[32] = {0}, hash[64] = {0};
-    size_t seed_len = sizeof(seed), pub_len = sizeof(key->u.ed.pub);
+    kh_ed_key *ed = key->u.ed;
+    size_t seed_len = sizeof(seed), pub_len = sizeof(ed->pub);
     BIGNUM *a = BN_secure_new();
     kh_result rc = KH_E_UNSUPPORTED;
 
@@ -85,14 +88,15 @@ static kh_result prepare_ed25519(EVP_PKEY *pkey, kh_kernel_key *key)
     if (EVP_PKEY_get_raw_private_key(pkey, seed, &seed_len) != 1 || seed_len != 32)
         goto done;
     rc = KH_E_CRYPTO;
-    if (a == NULL || EVP_PKEY_get_raw_public_key(pkey, key->u.ed.pub, &pub_len) != 1 ||
+    if (a == NULL || EVP_PKEY_get_raw_public_key(pkey, ed->pub, &pub_len) != 1 ||
         EVP_Digest(seed, sizeof(seed), hash, NULL, EVP_sha512(), NULL) != 1)
         goto done;
     hash[0] &= 0xf8;
     hash[31] = (hash[31] & 0x7f) | 0x40;
-    memcpy(key->u.ed.prefix, hash + 32, 32);
-    if (BN_lebin2bn(hash, 32, a) == NULL || !to_montgomery(key->u.ed.a, 5, a, order))
+    memcpy(ed->prefix, hash + 32, 32);
+    if (BN_lebin2bn(hash, 32, a) == NULL || !to_montgomery(ed->a, 5, a, order))
         goto done;
+    ed[1] = ed[0];
     rc = KH_OK;
 done:
     BN_clear_free(a);

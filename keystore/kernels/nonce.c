@@ -80,7 +80,7 @@ kh_result kh_nonce_rfc6979(const kh_lane *lane, const uint8_t *order, size_t sca
     d.md = lane->in_len == 32 ? EVP_sha256() : lane->in_len == 48 ? EVP_sha384() : EVP_sha512();
     d.len = (unsigned)EVP_MD_get_size(d.md);
     memset(d.v, 1, d.len);
-    memcpy(seed, lane->key->u.ec.d_bytes, scalar_len);
+    memcpy(seed, lane->key->u.ec[0].d_bytes, scalar_len);
     digest_to_scalar(seed + scalar_len, lane, order, scalar_len);
     ok = drbg_update(&d, 0, seed, 2 * scalar_len) && drbg_update(&d, 1, seed, 2 * scalar_len);
     while (ok) {

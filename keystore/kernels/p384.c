@@ -30,8 +30,8 @@ static const kh_modulus ec_p = {
            0x0000020000000, 0x0000000000100, 0x0000000000000},
     .rrr = {0x00005fffffffd, 0xfc00000000000, 0xffffffbffffff, 0x000600000008f, 0xcfffffffe0000,
             0x000005fffffff, 0xffd0000000300, 0x00000000fffff},
-    .inv_fix = {0x03fffffff4000, 0x0000014000000, 0xffe7fffffff40, 0x3fffffff3ffff, 0x0000180000002,
-                0xff3fffffff800, 0x00000017fffff, 0x000000000000c},
+    .inv_fix = {0x0000fffffffd0, 0xd000000050000, 0xfffff9fffffff, 0x008fffffffcff, 0x0000000600000,
+                0xffffcfffffffe, 0x0300000005fff, 0x0000000000000},
 };
 
 /* the order of the group */
@@ -43,8 +43,8 @@ static const kh_modulus ec_n = {
            0x0d49174aab1cc, 0xb7a28266895d4, 0x000000003fb05},
     .rrr = {0xfab24b3595fbb, 0x53c529db19181, 0xd405adad51873, 0x6d616ff0dc666, 0xf9991e8ee0b32,
             0xb48eb63b55de7, 0x17b5dbd3f41ed, 0x0000000095226},
-    .inv_fix = {0x9805e20797223, 0x8ecba58e247ef, 0x1c10a1c857627, 0x099ff4b157c6e, 0xc9b58643aeaaa,
-                0x9fe6647a3b82c, 0xb6d23ad8ed577, 0x000000004fd07},
+    .inv_fix = {0xf693184ce5cb1, 0xcbad988d274df, 0xf1acde2ff01ba, 0xaa823764aa1e3, 0x0b326d6190eba,
+                0x5de7f9991e8ee, 0x41edb48eb63b5, 0x00000000dbd3f},
 };
 
 /* the equation's constant and the base point */

@@ -36,6 +36,7 @@ typedef struct kh_rsa_key {
     uint64_t n_k0;
 } kh_rsa_key;
 
+/* Keys of curves are held twice: the check of a result reads the second copy. */
 typedef struct kh_ec_key {
     uint64_t d[KH_EC_MAX];          /* the private scalar times R modulo the order */
     uint8_t d_bytes[8 * KH_EC_MAX]; /* the same as bytes, for the nonce */
@@ -53,8 +54,8 @@ struct kh_kernel_key {
     size_t out_max;
     union {
         kh_rsa_key rsa;
-        kh_ec_key ec;
-        kh_ed_key ed;
+        kh_ec_key ec[2];
+        kh_ed_key ed[2];
     } u;
 };
 
@@ -124,13 +125,20 @@ uint64_t kh_limbs_k0(uint64_t n);
 
 #ifdef KH_KERNELS_TEST
 
-/* The places where the test build can flip a bit of an intermediate value of RSA. */
-#define KH_FAULT_POINTS(X)                                                                                   \
+/* The places where the test build can flip a bit of an intermediate value, kernel by kernel. */
+#define KH_FAULT_RSA_POINTS(X)                                                                               \
     X(CONSTANT_P)                                                                                            \
     X(CONSTANT_RR) X(REDUCED) X(RANDOM) X(BLINDED) X(TABLE) X(POWER) X(HALF) X(RECOMBINE) X(RESULT)
+#define KH_FAULT_EC_POINTS(X)                                                                                \
+    X(EC_DIGEST)                                                                                             \
+    X(EC_KEY) X(EC_NONCE) X(EC_RECODED) X(EC_WINDOW) X(EC_Z) X(EC_INVERSE) X(EC_AFFINE) X(EC_R) X(EC_SUM)    \
+        X(EC_S)
+#define KH_FAULT_ED_POINTS(X)                                                                                \
+    X(HASH) X(ED_NONCE) X(ED_RECODED) X(ED_WINDOW) X(ED_AFFINE) X(ED_CHALLENGE) X(ED_KEY) X(ED_S)
+
 enum {
 #define KH_X(name) KH_FAULT_##name,
-    KH_FAULT_POINTS(KH_X)
+    KH_FAULT_RSA_POINTS(KH_X) KH_FAULT_EC_POINTS(KH_X) KH_FAULT_ED_POINTS(KH_X)
 #undef KH_X
         KH_FAULT_COUNT
 };

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#include "lanes.h"
+#include "private.h"
 
 #define KH_SHA512_BLOCK 128
 
@@ -133,6 +133,7 @@ static void kh_sha512(kh_sha512_work *s, size_t n)
         }
         memcpy(s->saved, s->state, sizeof(s->saved));
         kh_sha512_compress(s->state, s->w);
+        KH_FAULT(HASH, s->state, 8);
         for (unsigned i = 0; i < 8; i++)
             s->state[i] = kh_vec_select(going, s->state[i], s->saved[i]);
     }

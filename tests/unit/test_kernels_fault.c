@@ -1,44 +1,55 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K6: a bit of each intermediate value of RSA is flipped in turn (hooks of the test build). No wrong result
- * may come out; a fault that matters is counted, and the lane done again by OpenSSL.
+ * K6: a bit of each intermediate value of RSA is flipped in turn (hooks of the test build), for all three
+ * sizes of key. No wrong result may come out; a fault that matters is counted, and the lane done again by
+ * OpenSSL.
  */
 #include "kernels_common.h"
 #include "private.h"
 
-static EVP_PKEY *pkey;
-static kh_kernel_key *key;
+typedef struct test_key {
+    EVP_PKEY *pkey;
+    kh_kernel_key *key;
+    BIGNUM *modulus, *exponent;
+} test_key;
+
+static test_key keys[3];
 static kh_kernel_scratch *scratch;
-static BIGNUM *modulus, *exponent;
 
 static int setup(void **state)
 {
     (void)state;
-    pkey = EVP_RSA_gen(2048);
-    assert_int_equal(kh_kernel_key_new(pkey, &key), KH_OK);
-    assert_int_equal(kh_kernel_scratch_new(&scratch), KH_OK);
-    assert_int_equal(EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_N, &modulus), 1);
-    assert_int_equal(EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_E, &exponent), 1);
-    return 0;
+    for (int kind = 0; kind < 3; kind++) {
+        test_key *k = &keys[kind];
+
+        k->pkey = EVP_RSA_gen(2048U + 1024U * (unsigned)kind);
+        assert_int_equal(kh_kernel_key_new(k->pkey, &k->key), KH_OK);
+        assert_int_equal(kh_kernel_key_kind(k->key), kind);
+        assert_int_equal(EVP_PKEY_get_bn_param(k->pkey, OSSL_PKEY_PARAM_RSA_N, &k->modulus), 1);
+        assert_int_equal(EVP_PKEY_get_bn_param(k->pkey, OSSL_PKEY_PARAM_RSA_E, &k->exponent), 1);
+    }
+    return kh_kernel_scratch_new(&scratch) == KH_OK ? 0 : -1;
 }
 
 static int teardown(void **state)
 {
     (void)state;
     kh_kernel_scratch_free(scratch);
-    kh_kernel_key_free(key);
-    EVP_PKEY_free(pkey);
-    BN_free(modulus);
-    BN_free(exponent);
+    for (int kind = 0; kind < 3; kind++) {
+        kh_kernel_key_free(keys[kind].key);
+        EVP_PKEY_free(keys[kind].pkey);
+        BN_free(keys[kind].modulus);
+        BN_free(keys[kind].exponent);
+    }
     return 0;
 }
 
-static bool right(const kh_kernel_op *op)
+static bool right(const test_key *k, const kh_kernel_op *op)
 {
     BIGNUM *s = BN_bin2bn(op->out, (int)op->out_len, NULL), *m = BN_bin2bn(op->in, (int)op->in_len, NULL);
     BN_CTX *ctx = BN_CTX_new();
-    bool ok = op->result == KH_OK && op->out_len == 256 && BN_mod_exp(s, s, exponent, modulus, ctx) == 1 &&
-              BN_cmp(s, m) == 0;
+    bool ok = op->result == KH_OK && op->out_len == op->in_len &&
+              BN_mod_exp(s, s, k->exponent, k->modulus, ctx) == 1 && BN_cmp(s, m) == 0;
 
     BN_free(s);
     BN_free(m);
@@ -47,20 +58,22 @@ static bool right(const kh_kernel_op *op)
 }
 
 /* One batch with one fault; returns how many lanes were done again. */
-static uint64_t batch_with_fault(size_t fill)
+static uint64_t batch_with_fault(kh_kernel_kind kind, size_t fill)
 {
-    static uint8_t in[KH_KERNEL_LANES][256], out[KH_KERNEL_LANES][256];
+    static uint8_t in[KH_KERNEL_LANES][KH_SIGNATURE_MAX], out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
+    const test_key *k = &keys[kind];
+    size_t len = kh_kernel_key_out_max(k->key);
     kh_kernel_op ops[KH_KERNEL_LANES];
     uint64_t before = kh_kernels_faults();
 
     for (size_t i = 0; i < fill; i++) {
-        random_fill(in[i], sizeof(in[i]));
+        random_fill(in[i], len);
         in[i][0] = 0;
-        ops[i] = (kh_kernel_op){.key = key, .in = in[i], .in_len = 256, .out = out[i], .out_size = 256};
+        ops[i] = (kh_kernel_op){.key = k->key, .in = in[i], .in_len = len, .out = out[i], .out_size = len};
     }
-    assert_int_equal(kh_kernel_batch(scratch, KH_KERNEL_RSA2048, ops, fill), KH_OK);
+    assert_int_equal(kh_kernel_batch(scratch, kind, ops, fill), KH_OK);
     for (size_t i = 0; i < fill; i++)
-        assert_true(right(&ops[i]));
+        assert_true(right(k, &ops[i]));
     return kh_kernels_faults() - before;
 }
 
@@ -77,19 +90,22 @@ static bool matters(unsigned point, size_t fill, unsigned lane)
     return lane % 4 < fill;
 }
 
-static void k6_every_value(kh_kernel_backend backend, unsigned step)
+/* Faults number 0, step, 2 step, ... of those for a kind of key. */
+static void k6_every_value(kh_kernel_backend backend, kh_kernel_kind kind, unsigned step)
 {
     static const char *const names[] = {
 #define KH_X(name) #name,
-        KH_FAULT_POINTS(KH_X)
+        KH_FAULT_RSA_POINTS(KH_X)
 #undef KH_X
     };
     static const size_t fills[] = {1, 3, 4, 6, 8};
+    unsigned prime_limbs = keys[kind].key->u.rsa.len, windows = keys[kind].key->u.rsa.exp_bits / 4;
     unsigned seen = 0, injected = 0;
 
     assert_int_equal(kh_kernels_select(backend), KH_OK);
-    for (unsigned point = 0; point < KH_FAULT_COUNT; point++) {
-        unsigned skips = point == KH_FAULT_POWER ? 230 : 1, limbs = point == KH_FAULT_RESULT ? 40 : 20;
+    for (unsigned point = 0; point <= KH_FAULT_RESULT; point++) {
+        unsigned skips = point == KH_FAULT_POWER ? windows : 1;
+        unsigned limbs = point == KH_FAULT_RESULT ? 2 * prime_limbs : prime_limbs;
 
         for (unsigned n = 0; n < 3 * limbs; n += step) {
             size_t fill = fills[n % 5];
@@ -102,7 +118,7 @@ static void k6_every_value(kh_kernel_backend backend, unsigned step)
                                 .fault_limb = n % (limbs - 1), /* the top limb of a prime is almost empty */
                                 .fault_lane = n % KH_LANES,
                                 .fault_bit = (unsigned)(random_next() % 52)};
-            redone = batch_with_fault(fill);
+            redone = batch_with_fault(kind, fill);
             assert_int_equal(kh_test.fault_done, 1);
             injected++;
             seen += redone > 0;
@@ -112,13 +128,17 @@ static void k6_every_value(kh_kernel_backend backend, unsigned step)
         }
     }
     memset(&kh_test, 0, sizeof(kh_test));
-    print_message("K6: %u faults, %u seen and done again, 0 wrong results out\n", injected, seen);
+    print_message("K6 %s, %s: %u faults, %u seen and done again, 0 wrong results out\n",
+                  backend == KH_BACKEND_IFMA ? "ifma" : "portable", kh_kernel_kind_name(kind), injected,
+                  seen);
 }
 
 static void k6_portable(void **state)
 {
     (void)state;
-    k6_every_value(KH_BACKEND_PORTABLE, 7);
+    k6_every_value(KH_BACKEND_PORTABLE, KH_KERNEL_RSA2048, QUICK ? 29 : 7);
+    k6_every_value(KH_BACKEND_PORTABLE, KH_KERNEL_RSA3072, QUICK ? 89 : 37);
+    k6_every_value(KH_BACKEND_PORTABLE, KH_KERNEL_RSA4096, QUICK ? 119 : 59);
 }
 
 static void k6_ifma(void **state)
@@ -126,13 +146,15 @@ static void k6_ifma(void **state)
     (void)state;
     if (!kh_kernels_available())
         skip();
-    k6_every_value(KH_BACKEND_IFMA, 1);
+    k6_every_value(KH_BACKEND_IFMA, KH_KERNEL_RSA2048, QUICK ? 7 : 1);
+    k6_every_value(KH_BACKEND_IFMA, KH_KERNEL_RSA3072, QUICK ? 19 : 3);
+    k6_every_value(KH_BACKEND_IFMA, KH_KERNEL_RSA4096, QUICK ? 37 : 7);
 }
 
 /* A key whose constants were damaged in memory: every result is done again. */
 static void k6_damaged_key(void **state)
 {
-    kh_rsa_key *rsa = &key->u.rsa;
+    kh_rsa_key *rsa = &keys[KH_KERNEL_RSA2048].key->u.rsa;
     uint64_t *const limb[] = {&rsa->prime[0].n[3],   &rsa->prime[1].n[3],    &rsa->prime[0].exp[5],
                               &rsa->prime[1].exp[5], &rsa->prime[0].qinv[2], &rsa->prime[1].qinv[2],
                               &rsa->prime[0].rr[1],  &rsa->prime[1].rrr[1],  &rsa->n[7],
@@ -143,10 +165,10 @@ static void k6_damaged_key(void **state)
                      KH_OK);
     for (size_t i = 0; i < sizeof(limb) / sizeof(limb[0]); i++) {
         *limb[i] ^= 1U << 17;
-        assert_int_equal(batch_with_fault(8), 8);
+        assert_int_equal(batch_with_fault(KH_KERNEL_RSA2048, 8), 8);
         *limb[i] ^= 1U << 17;
     }
-    assert_int_equal(batch_with_fault(8), 0);
+    assert_int_equal(batch_with_fault(KH_KERNEL_RSA2048, 8), 0);
 }
 
 int main(void)

@@ -35,10 +35,12 @@ static void mark_key(kh_kernel_key *key, void (*mark)(void *, size_t))
     if (key->kind <= KH_KERNEL_RSA4096) {
         mark(key->u.rsa.prime, sizeof(key->u.rsa.prime));
     } else if (key->kind == KH_KERNEL_ED25519) {
-        mark(key->u.ed.a, sizeof(key->u.ed.a));
-        mark(key->u.ed.prefix, sizeof(key->u.ed.prefix));
+        for (unsigned copy = 0; copy < 2; copy++) {
+            mark(key->u.ed[copy].a, sizeof(key->u.ed[copy].a));
+            mark(key->u.ed[copy].prefix, sizeof(key->u.ed[copy].prefix));
+        }
     } else {
-        mark(&key->u.ec, sizeof(key->u.ec));
+        mark(key->u.ec, sizeof(key->u.ec));
     }
 }
 
@@ -88,7 +90,7 @@ static int control_branch(const kh_kernel_key *key)
 {
     static volatile int odd; /* no compiler may store to it without the branch */
 
-    if (key->u.ec.d[0] & 1)
+    if (key->u.ec[0].d[0] & 1)
         odd = 1;
     return odd;
 }
@@ -97,7 +99,7 @@ static int control_address(const kh_kernel_key *key)
 {
     static volatile int table[256];
 
-    return table[key->u.ec.d[0] & 255];
+    return table[key->u.ec[0].d[0] & 255];
 }
 
 static int control_batch(EVP_PKEY *pkey, kh_scheme scheme)

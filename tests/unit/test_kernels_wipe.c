@@ -107,11 +107,11 @@ static void want_key(const kh_kernel_key *key)
             want_limbs(rsa->prime[i].qinv, rsa->len);
         }
     } else if (key->kind == KH_KERNEL_ED25519) {
-        want_limbs(key->u.ed.a, 5);
-        want_bytes(key->u.ed.prefix, 32);
+        want_limbs(key->u.ed[0].a, 5);
+        want_bytes(key->u.ed[0].prefix, 32);
     } else {
-        want_limbs(key->u.ec.d, key->kind == KH_KERNEL_P256 ? 5 : 8);
-        want_bytes(key->u.ec.d_bytes, key->kind == KH_KERNEL_P256 ? 32 : 48);
+        want_limbs(key->u.ec[0].d, key->kind == KH_KERNEL_P256 ? 5 : 8);
+        want_bytes(key->u.ec[0].d_bytes, key->kind == KH_KERNEL_P256 ? 32 : 48);
     }
 }
 
