@@ -126,6 +126,29 @@ def test_directives_and_variables(_):
         check(f"Default: {shown[1]}{shown[2]};" in page or f"Default: {shown[1]}{shown[2]}." in page, f"manual: {directive}")
 
 
+def sources(room):
+    """All code of a room, with its texts in one piece."""
+    code = "".join(read(os.path.join(ROOT, one)) for one in tracked() if one.startswith(room + "/") and one.endswith((".c", ".h")))
+    return re.sub(r'"\s*\n\s*"', "", code)
+
+
+def test_words_of_the_logs(_):
+    """What somebody will look for in a log or in the table of events is what the programs say."""
+    module, guide = sources("nginx-module"), document("docs/operations.md")
+    page = re.sub(r'" \w+ "', "%", document("docs/man/ngx_http_keyhold_module.5"))
+    for text in ("keyhold: handshake failed: ", "which the configuration needs, can not be used at agent", "is out of reach: ",
+                 ", trying again", " is back", "keyhold_max_inflight (", "it waits for the agent", "may block workers"):
+        check(text in module, f"the module does not say {text!r}")
+        check(text.replace("keyhold: ", "") in page, f"the manual does not say {text!r}")
+    check("which the configuration needs, can not be used at agent" in guide)
+    names = re.findall(r'^ +X\(KH_\w+, \d+, "(\w+)"', read(os.path.join(ROOT, "protocol/include/keyhold/types.h")), re.M)
+    agent = sources("agent")
+    events = re.search(r"^## What happens when\n(.*?)^## ", guide, re.M | re.S)[1]
+    for word in re.findall(r"`([a-z]+(?:_[a-z]+)*)`", events):
+        known = word in names or f'"{word}"' in agent or word in ("kek", "keyhold_timeout")
+        check(known, f"operations.md: nothing says {word}")
+
+
 def test_settings_of_the_agent(_):
     """keyhold.conf(5) has every option that the parser knows."""
     page = document("docs/man/keyhold.conf.5").replace("\\-", "-")
