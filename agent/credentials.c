@@ -85,7 +85,8 @@ static kh_result ask(kh_kek *kek)
         goto done;
     }
     quiet = old;
-    quiet.c_lflag &= ~(tcflag_t)(ECHO | ISIG); /* without ISIG ^C cannot leave the echo switched off */
+    quiet.c_lflag &= ~(tcflag_t)(ECHO | ISIG); /* without ISIG ^C cannot leave the echo switched off; */
+    quiet.c_cc[VEOL] = CTRL_C;                 /* it ends the line instead */
     if (tcsetattr(fd, TCSAFLUSH, &quiet) == 0 && write(fd, prompt, sizeof prompt - 1) > 0) {
         result = read_line(fd, CTRL_C, kek);
     }

@@ -144,6 +144,7 @@ static kh_result read_hidden_line(int tty, const char *prompt, ctl_secret *secre
     hidden = before;
     hidden.c_lflag &=
         ~(tcflag_t)(ECHO | ISIG); /* without ISIG an interrupt cannot leave the echo switched off */
+    hidden.c_cc[VEOL] = 0x03;     /* ^C ends the line, else it would wait for the end of it */
     if (dprintf(tty, "%s: ", prompt) < 0 || tcsetattr(tty, TCSAFLUSH, &hidden) != 0) {
         return KH_E_IO;
     }

@@ -3,11 +3,13 @@
 """The agent's life: configuration checks, reload, drain, systemd, limits, fairness, the simulated slow HSM, the log."""
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 
 import harness
@@ -91,6 +93,29 @@ def test_it_says_why_it_does_not_start(ws):
     wrong = run(keyholdd, "--config", first.conf, ok=False)
     check(wrong.returncode == 1 and "why=passphrase" in wrong.stderr, "a wrong KEK:", wrong.stderr)
     check(not os.path.exists(first.socket), "a socket is left")
+
+
+def test_interrupted_at_the_passphrase(ws):
+    """^C at the prompt ends it, and the terminal shows again what is typed."""
+    agent = ws.agent(preset=PRESET, start=False)
+    text = re.sub(r"(?m)^\s*kek_file.*$", 'kek_passphrase_file = "-"', read(agent.conf))
+    with open(agent.conf, "w") as file:
+        file.write(text)
+    keyholdd = artefact("keyholdd", PRESET)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(keyholdd, [keyholdd, "--config", agent.conf])
+    echoes = lambda: bool(termios.tcgetattr(terminal)[3] & termios.ECHO)  # noqa: E731
+    shown = b""
+    while b"passphrase: " not in shown:
+        shown += os.read(terminal, 4096)
+    check(not echoes(), "the passphrase would be shown")
+    os.write(terminal, b"abc\x03")
+    while b"start_failed" not in shown:
+        shown += os.read(terminal, 4096)
+    check(echoes() and b"abc" not in shown, shown)
+    check(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1)
+    os.close(terminal)
 
 
 # ---- Reload -----------------------------------------------------------------------------------------------------------------------
