@@ -13,6 +13,7 @@
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +42,7 @@ typedef struct small_agent {
     bool mute;    /* accepts and says nothing */
     bool garbage; /* the next bytes to send are no frame */
     int accepted;
+    int ended; /* connections that the agent has closed */
     int cancels;
 } small_agent;
 
@@ -195,6 +197,7 @@ static void *run(void *argument)
 
             agent->accepted++;
             goes_on = fd < 0 || converse(agent, fd);
+            __atomic_add_fetch(&agent->ended, 1, __ATOMIC_SEQ_CST);
         }
     }
     return NULL;
@@ -330,6 +333,17 @@ static void test_deadline(void **state)
     assert_int_equal(agent.cancels, 1);
 }
 
+/* The agent has closed that many connections: what a client finds dead must be so before it looks. */
+static void wait_for_ends(small_agent *agent, int count)
+{
+    uint64_t limit_ms = now_ms() + 20000;
+
+    while (__atomic_load_n(&agent->ended, __ATOMIC_SEQ_CST) < count && now_ms() < limit_ms) {
+        sched_yield();
+    }
+    assert_true(now_ms() < limit_ms);
+}
+
 static void test_connection_that_ends(void **state)
 {
     small_agent agent = {0};
@@ -348,6 +362,7 @@ static void test_connection_that_ends(void **state)
     req = sign(KEY_CLOSE_AFTER, 5000);
     assert_int_equal(kh_client_call(client, &req, &reply), KH_OK);
     assert_memory_equal(reply.data.data, "message", 7); /* the reply outlives the connection */
+    wait_for_ends(&agent, 2);
     req = sign(KEY_GARBAGE, 5000);
     assert_int_equal(kh_client_call(client, &req, &reply), KH_E_MALFORMED);
     req = sign(KEY_ANSWER, 5000);
