@@ -44,7 +44,8 @@ typedef struct ed_point {
 } ed_point;
 
 typedef struct ed_entry {
-    kh_vec plus[ED_LEN], minus[ED_LEN], t2d[ED_LEN]; /* y + x, y - x, 2 d x y */
+    kh_vec plus[ED_LEN], minus[ED_LEN], t2d[ED_LEN]; /* y + x, y - x, 2 d x y; */
+    kh_vec negative;                                 /* all ones: -2 d x y is meant */
 } ed_entry;
 
 typedef struct ed_work {
@@ -61,6 +62,7 @@ static kh_fb_limb ed_table[ED_WINDOWS][3 * ED_LEN];
 KH_NOINLINE void ed_add(ed_point *p, const ed_entry *b)
 {
     kh_vec s[ED_LEN], t[ED_LEN], c[ED_LEN], d[ED_LEN], e[ED_LEN], f[ED_LEN], g[ED_LEN], h[ED_LEN];
+    kh_vec less[ED_LEN], more[ED_LEN];
 
     f25519_sub(s, p->y, p->x);
     f25519_add(t, p->y, p->x);
@@ -69,8 +71,10 @@ KH_NOINLINE void ed_add(ed_point *p, const ed_entry *b)
     f25519_mul(c, p->t, b->t2d);
     f25519_add(d, p->z, p->z);
     f25519_sub(e, t, s);
-    f25519_sub(f, d, c);
-    f25519_add(g, d, c);
+    f25519_sub(less, d, c);
+    f25519_add(more, d, c);
+    kh_fe_select(f, b->negative, more, less, ED_LEN);
+    kh_fe_select(g, b->negative, less, more, ED_LEN);
     f25519_add(h, t, s);
     f25519_mul(p->x, e, f);
     f25519_mul(p->y, g, h);
@@ -112,30 +116,49 @@ static void ed_to_entry(ed_entry *r, const ed_point *p, const kh_vec *zi)
     kh_fe_all(t, ed_2d, ED_LEN);
     f25519_mul(t, t, x);
     f25519_mul(r->t2d, t, y);
+    r->negative = (kh_vec){0};
+}
+
+/* The entry of a window for each lane's digit; a negative digit's has y + x and y - x exchanged. */
+KH_INLINE void ed_lookup(ed_entry *b, const kh_vec *recoded, unsigned window)
+{
+    kh_fb_digit digit = kh_fb_get(recoded, window, ED_LEN);
+
+    KH_UNROLL_FE
+    for (int i = 0; i < ED_LEN; i++) {
+        kh_vec more = kh_fb_pick(ed_table[window][i], digit.index);
+        kh_vec less = kh_fb_pick(ed_table[window][ED_LEN + i], digit.index);
+
+        b->plus[i] = kh_vec_select(digit.negative, less, more);
+        b->minus[i] = kh_vec_select(digit.negative, more, less);
+        b->t2d[i] = kh_fb_pick(ed_table[window][2 * ED_LEN + i], digit.index);
+    }
+    b->negative = digit.negative;
+}
+
+/* p = an entry, with Z = 4: X = 4 x, Y = 4 y, T = 4 x y from 2 x and 2 y. */
+static void ed_from_entry(ed_point *p, const ed_entry *b)
+{
+    memset(p->z, 0, sizeof(p->z));
+    p->z[0] = kh_vec_all(4);
+    f25519_sub(p->x, b->plus, b->minus);
+    f25519_add(p->y, b->plus, b->minus);
+    f25519_mul(p->t, p->x, p->y);
+    f25519_add(p->x, p->x, p->x);
+    f25519_add(p->y, p->y, p->y);
 }
 
 /* p = k B, k recoded (fixedbase.h) */
 static void ed_mul_base(ed_point *p, const kh_vec *recoded)
 {
-    memset(p, 0, sizeof(*p));
-    p->y[0] = p->z[0] = kh_vec_all(1);
     for (unsigned w = 0; w < ED_WINDOWS; w++) {
-        kh_fb_digit digit = kh_fb_get(recoded, w, ED_LEN);
-        kh_vec minus[ED_LEN];
         ed_entry b;
 
-        KH_UNROLL_FE
-        for (int i = 0; i < ED_LEN; i++) {
-            kh_vec plus = kh_fb_pick(ed_table[w][i], digit.index);
-            kh_vec less = kh_fb_pick(ed_table[w][ED_LEN + i], digit.index);
-
-            b.plus[i] = kh_vec_select(digit.negative, less, plus);
-            b.minus[i] = kh_vec_select(digit.negative, plus, less);
-            b.t2d[i] = kh_fb_pick(ed_table[w][2 * ED_LEN + i], digit.index);
-        }
-        f25519_sub(minus, (kh_vec[ED_LEN]){{0}}, b.t2d);
-        kh_fe_select(b.t2d, digit.negative, minus, b.t2d, ED_LEN);
-        ed_add(p, &b);
+        ed_lookup(&b, recoded, w);
+        if (w == 0)
+            ed_from_entry(p, &b);
+        else
+            ed_add(p, &b);
         KH_FAULT(ED_WINDOW, p->x, ED_LEN);
     }
 }
@@ -346,14 +369,12 @@ static void ed_challenges(ed_work *w, kh_kernel_scratch *scratch, size_t n, unsi
 static void ed_store_signature(ed_work *w, kh_kernel_scratch *scratch, size_t n)
 {
     for (unsigned i = 0; i < n; i++) {
-        uint8_t *out = scratch->lane[i].out, bytes[32];
+        uint8_t *out = scratch->lane[i].out;
 
         for (int j = 0; j < ED_LEN; j++)
             w->limbs[j] = w->s[j][i];
-        kh_limbs_to_bytes(bytes, 32, w->limbs, ED_LEN);
         memcpy(out, w->r[i], 32);
-        for (int j = 0; j < 32; j++)
-            out[32 + j] = bytes[31 - j];
+        kh_limbs_to_bytes_le(out + 32, 32, w->limbs, ED_LEN);
     }
 }
 

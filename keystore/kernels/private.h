@@ -120,6 +120,7 @@ kh_result kh_nonce_rfc6979(const kh_lane *lane, const uint8_t *order, size_t sca
 void kh_limbs_from_bytes(uint64_t *limbs, size_t len, const uint8_t *bytes, size_t bytes_len);
 void kh_limbs_from_bytes_le(uint64_t *limbs, size_t len, const uint8_t *bytes, size_t bytes_len);
 void kh_limbs_to_bytes(uint8_t *bytes, size_t bytes_len, const uint64_t *limbs, size_t len);
+void kh_limbs_to_bytes_le(uint8_t *bytes, size_t bytes_len, const uint64_t *limbs, size_t len);
 /* -1/n modulo 2^52, n odd. */
 uint64_t kh_limbs_k0(uint64_t n);
 
@@ -131,8 +132,8 @@ uint64_t kh_limbs_k0(uint64_t n);
     X(CONSTANT_RR) X(REDUCED) X(RANDOM) X(BLINDED) X(TABLE) X(POWER) X(HALF) X(RECOMBINE) X(RESULT)
 #define KH_FAULT_EC_POINTS(X)                                                                                \
     X(EC_DIGEST)                                                                                             \
-    X(EC_KEY) X(EC_NONCE) X(EC_RECODED) X(EC_WINDOW) X(EC_Z) X(EC_INVERSE) X(EC_AFFINE) X(EC_R) X(EC_SUM)    \
-        X(EC_S)
+    X(EC_KEY)                                                                                                \
+    X(EC_NONCE) X(EC_RECODED) X(EC_WINDOW) X(EC_Z) X(EC_INVERSE) X(EC_AFFINE) X(EC_R) X(EC_SUM) X(EC_S)
 #define KH_FAULT_ED_POINTS(X)                                                                                \
     X(HASH) X(ED_NONCE) X(ED_RECODED) X(ED_WINDOW) X(ED_AFFINE) X(ED_CHALLENGE) X(ED_KEY) X(ED_S)
 
