@@ -208,9 +208,16 @@ ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
                   "keyhold: agent %V is out of reach: %s, trying again",
                   &agent->name, agent->why);
 
-    if (agent->ready) {
-        steady = agent->served
-                 || ngx_current_msec - agent->since >= NGX_KEYHOLD_STEADY_MSEC;
+    /* it may have been let in and cut off in one turn, before we were ready */
+
+    if (agent->ready
+        || (agent->session != NULL
+            && kh_session_get_state(agent->session) == KH_SESSION_READY))
+    {
+        steady = agent->ready
+                 && (agent->served
+                     || ngx_current_msec - agent->since
+                        >= NGX_KEYHOLD_STEADY_MSEC);
 
         agent->unsteady = !steady;
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """M13: nginx's TLS features with the key in the agent, side by side with a stock nginx that has the key as a local file: SNI
 with wildcard and regex names, several certificates per server, ALPN h2, early data, client certificates and their OCSP check,
-OCSP stapling, proxy_protocol, certificates in variables with reference files, TLS 1.2 with each kind of key, stream."""
+OCSP stapling, proxy_protocol, certificates in variables with reference files, TLS 1.2 with each kind of key, stream. With
+the test agent, and once more with the real one."""
 import base64
 import http.server
 import os
@@ -24,15 +25,33 @@ DELAY_MS = 20  # each operation really parks
 
 # ---- Two nginx that differ in where the key is ---------------------------------------------------------------------------------
 
+def agent_with(ws, keys, delay_ms=DELAY_MS):
+    """The test agent, or the real one in those tests that run a second time; it has the keys and answers."""
+    if not ws.real:
+        agent = FakeAgent(ws, "--delay-ms", delay_ms)
+        for key in keys:
+            agent.import_key(key)
+        return agent.start()
+    agent = ws.agent(delay_ms=delay_ms)
+    for key in keys:
+        agent.import_key(key, "--usage", "tls-server,tls-rsa-kx" if key.kind.startswith("rsa") else "tls-server")
+    return agent
+
+
+def operations(agent):
+    """How many private-key operations an agent has done."""
+    if isinstance(agent, FakeAgent):
+        return agent.counters()[0]
+    done = agent.status()["operations"]
+    return sum(done.get(name, {}).get("results", {}).get("ok", 0) for name in ("sign", "tls-rsa-decrypt"))
+
+
 class Pair:
     """The same configuration twice: `http_block(where, port)` gives the server blocks, where(key) says whose key it is."""
 
     def __init__(self, ws, keys, http_block, main=""):
         self.ws = ws
-        self.agent = FakeAgent(ws, "--delay-ms", DELAY_MS)
-        for key in keys:
-            self.agent.import_key(key)
-        self.agent.start()
+        self.agent = agent_with(ws, keys)
         self.ports = {}
         self.ours = ws.nginx(self.agent, self.configuration(http_block, "ours", lambda key: "keyhold on;"), main=main)
         self.local = ws.local_nginx(self.configuration(http_block, "local", lambda key: f"ssl_certificate_key {key.key};"), main=main)
@@ -47,7 +66,7 @@ class Pair:
         return results[0]
 
     def operations(self):
-        return self.agent.counters()[0]
+        return operations(self.agent)
 
     def quiet(self):
         """Neither log has an alert."""
@@ -292,6 +311,29 @@ def test_m13_ocsp_stapling(ws):
     pair.quiet()
 
 
+def test_m13_ocsp_stapling_fetched(ws):
+    """nginx asks the responder itself: it begins to in a handshake that may be parked a moment later."""
+    key, ca = ws.make_key("p256", "server"), ws.make_key("p256", "ca")
+    crt = certificate(ws, key, "server", key.host, ca=ca)
+    responder = Responder(ws, ca, [(crt, "V")]).start(ws)
+    chain = crt + ".chain"
+    with open(chain, "w") as file:
+        file.write(read(crt) + read(ca.crt))
+
+    def sites(where, port):
+        return (f"    server {{ listen 127.0.0.1:{port('staple')} ssl; ssl_certificate {chain}; {where(key)}\n"
+                f"        ssl_stapling on; ssl_stapling_responder http://127.0.0.1:{responder.port}/;\n"
+                f"        location / {{ return 200 \"ok\\n\"; }} }}\n")
+
+    pair = Pair(ws, (key,), sites)
+    for version in ("-tls1_2", "-tls1_3"):
+        stapled = s_client(version, "-status", "-CAfile", ca.crt, pick=r"Cert Status|Verify return code")
+        for side in ("ours", "local"):
+            wait_until(lambda side=side: "Cert Status: good" in stapled(pair.ports[(side, "staple")]), "a stapled answer")
+        pair.same("staple", stapled, "stapling of what was fetched")
+    pair.quiet()
+
+
 def test_m13_client_certificates_by_ocsp(ws):
     """nginx asks a responder while the handshake waits: the end of it comes from elsewhere than the client."""
     key, ca, good_key, bad_key = (ws.make_key("p256", name) for name in ("server", "ca", "good", "bad"))
@@ -376,9 +418,7 @@ def test_m13_certificates_in_variables(ws):
 def test_m13_log_variables(ws):
     """$keyhold_status, $keyhold_time and $keyhold_agent; "-" where no key was needed."""
     key, local = ws.make_key("p256"), ws.make_key("p256", "local")
-    agent = FakeAgent(ws, "--delay-ms", DELAY_MS)
-    agent.import_key(key)
-    agent.start()
+    agent = agent_with(ws, (key,))
     log = os.path.join(ws.dir, "access.txt")
     sites = (ws.PLAIN + f"    log_format k '$server_port $keyhold_status $keyhold_time $keyhold_agent';\n    access_log {log} k;\n"
             + ws.server(key) + ws.server(local, local=True))
@@ -399,9 +439,7 @@ def test_m13_stream(ws):
     if not os.path.exists(module):
         raise harness.Skip("no stream module")
     key = ws.make_key("p256")
-    agent = FakeAgent(ws, "--delay-ms", DELAY_MS)
-    agent.import_key(key)
-    agent.start()
+    agent = agent_with(ws, (key,))
     port = harness.free_port()
     reference = fake_agent.write_reference(ws, key)
     nginx = ws.nginx(agent, "", start=False)
@@ -415,6 +453,21 @@ def test_m13_stream(ws):
     done = run("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-quiet", "-CAfile", key.crt, ok=False)
     check("stream" in done.stdout, done.stdout, done.stderr)
     check("waits for the agent" not in nginx.log(), "it was parked")
+
+
+# ---- Each of them twice -----------------------------------------------------------------------------------------------------------
+
+def with_agent(test, real):
+    def body(ws):
+        ws.real = real
+        test(ws)
+    body.__doc__ = test.__doc__
+    return body
+
+
+for _name, _test in [item for item in globals().items() if item[0].startswith("test_m13_")]:
+    globals()[_name] = with_agent(_test, False)
+    globals()[_name + "_real_agent"] = with_agent(_test, True)
 
 
 if __name__ == "__main__":

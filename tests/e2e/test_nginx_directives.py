@@ -3,6 +3,7 @@
 """The nginx module's directives: what `nginx -t` refuses and how it says so, what a worker says of missing keys at its start,
 where an explicit key wins, and nginx without a master process."""
 import os
+import shutil
 import signal
 
 import fake_agent
@@ -98,6 +99,32 @@ def test_which_key_wins(ws):
     ws.curl(inherited)
     wait_until(lambda: len(read(log).splitlines()) == 2, "the access log")
     check(sorted(read(log).splitlines()) == sorted([f"{local.port} -", f"{inherited.port} ok"]), read(log))
+    nginx.stop()
+
+
+def test_reference_without_agent(ws):
+    """A key reference as a key, and no agent: refused when the configuration is read, not at the first client."""
+    reference = write_reference(ws, ws.key)
+    site = (f"    server {{ listen 127.0.0.1:{ws.key.port} ssl; ssl_certificate {ws.key.crt}; "
+            f"ssl_certificate_key {reference}; }}\n")
+    refused(ws, site, "key reference", "keyhold_agent")
+    accepted(ws, f"    keyhold_agent unix:{ws.fake.socket};\n" + site)
+
+
+def test_module_from_another_file(ws):
+    """A reload that names the module in another file is refused: its keys would belong to the copy that is there already."""
+    nginx = ws.nginx(ws.fake, ws.PLAIN + ws.server(ws.key))
+    check(ws.curl(ws.key).returncode == 0)
+    module = harness.artefact("ngx_http_keyhold_module.so")
+    copy = os.path.join(ws.dir, "copy.so")
+    shutil.copy(module, copy)
+    text = read(nginx.conf)
+    with open(nginx.conf, "w") as file:
+        file.write(text.replace(module, copy))
+    nginx.reload(wait=False)
+    wait_until(lambda: "[emerg]" in nginx.log(), "the reload is refused")
+    check("from another file" in nginx.log(), nginx.log())
+    check(ws.curl(ws.key).returncode == 0, "the old configuration goes on")
     nginx.stop()
 
 

@@ -17,9 +17,12 @@ void *ngx_calloc(size_t size, ngx_log_t *log)
     return calloc(1, size);
 }
 
+static int lines; /* of log */
+
 void ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err, const char *fmt, ...)
 {
     (void)level, (void)log, (void)err, (void)fmt;
+    lines++;
 }
 
 static ngx_log_t test_log;
@@ -236,12 +239,39 @@ static void more_than_are_kept(void **state)
     ngx_keyhold_coro_cleanup();
 }
 
+/* No memory for a stack: NULL and one line, and nothing is kept of it. */
+static void none_to_be_had(void **state)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    (void)state;
+    skip(); /* its own mappings are beyond any limit */
+#else
+    struct rlimit before;
+    ngx_keyhold_coro_t *coro = NULL;
+
+    (void)state;
+    ngx_keyhold_coro_cleanup();
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    lines = 0;
+    assert_int_equal(setrlimit(RLIMIT_AS, &(struct rlimit){0, before.rlim_max}), 0);
+    coro = ngx_keyhold_coro_get(&test_log);
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    assert_null(coro);
+    assert_int_equal(lines, 1);
+    coro = ngx_keyhold_coro_get(&test_log);
+    assert_non_null(coro);
+    ngx_keyhold_coro_release(coro);
+    ngx_keyhold_coro_cleanup();
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_yields_ends),  cmocka_unit_test(many_do_not_disturb_each_other),
         cmocka_unit_test(one_inside_another),  cmocka_unit_test(left_for_good),
         cmocka_unit_test(guard_page),          cmocka_unit_test(more_than_are_kept),
+        cmocka_unit_test(none_to_be_had),
     };
 
     return cmocka_run_group_tests(tests, prepare, NULL);
