@@ -80,7 +80,13 @@ kh_kernel_backend kh_kernels_selected(void)
 
 kh_result kh_kernels_init(void)
 {
-    return kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_OPENSSL);
+    kh_result rc = kh_kernels_select(kh_kernels_available() ? KH_BACKEND_IFMA : KH_BACKEND_OPENSSL);
+
+    if (rc == KH_OK && selected != KH_BACKEND_OPENSSL)
+        rc = kh_self_test();
+    if (rc != KH_OK)
+        selected = KH_BACKEND_OPENSSL;
+    return rc;
 }
 
 uint64_t kh_kernels_faults(void)

@@ -62,8 +62,9 @@ typedef enum kh_kernel_backend {
 typedef enum kh_kernel_way { KH_WAY_OPENSSL, KH_WAY_KERNEL } kh_kernel_way;
 
 /*
- * Selects the best backend (IFMA where there is it, else OpenSSL) and builds its tables: 3 ms. Call it once
- * before anything else, from one thread. KH_E_MEMORY: then everything goes through OpenSSL.
+ * Selects the best backend (IFMA where there is it, else OpenSSL), builds its tables and tests each kernel by
+ * known answers: about 13 ms. Call it once before anything else, from one thread. KH_E_CRYPTO: the test
+ * failed, the kernels must not be used; KH_E_MEMORY. In both cases everything goes through OpenSSL.
  */
 KH_MUST_USE kh_result kh_kernels_init(void);
 

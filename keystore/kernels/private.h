@@ -110,6 +110,12 @@ size_t kh_der_signature(uint8_t *out, const uint8_t *rs, size_t len);
 /* Forgets a measured table (ways.c). */
 void kh_ways_reset(void);
 
+/* A key of that kind that everybody knows (samples.c); the caller frees it. NULL when libcrypto fails. */
+EVP_PKEY *kh_sample_key(kh_kernel_kind kind);
+
+/* Known answers by the selected backend (selftest.c). KH_E_CRYPTO: do not use it. KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_self_test(void);
+
 /* RSA encodings (RFC 8017, 9.1 and 9.2) of a digest to a block of em_len bytes (rsa_encode.c). */
 kh_result kh_rsa_encode(kh_scheme scheme, const uint8_t *digest, size_t mod_bits, uint8_t *block, size_t len);
 
@@ -149,7 +155,8 @@ typedef struct kh_test_hooks {
     unsigned fault_point; /* KH_FAULT_* */
     unsigned fault_skip;  /* passages of the point to let by first */
     unsigned fault_limb, fault_lane, fault_bit;
-    unsigned fault_done; /* faults injected */
+    unsigned fault_done;   /* faults injected */
+    unsigned wrong_answer; /* kind + 1: spoil a result of the test at start before it is compared */
     bool wipe_off;
     bool valgrind; /* mark results public when they leave */
 } kh_test_hooks;
@@ -161,10 +168,12 @@ void kh_test_public(void *mem, size_t len); /* tells valgrind that the bytes may
 #define KH_FAULT(point, value, len) kh_test_fault(KH_FAULT_##point, value, len)
 #define KH_PUBLIC(mem, len) kh_test_public(mem, len)
 #define KH_WIPE_ON (!kh_test.wipe_off)
+#define KH_SPOILED(kind) (kh_test.wrong_answer == (unsigned)(kind) + 1)
 #else
 #define KH_FAULT(point, value, len) ((void)0)
 #define KH_PUBLIC(mem, len) ((void)0)
 #define KH_WIPE_ON 1
+#define KH_SPOILED(kind) 0
 #endif
 
 #endif

@@ -171,12 +171,48 @@ static void k6_damaged_key(void **state)
     assert_int_equal(batch_with_fault(KH_KERNEL_RSA2048, 8), 0);
 }
 
+/* The test at start: a fault in any kernel turns the kernels off; without one they are on. */
+static void self_test(void **state)
+{
+    static const unsigned points[] = {KH_FAULT_CONSTANT_P, KH_FAULT_RESULT,    KH_FAULT_EC_WINDOW,
+                                      KH_FAULT_EC_S,       KH_FAULT_ED_WINDOW, KH_FAULT_ED_S};
+
+    (void)state;
+    if (!kh_kernels_available())
+        skip();
+    for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++) {
+        kh_test = (kh_test_hooks){.fault_armed = true, .fault_point = points[i], .fault_lane = 2};
+        assert_int_equal(kh_kernels_init(), KH_E_CRYPTO);
+        assert_int_equal(kh_test.fault_done, 1);
+        assert_int_equal(kh_kernels_selected(), KH_BACKEND_OPENSSL);
+        assert_int_equal(kh_kernels_choose(KH_KERNEL_P384, 8), KH_WAY_OPENSSL);
+    }
+    memset(&kh_test, 0, sizeof(kh_test));
+    assert_int_equal(kh_kernels_init(), KH_OK);
+    assert_int_equal(kh_kernels_selected(), KH_BACKEND_IFMA);
+}
+
+/* What the test at start compares with: a kernel that is wrong, and whose own check is wrong too, is found.
+ */
+static void self_test_answers(void **state)
+{
+    (void)state;
+    if (!kh_kernels_available())
+        skip();
+    for (unsigned kind = 0; kind < KH_KERNEL_KIND_COUNT; kind++) {
+        kh_test = (kh_test_hooks){.wrong_answer = kind + 1};
+        assert_int_equal(kh_kernels_init(), KH_E_CRYPTO);
+        assert_int_equal(kh_kernels_selected(), KH_BACKEND_OPENSSL);
+    }
+    memset(&kh_test, 0, sizeof(kh_test));
+    assert_int_equal(kh_kernels_init(), KH_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(k6_portable),
-        cmocka_unit_test(k6_ifma),
-        cmocka_unit_test(k6_damaged_key),
+        cmocka_unit_test(k6_portable), cmocka_unit_test(k6_ifma),           cmocka_unit_test(k6_damaged_key),
+        cmocka_unit_test(self_test),   cmocka_unit_test(self_test_answers),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -13,9 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <openssl/ec.h>
 #include <openssl/evp.h>
-#include <openssl/rsa.h>
 #include <valgrind/memcheck.h>
 
 #include "private.h"
@@ -51,14 +49,16 @@ static int check(int ok, const char *what)
     return ok ? 0 : 1;
 }
 
-static int run(kh_kernel_scratch *scratch, EVP_PKEY *pkey, kh_scheme scheme, size_t fill)
+static int run(kh_kernel_scratch *scratch, kh_kernel_kind kind, kh_scheme scheme, size_t fill)
 {
     static uint8_t digest[32], out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
     kh_kernel_op ops[KH_KERNEL_LANES];
+    EVP_PKEY *pkey = kh_sample_key(kind); /* to make a random RSA key under valgrind would take long */
     kh_kernel_key *key = NULL;
     int bad = check(kh_kernel_key_new(pkey, &key) == KH_OK, "key");
     uint64_t faults = kh_kernels_faults();
 
+    EVP_PKEY_free(pkey);
     if (bad)
         return bad;
     for (size_t i = 0; i < fill; i++)
@@ -102,7 +102,7 @@ static int control_address(const kh_kernel_key *key)
     return table[key->u.ec[0].d[0] & 255];
 }
 
-static int control_batch(EVP_PKEY *pkey, kh_scheme scheme)
+static int control_batch(kh_kernel_kind kind, kh_scheme scheme)
 {
     kh_kernel_scratch *scratch = NULL;
     int bad = check(kh_kernels_select(KH_BACKEND_PORTABLE) == KH_OK, "select");
@@ -110,7 +110,7 @@ static int control_batch(EVP_PKEY *pkey, kh_scheme scheme)
     kh_test.valgrind = false;
     bad |= check(kh_kernel_scratch_new(&scratch) == KH_OK, "scratch");
     if (!bad)
-        bad = run(scratch, pkey, scheme, 2);
+        bad = run(scratch, kind, scheme, 2);
     kh_kernel_scratch_free(scratch);
     return bad;
 }
@@ -118,17 +118,18 @@ static int control_batch(EVP_PKEY *pkey, kh_scheme scheme)
 static int control(const char *what)
 {
     static const struct {
-        const char *name, *curve;
+        const char *name;
+        kh_kernel_kind kind;
         kh_scheme scheme;
     } batches[] = {
-        {"rsa", NULL, KH_RSA_PKCS1_SHA256},
-        {"p256", "P-256", KH_ECDSA_SHA256},
-        {"p384", "P-384", KH_ECDSA_SHA256},
-        {"ed25519", NULL, KH_ED25519},
+        {"rsa", KH_KERNEL_RSA2048, KH_RSA_PKCS1_SHA256},
+        {"p256", KH_KERNEL_P256, KH_ECDSA_SHA256},
+        {"p384", KH_KERNEL_P384, KH_ECDSA_SHA256},
+        {"ed25519", KH_KERNEL_ED25519, KH_ED25519},
     };
-    EVP_PKEY *pkey = EVP_EC_gen("P-256");
+    EVP_PKEY *pkey = kh_sample_key(KH_KERNEL_P256);
     kh_kernel_key *key = NULL;
-    int bad = check(pkey != NULL && kh_kernel_key_new(pkey, &key) == KH_OK, "key");
+    int bad = check(kh_kernel_key_new(pkey, &key) == KH_OK, "key");
 
     if (!bad) {
         mark_key(key, hide);
@@ -140,46 +141,31 @@ static int control(const char *what)
     }
     kh_kernel_key_free(key);
     EVP_PKEY_free(pkey);
-    for (size_t i = 0; i < sizeof(batches) / sizeof(batches[0]); i++) {
-        if (strcmp(what, batches[i].name) != 0)
-            continue;
-        pkey = batches[i].curve != NULL          ? EVP_EC_gen(batches[i].curve)
-               : batches[i].scheme == KH_ED25519 ? EVP_PKEY_Q_keygen(NULL, NULL, "ED25519")
-                                                 : EVP_RSA_gen(2048);
-        bad |= control_batch(pkey, batches[i].scheme);
-        EVP_PKEY_free(pkey);
-    }
+    for (size_t i = 0; i < sizeof(batches) / sizeof(batches[0]); i++)
+        if (strcmp(what, batches[i].name) == 0)
+            bad |= control_batch(batches[i].kind, batches[i].scheme);
     printf("K5 control %s: %s\n", what, bad ? "failed" : "done");
     return bad;
 }
 
 int main(int argc, char **argv)
 {
-    EVP_PKEY *rsa = NULL, *p256 = NULL, *p384 = NULL, *ed25519 = NULL;
     kh_kernel_scratch *scratch = NULL;
     int bad = 0;
 
     if (argc == 3 && strcmp(argv[1], "--control") == 0)
         return control(argv[2]);
-    rsa = EVP_RSA_gen(2048);
-    p256 = EVP_EC_gen("P-256");
-    p384 = EVP_EC_gen("P-384");
-    ed25519 = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
     bad |= check(kh_kernels_select(KH_BACKEND_PORTABLE) == KH_OK, "select");
     bad |= check(kh_kernel_scratch_new(&scratch) == KH_OK, "scratch");
     kh_test.valgrind = true;
     if (!bad) {
-        bad |= run(scratch, rsa, KH_RSA_PKCS1_SHA256, 3);
-        bad |= run(scratch, rsa, KH_RSA_PSS_RSAE_SHA256, 5);
-        bad |= run(scratch, p256, KH_ECDSA_SHA256, 8);
-        bad |= run(scratch, p384, KH_ECDSA_SHA256, 8);
-        bad |= run(scratch, ed25519, KH_ED25519, 8);
+        bad |= run(scratch, KH_KERNEL_RSA2048, KH_RSA_PKCS1_SHA256, 3);
+        bad |= run(scratch, KH_KERNEL_RSA2048, KH_RSA_PSS_RSAE_SHA256, 5);
+        bad |= run(scratch, KH_KERNEL_P256, KH_ECDSA_SHA256, 8);
+        bad |= run(scratch, KH_KERNEL_P384, KH_ECDSA_SHA256, 8);
+        bad |= run(scratch, KH_KERNEL_ED25519, KH_ED25519, 8);
     }
     kh_kernel_scratch_free(scratch);
-    EVP_PKEY_free(rsa);
-    EVP_PKEY_free(p256);
-    EVP_PKEY_free(p384);
-    EVP_PKEY_free(ed25519);
     printf("K5 portable under valgrind (%u): %s\n", RUNNING_ON_VALGRIND, bad ? "failed" : "passed");
     return bad;
 }
