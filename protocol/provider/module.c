@@ -2,11 +2,12 @@
 /*
  * keyhold.so: the provider for every OpenSSL 3 program. Waits in the calling thread, over a blocking client.
  *
- * Where the agent is comes from the provider's section of openssl.cnf (agent, token, timeout_ms), else from the
- * environment (KH_AGENT, KH_TOKEN, KH_TIMEOUT_MS), else it is unix:/run/keyhold/agent.sock without a token.
+ * Where the agent is comes from the provider's section of openssl.cnf (agent, token, timeout_ms), else from
+ * the environment (KH_AGENT, KH_TOKEN, KH_TIMEOUT_MS), else it is unix:/run/keyhold/agent.sock without a
+ * token.
  *
- * A program that runs OpenSSL's ASYNC jobs will be paused instead of blocked: that belongs into host_perform(), where a
- * job is current.
+ * A program that runs OpenSSL's ASYNC jobs will be paused instead of blocked: that belongs into
+ * host_perform(), where a job is current.
  */
 #include "provider.h"
 
@@ -21,16 +22,29 @@
 #define DEFAULT_AGENT "unix:/run/keyhold/agent.sock"
 enum { DEFAULT_TIMEOUT_MS = 5000, IDLE_MAX = 16, DETAIL_MAX = 256 };
 
-/* Connections that nobody uses at the moment; the lock is held for pointer moves only, never while waiting. */
+typedef struct settings {
+    char *agent;
+    char *token; /* NULL: known by our uid */
+    uint32_t timeout_ms;
+    unsigned serial; /* which settings these are */
+} settings;
+
+/*
+ * The settings of the load that came last (a program may load the provider into several library contexts),
+ * and connections made with them that nobody uses at the moment. The lock is never held while waiting for the
+ * agent.
+ */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static settings config;
 static kh_client *idle[IDLE_MAX];
 static size_t idle_count;
 
-static struct {
-    char *agent;
-    char *token;
-    uint32_t timeout_ms;
-} config;
+static void settings_free(settings *s)
+{
+    free(s->agent);
+    free(s->token);
+    *s = (settings){0};
+}
 
 static void fork_prepare(void)
 {
@@ -52,36 +66,52 @@ static void fork_child(void)
     pthread_mutex_unlock(&lock);
 }
 
-static kh_result client_take(uint32_t timeout_ms, kh_client **client)
+/* An idle connection, or a copy of the settings to make one with. False: out of memory. */
+static bool take_idle(kh_client **client, settings *copy)
 {
-    kh_credential cred = {.identity = ""};
-    char detail[DETAIL_MAX] = "";
-    kh_result rc = KH_OK;
+    bool ok = true;
 
     *client = NULL;
     pthread_mutex_lock(&lock);
+    *copy = (settings){.timeout_ms = config.timeout_ms, .serial = config.serial};
     if (idle_count > 0) {
         *client = idle[--idle_count];
+    } else {
+        copy->agent = strdup(config.agent);
+        copy->token = config.token != NULL ? strdup(config.token) : NULL;
+        ok = copy->agent != NULL && (copy->token != NULL) == (config.token != NULL);
     }
     pthread_mutex_unlock(&lock);
-    if (*client != NULL) {
-        return KH_OK;
-    }
-    if (config.token != NULL) {
-        rc = kh_credential_load(config.token, &cred);
-    }
-    if (rc == KH_OK) {
-        rc = kh_client_open(config.agent, config.token != NULL ? &cred : NULL, "keyhold.so", timeout_ms, client,
-                            detail, sizeof(detail));
+    return ok;
+}
+
+/* A connection, and of `with` the time-out and the serial. */
+static kh_result client_take(kh_client **client, settings *with)
+{
+    kh_credential cred = {.identity = ""};
+    settings copy = {0};
+    char detail[DETAIL_MAX] = "";
+    kh_result rc = take_idle(client, &copy) ? KH_OK : KH_E_MEMORY;
+
+    *with = (settings){.timeout_ms = copy.timeout_ms, .serial = copy.serial};
+    if (rc == KH_OK && *client == NULL) {
+        if (copy.token != NULL) {
+            rc = kh_credential_load(copy.token, &cred);
+        }
+        if (rc == KH_OK) {
+            rc = kh_client_open(copy.agent, copy.token != NULL ? &cred : NULL, "keyhold.so", copy.timeout_ms,
+                                client, detail, sizeof(detail));
+        }
     }
     kh_credential_wipe(&cred);
+    settings_free(&copy);
     return rc;
 }
 
-static void client_give(kh_client *client)
+static void client_give(kh_client *client, unsigned serial)
 {
     pthread_mutex_lock(&lock);
-    if (idle_count < IDLE_MAX) {
+    if (idle_count < IDLE_MAX && serial == config.serial) {
         idle[idle_count++] = client;
         client = NULL;
     }
@@ -92,16 +122,17 @@ static void client_give(kh_client *client)
 static kh_result host_perform(void *ctx, kh_request *req, uint8_t *out, size_t cap, size_t *len)
 {
     kh_client *client = NULL;
+    settings with = {0};
     kh_reply reply;
     kh_result rc = KH_OK;
 
     (void)ctx;
     *len = 0;
-    rc = client_take(config.timeout_ms, &client);
+    rc = client_take(&client, &with);
     if (rc != KH_OK) {
         return rc;
     }
-    req->deadline_ms = config.timeout_ms;
+    req->deadline_ms = with.timeout_ms;
     rc = kh_client_call(client, req, &reply);
     if (rc != KH_OK) {
         kh_client_close(client);
@@ -115,7 +146,7 @@ static kh_result host_perform(void *ctx, kh_request *req, uint8_t *out, size_t c
         memcpy(out, reply.data.data, reply.data.len);
         *len = reply.data.len;
     }
-    client_give(client);
+    client_give(client, with.serial);
     return rc;
 }
 
@@ -126,9 +157,11 @@ static char *setting(char *from_config, const char *variable)
     return value != NULL ? strdup(value) : NULL;
 }
 
-static void read_config(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in)
+static settings read_settings(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in)
 {
     OSSL_FUNC_core_get_params_fn *core_get_params = NULL;
+    settings found = {.timeout_ms = DEFAULT_TIMEOUT_MS};
+    unsigned long ms = 0;
     char *agent = NULL;
     char *token = NULL;
     char *timeout = NULL;
@@ -147,20 +180,54 @@ static void read_config(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in)
     if (core_get_params != NULL) {
         (void)core_get_params(handle, params);
     }
-    free(config.agent);
-    free(config.token);
-    config.agent = setting(agent, "KH_AGENT");
-    if (config.agent == NULL) {
-        config.agent = strdup(DEFAULT_AGENT);
+    found.agent = setting(agent, "KH_AGENT");
+    if (found.agent == NULL) {
+        found.agent = strdup(DEFAULT_AGENT);
     }
-    config.token = setting(token, "KH_TOKEN");
+    found.token = setting(token, "KH_TOKEN");
     if (timeout == NULL) {
         timeout = secure_getenv("KH_TIMEOUT_MS");
     }
-    config.timeout_ms = timeout != NULL ? (uint32_t)strtoul(timeout, NULL, 10) : DEFAULT_TIMEOUT_MS;
-    if (config.timeout_ms == 0 || config.timeout_ms > KH_DEADLINE_MAX_MS) {
-        config.timeout_ms = DEFAULT_TIMEOUT_MS;
+    ms = timeout != NULL ? strtoul(timeout, NULL, 10) : 0;
+    if (ms > 0 && ms <= KH_DEADLINE_MAX_MS) {
+        found.timeout_ms = (uint32_t)ms;
     }
+    return found;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* Other threads may be using a key through another library context: they go on with what they have. */
+static bool use_settings(settings *found)
+{
+    kh_client *old[IDLE_MAX];
+    settings before = {0};
+    size_t count = 0;
+
+    if (found->agent == NULL) {
+        settings_free(found);
+        return false;
+    }
+    pthread_mutex_lock(&lock);
+    found->serial = config.serial;
+    if (!same_text(found->agent, config.agent) || !same_text(found->token, config.token)) {
+        found->serial++;
+        count = idle_count;
+        memcpy(old, idle, count * sizeof(idle[0]));
+        idle_count = 0;
+    }
+    before = config;
+    config = *found; /* its texts are the process's now */
+    *found = (settings){0};
+    pthread_mutex_unlock(&lock);
+    settings_free(&before);
+    for (size_t i = 0; i < count; i++) {
+        kh_client_close(old[i]);
+    }
+    return true;
 }
 
 __attribute__((visibility("default"))) OSSL_provider_init_fn OSSL_provider_init;
@@ -170,11 +237,11 @@ int OSSL_provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in, 
 {
     static const kh_provider_host host = {.perform = host_perform};
     static bool watched;
+    settings found = read_settings(handle, in);
 
     if (!watched) {
         watched = pthread_atfork(fork_prepare, fork_release, fork_child) == 0;
     }
-    read_config(handle, in);
     kh_provider_set_host(&host);
-    return config.agent != NULL && kh_provider_init(handle, in, out, provctx);
+    return use_settings(&found) && kh_provider_init(handle, in, out, provctx);
 }

@@ -163,6 +163,57 @@ while True:
     server.wait(10)
 
 
+def test_several_library_contexts(ws):
+    """A program loads the provider into more library contexts, with other settings, while threads use a key."""
+    key, other = ws.all["p256"], ws.fake.socket + ".2"
+    os.symlink(ws.fake.socket, other)
+    confs = [next(iter(ws.env))]
+    confs.append(confs[0] + ".2")
+    with open(confs[1], "w") as file:
+        file.write(read(confs[0]).replace("unix:" + ws.fake.socket, "unix:" + other))
+    script = os.path.join(ws.dir, "contexts.py")
+    with open(script, "w") as file:
+        file.write(f"""
+import ctypes, ssl, threading
+crypto = ctypes.CDLL("libcrypto.so.3")
+crypto.OSSL_LIB_CTX_new.restype = ctypes.c_void_p
+server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+server.load_cert_chain({key.crt!r}, {key.reference!r})
+client = ssl.create_default_context(cafile={key.crt!r})
+done = threading.Event()
+failed = []
+def handshake():
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(to_client, to_server, server_hostname={key.host!r}), server.wrap_bio(to_server, to_client, True)]
+    for _ in range(4):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+    assert ends[0].version() and ends[1].version()
+def use():
+    try:
+        while not done.is_set():
+            handshake()
+    except Exception as why:
+        failed.append(repr(why))
+threads = [threading.Thread(target=use) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for i in range(150):
+    context = ctypes.c_void_p(crypto.OSSL_LIB_CTX_new())
+    assert crypto.OSSL_LIB_CTX_load_config(context, ({confs!r}[i % 2]).encode()) == 1
+    crypto.OSSL_LIB_CTX_free(context)
+done.set()
+for thread in threads:
+    thread.join()
+print("failed", failed)
+""")
+    done = run("python3", script, env=dict(ws.env[confs[0]], MALLOC_PERTURB_="165"), ok=False)
+    check(done.returncode == 0 and done.stdout == "failed []\n", done.returncode, done.stdout, done.stderr)
+
+
 def port_listens(port):
     """Without connecting: the server takes each connection for a client."""
     wanted = f"0100007F:{port:04X}"
