@@ -25,7 +25,7 @@ kh_result kh_key_new(const kh_key_info *info, const uint8_t *pkcs8, size_t pkcs8
     atomic_init(&key->refs, 1);
     key->info = *info;
     key->lane = kh_lane_of((int)info->type, info->bits);
-    result = kh_pkcs8_parse(pkcs8, pkcs8_len, &key->pkey);
+    result = kh_pkcs8_parse_as((kh_key_type)info->type, pkcs8, pkcs8_len, &key->pkey);
     if (result != KH_OK) {
         goto done;
     }

@@ -41,6 +41,28 @@ done:
     return result;
 }
 
+kh_result kh_pkcs8_parse_as(kh_key_type type, const uint8_t *der, size_t len, EVP_PKEY **pkey)
+{
+    static const int types[] = {[KH_KEY_RSA] = EVP_PKEY_RSA,
+                                [KH_KEY_P256] = EVP_PKEY_EC,
+                                [KH_KEY_P384] = EVP_PKEY_EC,
+                                [KH_KEY_P521] = EVP_PKEY_EC,
+                                [KH_KEY_ED25519] = EVP_PKEY_ED25519};
+    const uint8_t *at = der;
+
+    *pkey = NULL;
+    if (type <= KH_KEY_NONE || (size_t)type >= sizeof(types) / sizeof(types[0]) ||
+        len > KH_IMPORT_PKCS8_MAX) {
+        return KH_E_UNSUPPORTED;
+    }
+    *pkey = d2i_PrivateKey_ex(types[type], NULL, &at, (long)len, NULL, NULL);
+    if (*pkey != NULL && at != der + len) {
+        EVP_PKEY_free(*pkey);
+        *pkey = NULL;
+    }
+    return *pkey != NULL ? KH_OK : KH_E_MALFORMED;
+}
+
 static kh_result judge_rsa(const EVP_PKEY *pkey)
 {
     BIGNUM *e = NULL, *p = NULL, *q = NULL;

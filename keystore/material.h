@@ -21,6 +21,11 @@ void kh_material_wipe(kh_material *material);
 /* Parses PKCS#8 that must fill the input to the last byte. KH_E_MALFORMED, KH_E_UNSUPPORTED. Caller frees. */
 KH_MUST_USE kh_result kh_pkcs8_parse(const uint8_t *der, size_t len, EVP_PKEY **pkey);
 /*
+ * The same for what kh_material_encode made, of that type: a third of the time, since OpenSSL need not find
+ * out what it is. Of EC keys the curve is not compared.
+ */
+KH_MUST_USE kh_result kh_pkcs8_parse_as(kh_key_type type, const uint8_t *der, size_t len, EVP_PKEY **pkey);
+/*
  * Judges a key from outside: KH_E_WEAK (RSA below 2048 bits, public exponent below 65537 or even or above 64
  * bits, equal primes, parts that do not belong together), KH_E_UNSUPPORTED (RSA above 4096 bits, another
  * curve or type). Slow for RSA.

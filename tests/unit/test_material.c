@@ -193,10 +193,45 @@ static void test_possible(void **state)
     }
 }
 
+/* What was encoded is parsed by its type to the same key, and not by another. */
+static void test_parse_as(void **state)
+{
+    static const struct {
+        kh_key_type type, other;
+        unsigned bits;
+    } keys[] = {{KH_KEY_RSA, KH_KEY_P256, 2048},
+                {KH_KEY_P256, KH_KEY_ED25519, 256},
+                {KH_KEY_P384, KH_KEY_RSA, 384},
+                {KH_KEY_P521, KH_KEY_RSA, 521},
+                {KH_KEY_ED25519, KH_KEY_P256, 256}};
+    kh_material material;
+    EVP_PKEY *known = NULL, *found = NULL;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        assert_int_equal(kh_material_generate(keys[i].type, keys[i].bits, &material), KH_OK);
+        assert_int_equal(kh_pkcs8_parse(material.pkcs8, material.pkcs8_len, &found), KH_OK);
+        assert_int_equal(kh_pkcs8_parse_as(keys[i].type, material.pkcs8, material.pkcs8_len, &known), KH_OK);
+        assert_int_equal(EVP_PKEY_eq(known, found), 1);
+        EVP_PKEY_free(known);
+        EVP_PKEY_free(found);
+        assert_int_not_equal(kh_pkcs8_parse_as(keys[i].other, material.pkcs8, material.pkcs8_len, &known),
+                             KH_OK);
+        assert_null(known);
+        material.pkcs8[material.pkcs8_len] = 0;
+        assert_int_equal(kh_pkcs8_parse_as(keys[i].type, material.pkcs8, material.pkcs8_len + 1, &known),
+                         KH_E_MALFORMED);
+        assert_null(known);
+    }
+    assert_int_equal(kh_pkcs8_parse_as(KH_KEY_NONE, material.pkcs8, material.pkcs8_len, &known),
+                     KH_E_UNSUPPORTED);
+    kh_material_wipe(&material);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_judge), cmocka_unit_test(test_encode),
-                                       cmocka_unit_test(test_possible)};
+                                       cmocka_unit_test(test_possible), cmocka_unit_test(test_parse_as)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
