@@ -1,13 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * K5, second half: does the time of a batch depend on the secrets? One fixed key against a pool of random
- * keys, in random order; Welch's t over the times, as in "dudect" (Reparaz, Balasch and Verbauwhede, 2017).
- * Times above a quantile are left out (interrupts), for a few quantiles; the worst t counts. |t| must stay
- * below 4.5. For ./check full: it wants a quiet machine.
+ * K5, second half: does the time of a batch depend on the secrets? Two classes of batches in random order,
+ * fixed against random, and Welch's t over their times, as in "dudect" (Reparaz, Balasch and Verbauwhede,
+ * 2017):
  *
- * usage: test_kernels_timing [batches per kind]
+ *  - keys, for each kind: one key in all lanes against random ones;
+ *  - input, for RSA: the block 1 in all lanes against random blocks, under one key.
+ *
+ * Both classes compute on the same memory, which is filled from the same addresses: only values differ. Times
+ * above a quantile of all are cropped (interrupts), for several quantiles; the worst t counts. |t| must stay
+ * below 4.5. A leak's t grows with the root of the number of batches, noise does not: it is printed after a
+ * quarter, a half and all of them. For ./check full: it wants a quiet machine.
+ *
+ * usage: test_kernels_timing [SECONDS [NAME]]: time for each test, default 15; only tests of that name
  */
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,17 +23,32 @@
 
 #include <openssl/ec.h>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <openssl/rsa.h>
 
-#include "kernels.h"
+#include "private.h"
 
-#define POOL 32
-#define RSA_POOL 8
+#define POOL 16
+#define SAMPLES_MAX 1000000
+#define LIMIT 4.5
 
 typedef struct sample {
     double ns;
-    int fixed;
+    bool fixed;
 } sample;
+
+/* What the lanes of a batch differ in: a prepared key and a block. */
+typedef struct secret {
+    kh_kernel_key key;
+    uint8_t block[KH_SIGNATURE_MAX];
+} secret;
+
+/* The two classes, and what is computed on: a copy of one of them. */
+typedef struct batch {
+    secret fixed[KH_KERNEL_LANES], random[KH_KERNEL_LANES], used[KH_KERNEL_LANES];
+    uint8_t out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
+    kh_kernel_op ops[KH_KERNEL_LANES];
+} batch;
 
 static double now_ns(void)
 {
@@ -33,6 +56,19 @@ static double now_ns(void)
 
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static uint64_t random_next(void)
+{
+    static uint64_t pool[512];
+    static size_t left;
+
+    if (left == 0) {
+        if (RAND_bytes((unsigned char *)pool, sizeof(pool)) != 1)
+            exit(2);
+        left = sizeof(pool) / sizeof(pool[0]);
+    }
+    return pool[--left];
 }
 
 static int by_time(const void *a, const void *b)
@@ -59,72 +95,144 @@ static double welch(const sample *s, size_t n)
            sqrt(square[0] / (count[0] - 1) / count[0] + square[1] / (count[1] - 1) / count[1] + 1e-9);
 }
 
-static EVP_PKEY *new_key(kh_kernel_kind kind)
+/* The worst t of the first n samples over all crops; leaves their order. */
+static double worst_t(const sample *samples, size_t n)
 {
-    return kind == KH_KERNEL_RSA2048 ? EVP_RSA_gen(2048)
-           : kind == KH_KERNEL_P256  ? EVP_EC_gen("P-256")
-           : kind == KH_KERNEL_P384  ? EVP_EC_gen("P-384")
-                                     : EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
-}
-
-static double test_kind(kh_kernel_scratch *scratch, kh_kernel_kind kind, size_t batches)
-{
-    static uint8_t digest[32], out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
-    size_t pool = kind == KH_KERNEL_RSA2048 ? RSA_POOL : POOL;
-    kh_kernel_key *keys[POOL + 1];
-    sample *s = calloc(batches, sizeof(*s));
+    static const double crops[] = {1, 0.99, 0.95, 0.9, 0.75, 0.5};
+    static sample sorted[SAMPLES_MAX];
     double worst = 0;
 
-    for (size_t i = 0; i <= pool; i++) {
-        EVP_PKEY *pkey = new_key(kind);
-
-        if (s == NULL || pkey == NULL || kh_kernel_key_new(pkey, &keys[i]) != KH_OK)
-            exit(2);
-        EVP_PKEY_free(pkey);
-    }
-    for (size_t b = 0; b < batches; b++) {
-        kh_kernel_op ops[KH_KERNEL_LANES];
-        double start = 0;
-
-        s[b].fixed = rand() & 1;
-        for (unsigned i = 0; i < KH_KERNEL_LANES; i++) {
-            size_t random_key = 1 + (size_t)rand() % pool; /* drawn for both classes alike */
-
-            ops[i] = (kh_kernel_op){.key = keys[s[b].fixed ? 0 : random_key],
-                                    .scheme = kind == KH_KERNEL_RSA2048   ? KH_RSA_PKCS1_SHA256
-                                              : kind == KH_KERNEL_ED25519 ? KH_ED25519
-                                                                          : KH_ECDSA_SHA256,
-                                    .in = digest,
-                                    .in_len = 32,
-                                    .out = out[i],
-                                    .out_size = KH_SIGNATURE_MAX};
-            /* Both classes find their key's memory in the cache: reads all keys of the pool. */
-            for (size_t k = 0; k <= pool; k++)
-                for (size_t byte = 0; byte < 4096; byte += 64)
-                    (void)*(volatile const uint8_t *)((const uint8_t *)keys[k] + byte % 512);
-        }
-        start = now_ns();
-        if (kh_kernel_batch(scratch, kind, ops, KH_KERNEL_LANES) != KH_OK)
-            exit(2);
-        s[b].ns = now_ns() - start;
-    }
-    qsort(s, batches, sizeof(*s), by_time);
-    for (double q = 0.5; q < 1; q += 0.15) {
-        double t = welch(s, (size_t)((double)batches * q));
+    memcpy(sorted, samples, n * sizeof(sorted[0]));
+    qsort(sorted, n, sizeof(sorted[0]), by_time);
+    for (size_t i = 0; i < sizeof(crops) / sizeof(crops[0]); i++) {
+        double t = welch(sorted, (size_t)((double)n * crops[i]));
 
         worst = fabs(t) > fabs(worst) ? t : worst;
     }
-    for (size_t i = 0; i <= pool; i++)
-        kh_kernel_key_free(keys[i]);
-    free(s);
     return worst;
+}
+
+static EVP_PKEY *new_key(kh_kernel_kind kind)
+{
+    switch (kind) {
+    case KH_KERNEL_P256:
+        return EVP_EC_gen("P-256");
+    case KH_KERNEL_P384:
+        return EVP_EC_gen("P-384");
+    case KH_KERNEL_ED25519:
+        return EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+    default:
+        return EVP_RSA_gen(2048U + 1024U * (unsigned)(kind - KH_KERNEL_RSA2048));
+    }
+}
+
+/* One of the two classes to where the batch computes, without a branch on which; both are read. */
+static void choose(batch *b, bool fixed)
+{
+    uint64_t mask = 0 - (uint64_t)fixed, *to = (uint64_t *)b->used;
+    const uint64_t *from[2] = {(const uint64_t *)b->random, (const uint64_t *)b->fixed};
+
+    _Static_assert(sizeof(secret) % sizeof(uint64_t) == 0, "whole words");
+    for (size_t i = 0; i < sizeof(b->used) / sizeof(uint64_t); i++)
+        to[i] = (from[0][i] & ~mask) | (from[1][i] & mask);
+}
+
+static void set_operations(batch *b, kh_kernel_kind kind, bool raw)
+{
+    static const uint8_t digest[32];
+
+    for (unsigned i = 0; i < KH_KERNEL_LANES; i++)
+        b->ops[i] = (kh_kernel_op){.key = &b->used[i].key,
+                                   .scheme = raw                         ? KH_SCHEME_NONE
+                                             : kind <= KH_KERNEL_RSA4096 ? KH_RSA_PKCS1_SHA256
+                                             : kind == KH_KERNEL_ED25519 ? KH_ED25519
+                                                                         : KH_ECDSA_SHA256,
+                                   .in = raw ? b->used[i].block : digest,
+                                   .in_len = raw ? b->fixed[0].key.u.rsa.bytes : sizeof(digest),
+                                   .out = b->out[i],
+                                   .out_size = KH_SIGNATURE_MAX};
+}
+
+/* The next random class: other keys, or with `raw` other blocks below the modulus. */
+static void draw(batch *b, kh_kernel_key *const *keys, bool raw)
+{
+    for (unsigned i = 0; i < KH_KERNEL_LANES; i++) {
+        if (!raw) {
+            b->random[i].key = *keys[1 + random_next() % (POOL - 1)];
+            continue;
+        }
+        for (size_t at = 8; at < b->fixed[0].key.u.rsa.bytes; at += 8) {
+            uint64_t word = random_next();
+
+            memcpy(b->random[i].block + at, &word, sizeof(word));
+        }
+    }
+}
+
+static size_t measure(kh_kernel_scratch *scratch, kh_kernel_kind kind, bool raw, double seconds, sample *s)
+{
+    static batch b;
+    kh_kernel_key *keys[POOL];
+    double end = 0;
+    size_t n = 0;
+
+    memset(&b, 0, sizeof(b));
+    for (size_t i = 0; i < POOL; i++) {
+        EVP_PKEY *pkey = new_key(kind);
+
+        if (pkey == NULL || kh_kernel_key_new(pkey, &keys[i]) != KH_OK)
+            exit(2);
+        EVP_PKEY_free(pkey);
+    }
+    for (unsigned i = 0; i < KH_KERNEL_LANES; i++) {
+        b.fixed[i].key = b.random[i].key = *keys[0];
+        if (raw)
+            b.fixed[i].block[keys[0]->u.rsa.bytes - 1] = 1;
+    }
+    set_operations(&b, kind, raw);
+    for (end = now_ns() + seconds * 1e9; n < SAMPLES_MAX && now_ns() < end; n++) {
+        double start = 0;
+
+        draw(&b, keys, raw);
+        s[n].fixed = random_next() & 1;
+        choose(&b, s[n].fixed);
+        start = now_ns();
+        if (kh_kernel_batch(scratch, kind, b.ops, KH_KERNEL_LANES) != KH_OK)
+            exit(2);
+        s[n].ns = now_ns() - start;
+    }
+    for (size_t i = 0; i < POOL; i++)
+        kh_kernel_key_free(keys[i]);
+    return n;
+}
+
+static int test(kh_kernel_scratch *scratch, kh_kernel_kind kind, bool raw, double seconds)
+{
+    static sample samples[SAMPLES_MAX];
+    size_t n = measure(scratch, kind, raw, seconds, samples);
+    double t = worst_t(samples, n);
+
+    printf("K5 timing %s %s: t = %.2f (%zu batches; a quarter: %.2f, a half: %.2f)\n",
+           kh_kernel_kind_name(kind), raw ? "input" : "keys", t, n, worst_t(samples, n / 4),
+           worst_t(samples, n / 2));
+    fflush(stdout);
+    return fabs(t) >= LIMIT;
+}
+
+/* To one core, so that no move between cores is measured. */
+static void stay(void)
+{
+    cpu_set_t set;
+    int cpu = sched_getcpu();
+
+    CPU_ZERO(&set);
+    CPU_SET(cpu < 0 ? 0 : cpu, &set);
+    (void)sched_setaffinity(0, sizeof(set), &set);
 }
 
 int main(int argc, char **argv)
 {
-    static const kh_kernel_kind kinds[] = {KH_KERNEL_RSA2048, KH_KERNEL_P256, KH_KERNEL_P384,
-                                           KH_KERNEL_ED25519};
-    size_t batches = argc > 1 && atol(argv[1]) > 0 ? (size_t)atol(argv[1]) : 20000;
+    double seconds = argc > 1 && atof(argv[1]) > 0 ? atof(argv[1]) : 15;
     kh_kernel_scratch *scratch = NULL;
     int bad = 0;
 
@@ -132,14 +240,15 @@ int main(int argc, char **argv)
         puts("K5 timing: skipped, no AVX-512 IFMA");
         return 0;
     }
+    stay();
     if (kh_kernels_init() != KH_OK || kh_kernel_scratch_new(&scratch) != KH_OK)
         return 2;
-    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-        double t = test_kind(scratch, kinds[i], kinds[i] == KH_KERNEL_RSA2048 ? batches / 4 : batches);
-
-        printf("K5 timing %s: t = %.2f\n", kh_kernel_kind_name(kinds[i]), t);
-        fflush(stdout);
-        bad |= fabs(t) >= 4.5;
+    for (int kind = 0; kind < KH_KERNEL_KIND_COUNT; kind++) {
+        if (argc > 2 && strcmp(argv[2], kh_kernel_kind_name(kind)) != 0)
+            continue;
+        bad |= test(scratch, kind, false, seconds);
+        if (kind <= KH_KERNEL_RSA4096)
+            bad |= test(scratch, kind, true, seconds);
     }
     kh_kernel_scratch_free(scratch);
     return bad;
