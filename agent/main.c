@@ -18,7 +18,7 @@
 static const char usage[] =
     "usage: keyholdd [--config FILE] [--check] [--delay-ms N] [--foreground] [--version] [--help]\n"
     "  --config FILE  configuration (default " DEFAULT_CONFIG ")\n"
-    "  --check        check the configuration and the tokens, say what is wrong, and exit\n"
+    "  --check        check the configuration, the tokens, users, store and kek_file, say what is wrong, and exit\n"
     "  --delay-ms N   hold each reply to a private-key operation back for N ms (0 to 60000)\n"
     "  --foreground   stay in the foreground: always so\n";
 

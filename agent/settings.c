@@ -162,6 +162,35 @@ static kh_result find_user(const char *text, const char *fallback, kh_user *user
     return KH_E_INVALID;
 }
 
+kh_result kh_settings_check(const kh_config *config, char *error)
+{
+    uint8_t kek[32];
+    kh_user user;
+    kh_result result = KH_OK;
+
+    if (geteuid() == 0 &&
+        ((result = find_user(config->front_user, DEFAULT_FRONT_USER, &user, error)) != KH_OK ||
+         (result = find_user(config->keeper_user, DEFAULT_KEEPER_USER, &user, error)) != KH_OK)) {
+        return result;
+    }
+    if (access(config->store, F_OK) != 0) {
+        snprintf(error, KH_CONFIG_ERROR_MAX, "store %.200s: %s (keyholdctl init makes one)", config->store,
+                 strerror(errno));
+        return KH_E_STORAGE;
+    }
+    if (config->kek_file != NULL) {
+        result = kh_kek_file_load(config->kek_file, kek);
+        OPENSSL_cleanse(kek, sizeof(kek));
+        if (result != KH_OK) {
+            snprintf(error, KH_CONFIG_ERROR_MAX, "kek_file %.200s: %s", config->kek_file,
+                     result == KH_E_IO          ? "cannot be read"
+                     : result == KH_E_FORBIDDEN ? "others may read it: chmod 600"
+                                                : "is no key-encryption key");
+        }
+    }
+    return result;
+}
+
 kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
 {
     const kh_config *config = supervisor->settings.config;

@@ -211,6 +211,11 @@ static int check(const kh_options *options)
         fprintf(stderr, "%s\n", error);
         return 1;
     }
+    if (kh_settings_check(settings.config, error) != KH_OK) {
+        fprintf(stderr, "%s: %s\n", settings.config->path, error);
+        kh_settings_free(&settings);
+        return 1;
+    }
     printf("%s: ok, %zu listeners, %zu identities\n", settings.config->path, settings.config->listener_count,
            settings.config->identity_count);
     kh_settings_free(&settings);

@@ -231,6 +231,8 @@ static kh_result read_keys(kh_store *store, kh_kek_kind kind, const uint8_t *sec
         goto done;
     }
     if (kh_unseal(kek_sealer, aad, kek_aad(aad, params), sealed, sizeof(sealed), store_key) != KH_OK) {
+        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: this %s does not open it: put the right one back",
+                kind == KH_KEK_PASSPHRASE ? "passphrase" : "key-encryption key (kek_file)");
         result = KH_E_PASSPHRASE;
         goto done;
     }

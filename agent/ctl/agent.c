@@ -231,7 +231,7 @@ static const char *advice(kh_result result)
         {KH_E_NOT_FOUND, "see keyholdctl key list"},
         {KH_E_EXISTS, "choose another name, or add a version with --new-version"},
         {KH_E_DUPLICATE, "use that one, or add --allow-duplicate"},
-        {KH_E_WEAK, "use rsa2048 or more, p256, p384, p521 or ed25519"},
+        {KH_E_WEAK, "use rsa2048 or more with the public exponent 65537 or more, p256, p384, p521 or ed25519"},
         {KH_E_FORBIDDEN, "run this as root on the agent's host"},
         {KH_E_UNAUTHENTICATED, "give the right --token"},
         {KH_E_STORAGE, "make room and check the store's directory"},

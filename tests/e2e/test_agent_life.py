@@ -55,6 +55,20 @@ def test_check(ws):
     check(run(keyholdd, "--delay-ms", "x", ok=False).returncode == 2, "--delay-ms x")
 
 
+def test_check_looks_beyond_the_file(ws):
+    """What would keep the agent from starting: no key-encryption key, no such user."""
+    agent = ws.agent(preset=PRESET, start=False)
+    keyholdd = artefact("keyholdd", PRESET)
+    text = read(agent.conf)
+    for wrong, words in ((re.sub(r'kek_file *= *"[^"]*"', 'kek_file = "nokek"', text), "nokek: cannot be read"),
+                         (re.sub(r'front_user *= *"[^"]*"', 'front_user = "nosuchuser"', text), "nosuchuser")):
+        check(wrong != text, "the configuration is not as expected:", text)
+        with open(agent.conf, "w") as file:
+            file.write(wrong)
+        done = run(keyholdd, "--config", agent.conf, "--check", ok=False)
+        check(done.returncode == 1 and words in done.stderr, words, done.stderr)
+
+
 def test_token_mistakes(ws):
     agent = ws.agent(preset=PRESET, start=False)
     keyholdd = artefact("keyholdd", PRESET)
