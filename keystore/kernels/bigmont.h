@@ -8,10 +8,9 @@
  * multipliers are what limits it.
  *
  *  - product: a sweep for each block of one operand;
- *  - square: a sweep for each block over the limbs above it, then doubled, then the squares of the limbs
- * added;
- *  - reduction: Montgomery's (Montgomery, "Modular Multiplication Without Trial Division", 1985), a sweep
- * over the modulus for each block of quotient digits.
+ *  - square: a sweep for each block over the limbs above it, doubled, and then the squares of the limbs;
+ *  - reduction: Montgomery's ("Modular Multiplication Without Trial Division", 1985), a sweep over the
+ *    modulus for each block of quotient digits.
  *
  * Columns gather up to 4 * len products of 52 bits, far below 2^64; carries are taken once, at the end.
  *
@@ -28,10 +27,7 @@
 #define KH_BIG_MAX 80 /* limbs: RSA-4096 */
 #define KH_UNROLL _Pragma("GCC unroll 5")
 
-/*
- * acc += column of x[0..4] times b, whose limb for row 0 is b[0]; rows from..to only. Low halves and high
- * halves.
- */
+/* acc += a column of x[0..4] times b, row 0 at b[0]: low and high halves of the rows from..to. */
 KH_INLINE kh_vec kh_column(kh_vec acc, const kh_vec *x, const kh_vec *b, int low_from, int low_to,
                            int high_from, int high_to)
 {

@@ -7,10 +7,7 @@
 
 #include "private.h"
 
-/*
- * INTEGER: no leading zero bytes, and one where the number would otherwise be negative. The value is
- * public.
- */
+/* INTEGER: no leading zero bytes, but one where the number would be negative. The value is public. */
 static size_t put_integer(uint8_t *out, const uint8_t *value, size_t len)
 {
     size_t pad = 0;

@@ -10,11 +10,12 @@
  * The check: once a signature is there, everything behind the nonce's hash is computed a second time, from
  * the bytes of nonce, digest and signature and from the key's second copy: k, k G, r d. The signature leaves
  * if r is the x of this k G, if s k = e + r d, if the first k G was on the curve (both come from one table),
- * and if none of k, r and s is 0. So no single fault from the hash on, lasting or not, lets a wrong signature
- * out; one in the hash or before it makes another nonce, as good as the first, or a signature of another
- * digest. Without the second k G a fault in the first would give signatures that do not verify, but tell an
- * attacker who places it well some bits of their nonces, and many of those give the key (Howgrave-Graham and
- * Smart, 2001).
+ * and if none of k, r and s is 0. So no single fault in a value from the hash on, nor one that stays in a key
+ * or in the table, lets a wrong signature out; one in the hash or before it makes another nonce, as good as
+ * the first, or a signature of another digest. What both computations share are code and constants: a fault
+ * that stays there is for the test at start (selftest.c). Without the second k G a fault in the first would
+ * give signatures that do not verify, but tell an attacker who places it well some bits of their nonces, and
+ * many of those give the key (Howgrave-Graham and Smart, 2001).
  *
  * Deterministic nonces (RFC 6979) are for test vectors alone: there a fault in the hash does harm, for the
  * same digest signed twice must have the same nonce.

@@ -8,8 +8,9 @@
  * (Romailler and Pelissier, "Practical fault attack against the Ed25519 and EdDSA signature schemes",
  * 2017); so does a wrong public key in the challenge's hash. Therefore, once a signature is there, all of it
  * is computed a second time, from the message and from the key's second copy, and compared with the bytes
- * that are to go out; and R must be on the curve, since both come from one table. So no single fault, lasting
- * or not, lets a wrong signature out.
+ * that are to go out; and R must be on the curve, since both come from one table. So no single fault in
+ * a value, nor one that stays in a key or in the table, lets a wrong signature out; code and constants are
+ * shared by both computations and are for the test at start (selftest.c).
  */
 #include <string.h>
 

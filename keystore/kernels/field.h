@@ -5,11 +5,10 @@
  * the loops unroll and zero limbs cost nothing.
  *
  * A modulus with n = -1 modulo 2^52 needs no multiplication for the quotient digit: it is the column
- * itself, and column + digit * n = digit * (n + 1) / 2^52 one column up. P-256 has only three limbs in (n +
- * 1) / 2^52.
+ * itself, and column + digit * n = digit * (n + 1) / 2^52 one column up. For P-256 that number, `up`, has
+ * three limbs that are not 0.
  *
- * Bounds: with a < x n, b < y n the product is below (x y n / R + 1) n; R is at least 16 n for all moduli
- * here.
+ * Bounds: with a < x n, b < y n the product is below (x y n / R + 1) n; R is 16 n or more for each n here.
  */
 #ifndef KH_KERNELS_FIELD_H
 #define KH_KERNELS_FIELD_H
@@ -75,10 +74,7 @@ KH_INLINE void kh_fe_carry(kh_vec *r, const kh_vec *t, int len)
     }
 }
 
-/*
- * t[0..2 len) = a * b, low halves of a row before its high halves so that neighbours do not wait for each
- * other.
- */
+/* t[0..2 len) = a * b; a row's low halves come first, so that neighbours do not wait for each other. */
 KH_INLINE void kh_fe_product(kh_vec *t, const kh_vec *a, const kh_vec *b, int len)
 {
     KH_UNROLL_FE
@@ -190,10 +186,7 @@ KH_INLINE void kh_fe_leave(kh_vec *r, const kh_vec *a, const kh_modulus *n, int 
     kh_fe_canonical(r, t, n, len);
 }
 
-/*
- * Defines NAME_mul and NAME_sqr modulo the static constant MODULUS. Functions, not inlined: an operation
- * has hundreds.
- */
+/* NAME_mul and NAME_sqr modulo the constant MODULUS. Not inlined: an operation has hundreds of them. */
 #define KH_FE_DEFINE(NAME, MODULUS, LEN)                                                                     \
     KH_NOINLINE void NAME##_mul(kh_vec *r, const kh_vec *a, const kh_vec *b)                                 \
     {                                                                                                        \

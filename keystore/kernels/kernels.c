@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The batch: checks and encodes each operation, fills the lanes, runs the selected backend's kernel, writes
- * the results of the lanes that passed their check, has OpenSSL do the others again, and wipes what is left
- * behind.
+ * the results of the lanes that passed their check, has OpenSSL do the others again, and wipes what is left.
  */
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -82,15 +82,11 @@ kh_kernel_backend kh_kernels_selected(void);
  * Measures for each kind and fill whether the kernel or OpenSSL is faster and keeps the table for
  * kh_kernels_choose(); at most budget_ms milliseconds in total (50 is enough; each kind gets its part, and
  * one whose time does not suffice keeps its built-in entry). Not while another thread calls
- * kh_kernels_choose(). Without it the built-in table holds. KH_E_MEMORY, KH_E_CRYPTO: the built-in table
- * stays.
+ * kh_kernels_choose(). Without it, and on KH_E_MEMORY or KH_E_CRYPTO, the built-in table holds.
  */
 KH_MUST_USE kh_result kh_kernels_measure(unsigned budget_ms);
 
-/*
- * The faster way for that many operations (1 to 8) of that kind. Thread-safe, constant time, no system
- * call.
- */
+/* The faster way for that many operations (1 to 8) of that kind. Thread-safe, no system call. */
 kh_kernel_way kh_kernels_choose(kh_kernel_kind kind, size_t fill);
 
 /* Lanes whose result failed its check and was done again by OpenSSL, since the start. Thread-safe. */
@@ -116,10 +112,7 @@ EVP_PKEY *kh_kernel_key_pkey(const kh_kernel_key *key);
 /* Longest output in bytes of one operation with the key: at most KH_SIGNATURE_MAX. */
 size_t kh_kernel_key_out_max(const kh_kernel_key *key);
 
-/*
- * Memory of one worker thread, about 112 KiB; no batch allocates. Not shared between threads at the same
- * time.
- */
+/* Memory of one worker thread, about 112 KiB; no batch allocates. One thread at a time. */
 typedef struct kh_kernel_scratch kh_kernel_scratch;
 KH_MUST_USE kh_result kh_kernel_scratch_new(kh_kernel_scratch **scratch); /* KH_E_MEMORY */
 void kh_kernel_scratch_free(kh_kernel_scratch *scratch);                  /* NULL is allowed */

@@ -16,8 +16,7 @@ static uint64_t to_order(uint64_t word, bool little)
 #endif
 }
 
-/* Up to eight bytes from `pos` on, counted from the lowest, of a number whose lowest byte comes first or
- * last. */
+/* Up to eight bytes of a number, from its byte `pos` on; byte 0 is the lowest, wherever it lies. */
 static uint64_t get_word(const uint8_t *bytes, size_t len, size_t pos, bool little)
 {
     uint64_t word = 0;

@@ -49,10 +49,7 @@ static bool in_range(const uint8_t *a, const uint8_t *b, size_t len)
     return (borrow & 1) != 0 && any != 0;
 }
 
-/*
- * bits2octets: the leftmost bits of the digest, reduced by one subtraction at most (scalars are whole bytes
- * here).
- */
+/* bits2octets: the digest's leftmost bits, less the order at most once; scalars are whole bytes here. */
 static void digest_to_scalar(uint8_t *out, const kh_lane *lane, const uint8_t *order, size_t len)
 {
     size_t n = lane->in_len < len ? lane->in_len : len;

@@ -133,15 +133,16 @@ uint64_t kh_limbs_k0(uint64_t n);
 #ifdef KH_KERNELS_TEST
 
 /* The places where the test build can flip a bit of an intermediate value, kernel by kernel. */
-#define KH_FAULT_RSA_POINTS(X)                                                                               \
-    X(CONSTANT_P)                                                                                            \
-    X(CONSTANT_RR) X(REDUCED) X(RANDOM) X(BLINDED) X(TABLE) X(POWER) X(HALF) X(RECOMBINE) X(RESULT)
-#define KH_FAULT_EC_POINTS(X)                                                                                \
-    X(EC_DIGEST)                                                                                             \
-    X(EC_KEY)                                                                                                \
-    X(EC_NONCE) X(EC_RECODED) X(EC_WINDOW) X(EC_Z) X(EC_INVERSE) X(EC_AFFINE) X(EC_R) X(EC_SUM) X(EC_S)
-#define KH_FAULT_ED_POINTS(X)                                                                                \
+/* clang-format off */
+#define KH_FAULT_RSA_POINTS(X) \
+    X(CONSTANT_P) X(CONSTANT_RR) X(REDUCED) X(RANDOM) X(BLINDED) X(TABLE) X(POWER) X(HALF) X(RECOMBINE) \
+    X(RESULT)
+#define KH_FAULT_EC_POINTS(X) \
+    X(EC_DIGEST) X(EC_KEY) X(EC_NONCE) X(EC_RECODED) X(EC_WINDOW) X(EC_Z) X(EC_INVERSE) X(EC_AFFINE) X(EC_R) \
+    X(EC_SUM) X(EC_S)
+#define KH_FAULT_ED_POINTS(X) \
     X(HASH) X(ED_NONCE) X(ED_RECODED) X(ED_WINDOW) X(ED_AFFINE) X(ED_CHALLENGE) X(ED_KEY) X(ED_S)
+/* clang-format on */
 
 enum {
 #define KH_X(name) KH_FAULT_##name,

@@ -22,8 +22,7 @@ static const uint8_t message[] = {0xaf, 0x82};
 
 /*
  * SHA-256 of the results. RSA: rsa_pkcs1_sha256 of "sample" with the keys of samples.c, by a plain power
- * modulo n; ECDSA: RFC 6979, A.2.5 (SHA-256) and A.2.6 (SHA-384), "sample", in DER; Ed25519: RFC 8032, 7.1,
- * test 3.
+ * modulo n; ECDSA: RFC 6979, A.2.5 (SHA-256) and A.2.6 (SHA-384), in DER; Ed25519: RFC 8032, 7.1, test 3.
  */
 static const uint8_t answers[KH_KERNEL_KIND_COUNT][SHA256_DIGEST_LENGTH] = {
     [KH_KERNEL_RSA2048] = {0xe4, 0x37, 0x40, 0x62, 0x8e, 0xe6, 0x16, 0x72, 0x82, 0x1c, 0x2e,
@@ -76,8 +75,7 @@ static void prepare(job *j, const kh_kernel_key *key)
 
 static bool known_answer(kh_kernel_scratch *scratch, job *j, kh_kernel_kind kind)
 {
-    /* Four RSA operations fill the lanes: p and q side by side. The second way, by eight, is tested with 2048
-     * bits. */
+    /* Four RSA operations fill the lanes, p beside q; the way of eight is tested with 2048 bits. */
     size_t fill = kind == KH_KERNEL_RSA3072 || kind == KH_KERNEL_RSA4096 ? 4 : KH_KERNEL_LANES;
     bool ok = kh_kernel_batch(scratch, kind, j->ops, fill) == KH_OK;
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One operation by OpenSSL: the way for fills at which it is faster, and for a lane that failed its check.
- * An RSA block is encoded here, as for the lanes, so that both ways share it; OpenSSL does its own blinding
- * and check.
+ * An RSA block is encoded as for the lanes, so that both ways share it; blinding and check are OpenSSL's.
  */
 #include <string.h>
 

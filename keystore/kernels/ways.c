@@ -11,8 +11,7 @@
 
 #include "private.h"
 
-/* The least fill at which the kernel was faster on an Intel core of 2023 (Sapphire Rapids) against
- * OpenSSL 3.0. */
+/* The least fill at which the kernel was faster, on a Sapphire Rapids core of 2023 against OpenSSL 3.0. */
 static const uint8_t built_in[KH_KERNEL_KIND_COUNT] = {
     [KH_KERNEL_RSA2048] = 2, [KH_KERNEL_RSA3072] = 1, [KH_KERNEL_RSA4096] = 1,
     [KH_KERNEL_P256] = 1,    [KH_KERNEL_P384] = 1,    [KH_KERNEL_ED25519] = 1,
@@ -52,10 +51,7 @@ static uint64_t less(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/*
- * Takes samples until the deadline or enough; true when there is a second one at least: the first runs
- * cold.
- */
+/* Takes samples until the deadline or enough; true when there are two at least: the first runs cold. */
 static bool measure_kind(kh_kernel_scratch *scratch, kh_kernel_kind kind, kh_kernel_op *ops,
                          uint64_t deadline, sample *best)
 {
@@ -100,10 +96,7 @@ static uint8_t fills(kh_kernel_kind kind, const sample *s)
 
 kh_result kh_kernels_measure(unsigned budget_ms)
 {
-    /*
-     * Parts of the budget in percent, by the length of an operation; the small kinds come last and leave
-     * some over.
-     */
+    /* Parts of the budget in percent, by the length of an operation; the next kind has what one leaves. */
     static const uint8_t share[KH_KERNEL_KIND_COUNT] = {15, 25, 45, 5, 5, 5};
     static const uint8_t message[64] = {1};
     static uint8_t out[KH_KERNEL_LANES][KH_SIGNATURE_MAX];
