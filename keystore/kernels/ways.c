@@ -14,7 +14,7 @@
 /* The least fill at which the kernel was faster, on a Sapphire Rapids core of 2023 against OpenSSL 3.0. */
 static const uint8_t built_in[KH_KERNEL_KIND_COUNT] = {
     [KH_KERNEL_RSA2048] = 2, [KH_KERNEL_RSA3072] = 1, [KH_KERNEL_RSA4096] = 1,
-    [KH_KERNEL_P256] = 1,    [KH_KERNEL_P384] = 1,    [KH_KERNEL_ED25519] = 1,
+    [KH_KERNEL_P256] = 2,    [KH_KERNEL_P384] = 1,    [KH_KERNEL_ED25519] = 1,
 };
 
 /* Bit f - 1: the kernel is faster for a fill of f. */
