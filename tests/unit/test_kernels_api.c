@@ -165,6 +165,8 @@ static void ways(void **state)
     for (size_t fill = 1; fill <= 8; fill++)
         assert_int_equal(kh_kernels_choose(KH_KERNEL_P384, fill), KH_WAY_KERNEL);
     assert_int_equal(kh_kernels_choose(KH_KERNEL_RSA2048, 1), KH_WAY_OPENSSL); /* K3 */
+    assert_int_equal(kh_kernels_choose(KH_KERNEL_P256, 1), KH_WAY_OPENSSL);
+    assert_int_equal(kh_kernels_choose(KH_KERNEL_P256, 2), KH_WAY_KERNEL);
     assert_int_equal(kh_kernels_choose(KH_KERNEL_P256, 0), KH_WAY_OPENSSL);
     assert_int_equal(kh_kernels_choose(KH_KERNEL_P256, 9), KH_WAY_OPENSSL);
     /* What a measurement finds where factors are near 1 is the machine's mood; P-384's factor is 70. */
