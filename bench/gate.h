@@ -63,7 +63,7 @@ bool gate_demo_ready(gate *g, int delay_ms);
 void gate_demo_end(gate *g);
 /* What DIR/env says under prefix + name; NULL: nothing. */
 const char *gate_env(const gate *g, const char *prefix, const char *name);
-/* Runs a program (argv[0] is its path) and waits; its output goes to the file, or nowhere. The exit status, or -1. */
+/* Runs a program (argv[0] is its path) and waits; its output is added to the file, or goes nowhere. The exit status, or -1. */
 int gate_run(const char *const *argv, const char *output);
 /* A log, indented, to standard error. */
 void gate_show(const char *path);
