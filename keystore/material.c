@@ -49,6 +49,8 @@ kh_result kh_pkcs8_parse_as(kh_key_type type, const uint8_t *der, size_t len, EV
                                 [KH_KEY_P521] = EVP_PKEY_EC,
                                 [KH_KEY_ED25519] = EVP_PKEY_ED25519};
     const uint8_t *at = der;
+    EVP_PKEY *other = NULL;
+    kh_result result = KH_OK;
 
     *pkey = NULL;
     if (type <= KH_KEY_NONE || (size_t)type >= sizeof(types) / sizeof(types[0]) ||
@@ -60,7 +62,11 @@ kh_result kh_pkcs8_parse_as(kh_key_type type, const uint8_t *der, size_t len, EV
         EVP_PKEY_free(*pkey);
         *pkey = NULL;
     }
-    return *pkey != NULL ? KH_OK : KH_E_MALFORMED;
+    if (*pkey == NULL) {
+        result = kh_pkcs8_parse(der, len, &other) == KH_OK ? KH_E_CRYPTO : KH_E_MALFORMED;
+        EVP_PKEY_free(other);
+    }
+    return result;
 }
 
 static kh_result judge_rsa(const EVP_PKEY *pkey)

@@ -22,7 +22,7 @@ void kh_material_wipe(kh_material *material);
 KH_MUST_USE kh_result kh_pkcs8_parse(const uint8_t *der, size_t len, EVP_PKEY **pkey);
 /*
  * The same for what kh_material_encode made, of that type: a third of the time, since OpenSSL need not find
- * out what it is. Of EC keys the curve is not compared.
+ * out what it is. Of EC keys the curve is not compared. KH_E_CRYPTO: a key of another type.
  */
 KH_MUST_USE kh_result kh_pkcs8_parse_as(kh_key_type type, const uint8_t *der, size_t len, EVP_PKEY **pkey);
 /*
