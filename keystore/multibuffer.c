@@ -102,35 +102,26 @@ static bool prepare(kh_multibuffer *mb, size_t i, kh_digest_fn digest, void *ctx
     return digest(ctx, tier, hash_len, mb->in[i]);
 }
 
-/* From the plaintext block to the premaster secret, with no branch on either. */
-static void finish_rsa_kx(kh_tier_op *tier, const uint8_t *plain, bool usable)
-{
-    uint8_t random[KH_PREMASTER_LEN];
-
-    if (kh_rsakx_random(tier->key->kx_secret, (uint16_t)tier->arg, tier->data, tier->len, random) != KH_OK) {
-        return; /* OpenSSL's way will say the same */
-    }
-    kh_rsakx_select(plain, tier->key->modulus_len, (uint16_t)tier->arg, usable, random, tier->out);
-    OPENSSL_cleanse(random, sizeof(random));
-    tier->out_len = KH_PREMASTER_LEN;
-    tier->result = KH_OK;
-    tier->by_kernel = true;
-}
-
+/* What the kernel did not do, or did not do well, is left to OpenSSL. */
 static void finish(kh_multibuffer *mb, size_t i)
 {
     kh_tier_op *tier = mb->tier[i];
     const kh_kernel_op *op = &mb->op[i];
+    kh_result result = op->result;
+    size_t len = op->out_len;
 
-    if (op->result == KH_OK && tier->kind == KH_TIER_TLS_RSA_KX) {
-        finish_rsa_kx(tier, mb->plain[i], mb->usable[i]);
-    } else if (op->result == KH_OK) {
-        tier->out_len = op->out_len;
+    if (tier->kind == KH_TIER_TLS_RSA_KX) {
+        if (result == KH_OK) {
+            result = kh_rsakx_answer(tier->key->kx_secret, (uint16_t)tier->arg, tier->data, tier->len,
+                                     mb->plain[i], tier->key->modulus_len, mb->usable[i], tier->out);
+            len = KH_PREMASTER_LEN;
+        }
+        OPENSSL_cleanse(mb->plain[i], sizeof(mb->plain[i]));
+    }
+    if (result == KH_OK) {
+        tier->out_len = len;
         tier->result = KH_OK;
         tier->by_kernel = true;
-    }
-    if (tier->kind == KH_TIER_TLS_RSA_KX) {
-        OPENSSL_cleanse(mb->plain[i], sizeof(mb->plain[i]));
     }
 }
 

@@ -4,6 +4,7 @@
 #include "algorithms.h"
 
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 #include <string.h>
@@ -85,4 +86,18 @@ void kh_rsakx_select(const uint8_t *block, size_t len, uint16_t version, bool us
     for (size_t i = 0; i < KH_PREMASTER_LEN; i++) {
         out[i] = (uint8_t)((secret[i] & keep) | (random[i] & ~keep));
     }
+}
+
+kh_result kh_rsakx_answer(const uint8_t secret[KH_RSAKX_SECRET_LEN], uint16_t version,
+                          const uint8_t *ciphertext, size_t ciphertext_len, const uint8_t *block, size_t len,
+                          bool usable, uint8_t out[KH_PREMASTER_LEN])
+{
+    uint8_t random[KH_PREMASTER_LEN];
+    kh_result result = kh_rsakx_random(secret, version, ciphertext, ciphertext_len, random);
+
+    if (result == KH_OK) {
+        kh_rsakx_select(block, len, version, usable, random, out);
+    }
+    OPENSSL_cleanse(random, sizeof(random));
+    return result;
 }

@@ -35,5 +35,10 @@ bool kh_rsakx_block(const uint8_t *ciphertext, size_t ciphertext_len, const uint
  */
 void kh_rsakx_select(const uint8_t *block, size_t len, uint16_t version, bool usable,
                      const uint8_t random[KH_PREMASTER_LEN], uint8_t out[KH_PREMASTER_LEN]);
+/* The answer to a question whose decryption gave `block`: both of the above. KH_E_CRYPTO: out is not written.
+ */
+KH_MUST_USE kh_result kh_rsakx_answer(const uint8_t secret[KH_RSAKX_SECRET_LEN], uint16_t version,
+                                      const uint8_t *ciphertext, size_t ciphertext_len, const uint8_t *block,
+                                      size_t len, bool usable, uint8_t out[KH_PREMASTER_LEN]);
 
 #endif

@@ -131,22 +131,20 @@ static bool raw_rsa(kh_key *key, const uint8_t *block, uint8_t *out)
 
 static kh_result tls_rsa_kx(kh_tier_op *op)
 {
-    uint8_t random[KH_PREMASTER_LEN], block[KH_SIGNATURE_MAX], plain[KH_SIGNATURE_MAX];
+    uint8_t block[KH_SIGNATURE_MAX], plain[KH_SIGNATURE_MAX];
     kh_key *key = op->key;
+    kh_result result = KH_OK;
     bool usable = false;
 
-    if (kh_rsakx_random(key->kx_secret, (uint16_t)op->arg, op->data, op->len, random) != KH_OK) {
-        return KH_E_CRYPTO;
-    }
     memset(plain, 0, sizeof(plain));
     usable = kh_rsakx_block(op->data, op->len, key->modulus, key->modulus_len, block);
     /* Not &&: the private operation is done for the stand-in too. */
     usable &= raw_rsa(key, block, plain);
-    kh_rsakx_select(plain, key->modulus_len, (uint16_t)op->arg, usable, random, op->out);
-    op->out_len = KH_PREMASTER_LEN;
+    result = kh_rsakx_answer(key->kx_secret, (uint16_t)op->arg, op->data, op->len, plain, key->modulus_len,
+                             usable, op->out);
+    op->out_len = result == KH_OK ? KH_PREMASTER_LEN : 0;
     OPENSSL_cleanse(plain, sizeof(plain));
-    OPENSSL_cleanse(random, sizeof(random));
-    return KH_OK;
+    return result;
 }
 
 static const char *oaep_hash(uint32_t padding)
