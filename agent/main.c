@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* keyholdd: what the command line says. Started by itself, its name says which role it has. */
 #include "boot.h"
+#include "descriptors.h"
 #include "front.h"
 #include "keeper.h"
 #include "log.h"
-#include "process.h"
 #include "secret.h"
 #include "supervisor.h"
 #include <getopt.h>
@@ -48,7 +48,7 @@ int main(int argc, char **argv)
     kh_options chosen = {.config_path = DEFAULT_CONFIG, .delay_ms = -1};
     int option = 0;
 
-    kh_process_descriptors();
+    kh_descriptors_standard();
     if (argc == 1 && strcmp(argv[0], KH_ROLE_FRONT) == 0) {
         kh_secret_process();
         kh_log_init("front", KH_LOG_INFO, false);

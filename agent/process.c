@@ -99,18 +99,6 @@ static void make_env(char **env, size_t cap)
     env[count] = NULL;
 }
 
-void kh_process_descriptors(void)
-{
-    int fd = 0;
-
-    do {
-        fd = open("/dev/null", O_RDWR);
-    } while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0) {
-        close(fd);
-    }
-}
-
 pid_t kh_process_start(const kh_process_spec *spec)
 {
     char *env[8] = {NULL};

@@ -17,9 +17,6 @@ typedef struct kh_process_spec {
     size_t descriptors; /* RLIMIT_NOFILE */
 } kh_process_spec;
 
-/* Opens 0, 1 and 2 where they are closed, so that nothing else gets these numbers and is written to as the
- * log. */
-void kh_process_descriptors(void);
 /* Returns the child's pid, or -1 with errno. */
 pid_t kh_process_start(const kh_process_spec *spec);
 

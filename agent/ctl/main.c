@@ -2,10 +2,10 @@
 /* keyholdctl: the operator's tool. This file has the table of commands and the one place where an error is
  * printed. */
 #include "ctl.h"
+#include "descriptors.h"
 #include "secret.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
 #include <string.h>
@@ -151,25 +151,12 @@ static kh_result run(ctl_run *ctl, int argc, char **argv)
     return ctl->args.command->run(ctl);
 }
 
-/* A file that is written must not become 2, where messages go, because somebody closed that. */
-static void open_standard(void)
-{
-    int fd = 0;
-
-    do {
-        fd = open("/dev/null", O_RDWR);
-    } while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0) {
-        close(fd);
-    }
-}
-
 int main(int argc, char **argv)
 {
     ctl_run ctl = {.commands = commands};
     kh_result result = KH_OK;
 
-    open_standard();
+    kh_descriptors_standard();
     ctl_secret_harden();
     (void)signal(SIGPIPE, SIG_IGN);
     result = run(&ctl, argc, argv);
