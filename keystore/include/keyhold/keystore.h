@@ -189,7 +189,7 @@ typedef struct kh_keeper_stats {
     uint64_t refused_usage;
     uint32_t workers, kernels; /* kernels: 0 openssl, 1 portable, 2 avx512-ifma */
     uint32_t running;          /* 1 while a keeper serves this ring */
-    uint32_t reserved;
+    uint32_t kernels_failed;   /* 1: they failed their test at start, and OpenSSL computes all */
 } kh_keeper_stats;
 
 void kh_keystore_stats(const kh_keystore *keystore, kh_keeper_stats *stats);
