@@ -5,7 +5,7 @@
  */
 #include "front.h"
 
-#define EXPIRIES_PER_TURN 256
+#define EXPIRIES_PER_TURN 64
 
 uint32_t kh_retry_after(const kh_front *front, kh_lane lane)
 {
