@@ -209,6 +209,7 @@ def test_nothing_of_the_makers_machine(_):
 # A machine of one's own: nothing that follows is seen outside. systemctl has no systemd here, and does what the unit says.
 PROLOGUE = r"""
 set -e
+trap 'status=$?; [ $status = 0 ] || tail -n 15 /run/nginx.log /run/keyholdd.log >&2' EXIT
 mount --make-rprivate /
 mkdir "$HOME_DIR/box" && mount -t tmpfs none "$HOME_DIR/box" && cd "$HOME_DIR/box" && mkdir usr usr-work bin
 mount -t overlay overlay -o "lowerdir=/usr,upperdir=$PWD/usr,workdir=$PWD/usr-work" /usr
