@@ -189,13 +189,29 @@ static bool still_enabled(kh_keeper *keeper, kh_op *op)
     return op->key != NULL;
 }
 
+/*
+ * How many operations of a lane a worker takes. Those that are computed one by one gain nothing from company: workers that
+ * would sleep meanwhile take their share.
+ */
+static size_t batch_size(const kh_keeper *keeper, int lane)
+{
+    size_t count = keeper->lane[lane].count, most = count < KH_BATCH_MAX ? count : KH_BATCH_MAX;
+
+    if (keeper->sleeping > 0 && !kh_multibuffer_gains((kh_lane)lane, most)) {
+        size_t share = (count + keeper->sleeping) / (keeper->sleeping + 1);
+
+        most = share < most ? share : most;
+    }
+    return most;
+}
+
 static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *out, kh_op_queue *for_store,
                          kh_op *batch[KH_BATCH_MAX])
 {
-    size_t n = 0;
+    size_t n = 0, most = batch_size(keeper, lane);
     kh_op *op = NULL;
 
-    while (n < KH_BATCH_MAX && out->count < sizeof(out->op) / sizeof(out->op[0]) &&
+    while (n < most && out->count < sizeof(out->op) / sizeof(out->op[0]) &&
            (op = kh_op_pop(&keeper->lane[lane])) != NULL) {
         if (kh_op_expired(op, now_ns)) {
             out->expired[lane]++;

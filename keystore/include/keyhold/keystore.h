@@ -160,7 +160,7 @@ KH_MUST_USE kh_result kh_keystore_attach(int fds[3], kh_keystore **keystore);
 void kh_keystore_free(kh_keystore *keystore); /* NULL is fine. Outstanding operations are simply forgotten. */
 /* Copies the record into a free slot. KH_E_OVERLOADED: no slot free. KH_E_TOO_LARGE. Does not wake the keeper. */
 KH_MUST_USE kh_result kh_keystore_submit(kh_keystore *keystore, const kh_record *record);
-/* Wakes sleeping workers, as many as there is new work for. Once per event loop turn. No system call if none sleeps. */
+/* Wakes sleeping workers, one for each batch of new work. Once per event loop turn. No system call if none sleeps. */
 void kh_keystore_flush(kh_keystore *keystore);
 /* Takes up to max completions; never blocks. Each slot must be released afterwards. */
 size_t kh_keystore_collect(kh_keystore *keystore, kh_completion *completions, size_t max);
