@@ -144,13 +144,14 @@ struct ngx_keyhold_agent_s {
     kh_session               *session;
     ngx_event_t               reconnect;  /* timer */
     ngx_event_t               flush;      /* posted */
+    ngx_uint_t                fresh;      /* requests that it will write */
+    ngx_uint_t                seen;       /* when it was put off */
     ngx_msec_t                backoff;
     ngx_msec_t                received;   /* when something last came */
     ngx_msec_t                since;      /* when it became ready */
     u_char                    why[NGX_KEYHOLD_DETAIL_LEN];
     unsigned                  ready:1;
     unsigned                  down:1;     /* and the log says so */
-    unsigned                  late:1;     /* flush once more in this turn */
     unsigned                  full:1;     /* the agent's credit is used up */
     unsigned                  served:1;   /* an operation, on this connection */
     unsigned                  unsteady:1; /* the last one was of no use */

@@ -17,6 +17,9 @@
 #define NGX_KEYHOLD_BACKOFF_MIN  10
 #define NGX_KEYHOLD_BACKOFF_MAX  500
 
+/* so many requests are written without looking for more */
+#define NGX_KEYHOLD_BATCH        8
+
 /* a connection that was ready for so long was of use, asked or not */
 #define NGX_KEYHOLD_STEADY_MSEC  1000
 
@@ -349,6 +352,7 @@ ngx_keyhold_conn_send(ngx_keyhold_agent_t *agent, ngx_keyhold_op_t *op,
     switch (rc) {
 
     case KH_OK:
+        agent->fresh++;
         ngx_keyhold_conn_post_flush(agent);
         return NGX_OK;
 
@@ -381,11 +385,19 @@ static void
 ngx_keyhold_conn_post_flush(ngx_keyhold_agent_t *agent)
 {
     if (!agent->flush.posted) {
-        agent->late = 0;
+        agent->seen = 0;
         ngx_post_event(&agent->flush, &ngx_posted_events);
     }
 }
 
+
+/*
+ * Each write wakes the agent, and each wake-up costs both sides as much as
+ * a P-256 signature.  So before requests are written the loop looks, without
+ * waiting, whether it has other work at hand, which may bring more of them, and
+ * goes on so while it does, until there is a batch.  An idle worker pays with
+ * one epoll_wait() that returns at once.
+ */
 
 static void
 ngx_keyhold_conn_flush_handler(ngx_event_t *ev)
@@ -394,11 +406,9 @@ ngx_keyhold_conn_flush_handler(ngx_event_t *ev)
 
     agent = ev->data;
 
-    /* whatever was posted by the events of this turn comes first */
-
-    if (!agent->late && !ngx_queue_empty(&ngx_posted_events)) {
-        agent->late = 1;
-        ngx_post_event(ev, &ngx_posted_events);
+    if (agent->fresh > agent->seen && agent->fresh < NGX_KEYHOLD_BATCH) {
+        agent->seen = agent->fresh;
+        ngx_post_event(ev, &ngx_posted_next_events);
         return;
     }
 
@@ -418,6 +428,8 @@ ngx_keyhold_conn_flush(ngx_keyhold_agent_t *agent)
     if (c == NULL) {
         return;
     }
+
+    agent->fresh = 0;
 
     while (c->write->ready) {
 
