@@ -127,7 +127,10 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word skip='' count=0\n"
         "    local command='' group='' options='' operands='' globals=()\n"
         "    COMPREPLY=()\n"
+        "    # --option=value comes in three words\n"
+        "    if [ \"$cur\" = = ]; then cur=''; elif [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
         "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+        "        [ \"$word\" = = ] && continue\n"
         "        if [ -n \"$skip\" ]; then [ \"$skip\" = keep ] && globals+=(\"$word\"); skip=''; continue; "
         "fi\n"
         "        case $word in\n"
@@ -160,12 +163,12 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
                  "    --user-front | --user-keeper) COMPREPLY=($(compgen -u -- \"$cur\")); return ;;\n"
                  "    --type) COMPREPLY=($(compgen -W \"rsa2048 rsa3072 rsa4096 p256 p384 p521 ed25519\" -- "
                  "\"$cur\")); return ;;\n"
-                 "    --usage) COMPREPLY=($(compgen -W \"");
+                 "    --usage) word=${cur%%\"${cur##*,}\"}; COMPREPLY=($(compgen -P \"$word\" -W \"");
 #define KH_X(constant, bit, name) (void)printf(" %s", name);
     KH_USAGES(KH_X)
 #undef KH_X
     (void)printf(
-        "\" -- \"$cur\")); return ;;\n"
+        "\" -- \"${cur##*,}\")); return ;;\n"
         "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env) return ;;\n"
         "    esac\n"
         "    case $cur in\n"

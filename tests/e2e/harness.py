@@ -224,9 +224,9 @@ def end_everything():
 class Agent:
     """keyholdd with a directory of its own, as `keyholdctl init --dir` makes it."""
 
-    def __init__(self, ws, name, preset, delay_ms, config, args, env, daemon):
+    def __init__(self, ws, name, preset, delay_ms, config, args, env, daemon, wrap):
         self.ws, self.preset, self.delay_ms, self.args, self.env = ws, preset, delay_ms, list(args), env
-        self.daemon = daemon
+        self.daemon, self.wrap = daemon, list(wrap)
         self.dir = os.path.join(ws.dir, name)
         self.socket = os.path.join(self.dir, "agent.sock")
         self.conf = os.path.join(self.dir, "keyhold.conf")
@@ -249,7 +249,7 @@ class Agent:
                        f'        operations = {{{listed}}}\n    }}\n}}')
 
     def start(self, wait=True):
-        argv = [artefact(self.daemon, self.preset), "--config", self.conf, "--foreground", *self.args]
+        argv = [*self.wrap, artefact(self.daemon, self.preset), "--config", self.conf, "--foreground", *self.args]
         if self.delay_ms:
             argv += ["--delay-ms", str(self.delay_ms)]
         self.process = popen(argv, self.log_path, self.env)
@@ -435,8 +435,9 @@ class Workspace:
         return f"{kind}{self.count}"
 
     def agent(self, preset="release", delay_ms=0, config="", args=(), env=None, start=True,
-              daemon="keyholdd"):
-        agent = Agent(self, self.new_name("agent"), preset, delay_ms, config, args, env, daemon)
+              daemon="keyholdd", wrap=()):
+        """wrap: a program with its options that becomes the daemon (setpriv, prlimit)."""
+        agent = Agent(self, self.new_name("agent"), preset, delay_ms, config, args, env, daemon, wrap)
         return agent.start() if start else agent
 
     def make_key(self, kind, name=None):

@@ -196,5 +196,17 @@ def test_provider_as_its_manual_says(ws):
     check(done.returncode != 0 and "usage" in done.stderr, "a tls-server key makes no request:", done.stderr)
 
 
+def test_module_refuses_another_nginx(ws):
+    """Configured for an nginx of another version than the sources: refused, with both versions and what to do."""
+    other = os.path.join(ws.dir, "nginx-other")
+    for says, complaint in (("nginx version: nginx/1.9.99", "is nginx 1.9.99, but the sources"), ("something", "does not say which version")):
+        with open(other, "w") as file:
+            file.write(f"#!/bin/sh\necho '{says}' >&2\n")
+        os.chmod(other, 0o755)
+        done = run("cmake", "-S", ROOT, "-B", os.path.join(ws.dir, "other"), f"-DKH_NGINX_BIN={other}", ok=False, timeout=300)
+        text = " ".join(done.stderr.split())
+        check(done.returncode != 0 and complaint in text, text)
+
+
 if __name__ == "__main__":
     harness.main(globals())

@@ -112,6 +112,14 @@ typedef struct kh_completion {
     uint32_t batch;       /* operations in the batch it was computed in; 0: not computed in a batch */
 } kh_completion;
 
+/* ---- Usage ------------------------------------------------------------------------------------------------------- */
+
+/*
+ * The usages (a set of kh_usage) of which each by itself lets a key of that type sign these bytes; 0: none does. The
+ * keeper decides for itself, whatever the front makes of it: this is for choosing among duplicates of a key.
+ */
+uint32_t kh_usages_to_sign(uint32_t key_type, uint32_t scheme, bool is_digest, const uint8_t *data, size_t len);
+
 /* ---- Lane groups: what may share a batch ------------------------------------------------------------------------ */
 
 /* X(constant, number, name) */
