@@ -61,6 +61,10 @@ static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_s
     case KH_STORE_PURGE:
     case KH_STORE_CERTIFY:
     case KH_STORE_CHECK:
+    case KH_STORE_BACKUP:
+    case KH_STORE_BACKED_UP:
+    case KH_STORE_EXPORT:
+    case KH_STORE_IMPORT_ALL:
         answer(out, op, KH_E_FORBIDDEN);
         break;
     default:
@@ -74,14 +78,14 @@ static kh_result take_record(kh_keeper_ring *ring, const kh_ring_copy *copy, kh_
 {
     op->slot = copy->slot;
     op->record = copy->record;
-    op->admin_fd = -1;
+    op->admin_fd = op->file_fd = -1;
     op->key = NULL;
     op->result = KH_E_INTERNAL;
     op->batch = 0;
     op->out_len = 0;
     op->long_data = op->long_out = NULL;
     op->material = NULL;
-    op->checking = NULL;
+    op->task = NULL;
     op->generated = false;
     op->record.data = op->inline_data;
     if (copy->record.data_len > KH_RECORD_DATA_MAX) {
