@@ -83,12 +83,27 @@ static void refuse(kh_conn *conn)
     kh_conn_reply(conn, &reply);
 }
 
+/* It is who it says, but has too many connections already. */
+static void refuse_full(kh_conn *conn)
+{
+    kh_reply reply = {.op = KH_OP_AUTH, .status = KH_E_OVERLOADED};
+
+    reply.detail = kh_text_bytes("too many connections of this identity, or of all");
+    conn->identity = NULL;
+    conn->state = KH_CONN_LAST;
+    kh_conn_reply(conn, &reply);
+}
+
 void kh_auth_proof(kh_conn *conn, const kh_request *req)
 {
     kh_reply reply = {.op = KH_OP_AUTH};
 
     if (!proved(conn, req)) {
         refuse(conn);
+        return;
+    }
+    if (!kh_room_for_identity(conn->front, conn->identity)) {
+        refuse_full(conn);
         return;
     }
     reply.identity = kh_text_bytes(conn->identity->name);

@@ -43,6 +43,7 @@ typedef struct kh_boot_keeper {
 
 typedef struct kh_boot_process {
     int32_t pid;
+    uint32_t starts; /* of this role, since the supervisor runs */
     char role[16];
 } kh_boot_process;
 

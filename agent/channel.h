@@ -23,6 +23,7 @@ typedef enum kh_channel_type {
     KH_MSG_KEEPER_DOWN,
     KH_MSG_PROCESSES, /* kh_boot_process, one per running process */
     KH_MSG_DRAIN,     /* uint32: most milliseconds */
+    KH_MSG_METRICS,   /* between CONFIG and COMMIT: an address of the metrics; 1 descriptor */
     /* supervisor to the keeper, over its boot channel */
     KH_MSG_KEEPER_BOOT, /* kh_boot_keeper, secret, path; 1 or 2 descriptors: control, admin socket */
     /* children to the supervisor */

@@ -35,12 +35,13 @@ static void close_fd(int *fd)
 void kh_children_send_processes(kh_supervisor *supervisor)
 {
     const kh_child *children[] = {&supervisor->front, &supervisor->keeper};
-    kh_boot_process list[KH_BOOT_PROCESSES] = {{.pid = getpid(), .role = "supervisor"}};
+    kh_boot_process list[KH_BOOT_PROCESSES] = {{.pid = getpid(), .starts = 1, .role = "supervisor"}};
     size_t count = 1;
 
     for (size_t i = 0; i < 2; i++) {
         if (children[i]->pid != 0) {
             list[count].pid = children[i]->pid;
+            list[count].starts = children[i]->starts;
             strncpy(list[count++].role, children[i]->name, sizeof list->role - 1);
         }
     }
@@ -206,6 +207,7 @@ static bool spawn(kh_child *child, int channel_fd)
         return false;
     }
     child->ready = child->kill_sent = false;
+    child->starts++;
     child->started = kh_supervisor_clock();
     child->silent_s = 0;
     ev_child_init(&child->watcher, on_child, child->pid, 0);

@@ -16,7 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static kh_result fail_at(const kh_config *config, unsigned line, char *error, const char *what,
+kh_result kh_config_fail(const kh_config *config, unsigned line, char *error, const char *what,
                          const char *name)
 {
     if (line == 0) {
@@ -34,11 +34,7 @@ static char *copy_string(cfg_t *cfg, const char *option)
     return value == NULL ? NULL : strdup(value);
 }
 
-/*
- * The path below the file's directory unless it is absolute, or a word that stands for no path. NULL: no
- * memory.
- */
-static char *absolute(const kh_config *config, const char *path)
+char *kh_config_absolute(const kh_config *config, const char *path)
 {
     char *result = NULL;
 
@@ -55,7 +51,7 @@ static kh_result take_path(const kh_config *config, cfg_t *cfg, const char *opti
     if (value == NULL) {
         return KH_OK;
     }
-    *field = absolute(config, value);
+    *field = kh_config_absolute(config, value);
     return *field == NULL ? KH_E_MEMORY : KH_OK;
 }
 
@@ -90,12 +86,13 @@ static kh_result take_identity(kh_config *config, cfg_t *cfg, kh_config_identity
     identity->uid = cfg_getint(cfg, "uid");
     identity->queue_max = (uint32_t)cfg_getint(cfg, "queue_max");
     identity->weight = (uint32_t)cfg_getint(cfg, "weight");
+    identity->max_connections = (uint32_t)cfg_getint(cfg, "max_connections");
     result = take_path(config, cfg, "token", &identity->token);
     if (result != KH_OK) {
         return result;
     }
     if ((identity->token == NULL) == (identity->uid < 0)) {
-        return fail_at(config, identity->line, error, "needs exactly one of `token` and `uid`: identity ",
+        return kh_config_fail(config, identity->line, error, "needs exactly one of `token` and `uid`: identity ",
                        identity->name);
     }
     identity->allows = calloc(allows + 1, sizeof *identity->allows);
@@ -118,7 +115,7 @@ static kh_result take_identities(kh_config *config, cfg_t *cfg, char *error)
     kh_result result = KH_OK;
 
     if (count > KH_IDENTITIES_MAX) {
-        return fail_at(config, 0, error, "too many identities", "");
+        return kh_config_fail(config, 0, error, "too many identities", "");
     }
     config->identities = calloc(count + 1, sizeof *config->identities);
     if (config->identities == NULL) {
@@ -131,9 +128,9 @@ static kh_result take_identities(kh_config *config, cfg_t *cfg, char *error)
             const kh_config_identity *a = &config->identities[i], *b = &config->identities[j];
 
             if (strcmp(a->name, b->name) == 0) {
-                result = fail_at(config, a->line, error, "declared twice: identity ", a->name);
+                result = kh_config_fail(config, a->line, error, "declared twice: identity ", a->name);
             } else if (a->uid >= 0 && a->uid == b->uid) {
-                result = fail_at(config, a->line, error, "has the uid of another identity: ", a->name);
+                result = kh_config_fail(config, a->line, error, "has the uid of another identity: ", a->name);
             }
         }
     }
@@ -146,7 +143,7 @@ static kh_result take_listener(kh_config *config, cfg_t *cfg, kh_config_listener
 
     listener->line = (unsigned)cfg->line;
     listener->address = strdup(address);
-    listener->path = absolute(config, address + strlen("unix:"));
+    listener->path = kh_config_absolute(config, address + strlen("unix:"));
     listener->mode = (mode_t)cfg_getint(cfg, "mode");
     listener->owner = copy_string(cfg, "owner");
     listener->group = copy_string(cfg, "group");
@@ -154,7 +151,7 @@ static kh_result take_listener(kh_config *config, cfg_t *cfg, kh_config_listener
         return KH_E_MEMORY;
     }
     if (strlen(listener->path) >= sizeof((struct sockaddr_un *)0)->sun_path) {
-        return fail_at(config, listener->line, error,
+        return kh_config_fail(config, listener->line, error,
                        "the path is too long for a Unix socket: ", listener->path);
     }
     return KH_OK;
@@ -166,10 +163,10 @@ static kh_result take_listeners(kh_config *config, cfg_t *cfg, char *error)
     kh_result result = KH_OK;
 
     if (count == 0) {
-        return fail_at(config, 0, error, "there is no `listen`", "");
+        return kh_config_fail(config, 0, error, "there is no `listen`", "");
     }
     if (count > KH_LISTENERS_MAX) {
-        return fail_at(config, 0, error, "too many listeners", "");
+        return kh_config_fail(config, 0, error, "too many listeners", "");
     }
     config->listeners = calloc(count, sizeof *config->listeners);
     if (config->listeners == NULL) {
@@ -180,7 +177,7 @@ static kh_result take_listeners(kh_config *config, cfg_t *cfg, char *error)
         config->listener_count++;
         for (unsigned j = 0; j < i && result == KH_OK; j++) {
             if (strcmp(config->listeners[i].path, config->listeners[j].path) == 0) {
-                result = fail_at(config, config->listeners[i].line, error, "declared twice: listen ",
+                result = kh_config_fail(config, config->listeners[i].line, error, "declared twice: listen ",
                                  config->listeners[i].address);
             }
         }
@@ -207,17 +204,20 @@ static kh_result take_all(kh_config *config, cfg_t *cfg, char *error)
         return result;
     }
     if (config->store == NULL) {
-        return fail_at(config, 0, error, "`store` is missing", "");
+        return kh_config_fail(config, 0, error, "`store` is missing", "");
     }
     if ((config->kek_file == NULL) == (config->kek_passphrase_file == NULL)) {
-        return fail_at(config, 0, error, "needs exactly one of `kek_file` and `kek_passphrase_file`", "");
+        return kh_config_fail(config, 0, error, "needs exactly one of `kek_file` and `kek_passphrase_file`", "");
     }
     if (config->kek_file != NULL && strcmp(config->kek_file, "-") == 0) {
-        return fail_at(config, 0, error, "only a passphrase can be asked for on the terminal, not `kek_file`",
+        return kh_config_fail(config, 0, error, "only a passphrase can be asked for on the terminal, not `kek_file`",
                        "");
     }
-    result = take_listeners(config, cfg, error);
-    return result == KH_OK ? take_identities(config, cfg, error) : result;
+    if ((result = take_listeners(config, cfg, error)) != KH_OK ||
+        (result = take_identities(config, cfg, error)) != KH_OK) {
+        return result;
+    }
+    return kh_config_take_metrics(config, cfg, error);
 }
 
 static kh_result start(const char *text, size_t len, const char *path, kh_config **out)
@@ -360,6 +360,7 @@ void kh_config_free(kh_config *config)
         free(config->listeners[i].owner);
         free(config->listeners[i].group);
     }
+    kh_config_free_metrics(config);
     free(config->identities);
     free(config->listeners);
     free(config->path);

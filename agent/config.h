@@ -8,6 +8,7 @@
 #ifndef KH_AGENT_CONFIG_H
 #define KH_AGENT_CONFIG_H
 
+#include <netinet/in.h>
 #include <sys/types.h>
 #include <keyhold/protocol.h>
 #include <keyhold/keystore.h>
@@ -16,6 +17,7 @@
 #define KH_CONFIG_TEXT_MAX (1 << 20) /* longest configuration file in bytes */
 #define KH_LISTENERS_MAX 64
 #define KH_IDENTITIES_MAX 1024
+#define KH_METRICS_MAX 4 /* `metrics` blocks */
 
 /*
  * Whole numbers of the top level. X(field and option, default, least, most, what it is). The unit is in the
@@ -50,6 +52,7 @@ typedef struct kh_config_identity {
     char *token;        /* absolute path of its token file; NULL: known by uid */
     int64_t uid;        /* -1: known by token */
     uint32_t queue_max; /* 0: the top level's */
+    uint32_t max_connections; /* 0: three quarters of the top level's */
     uint32_t weight;    /* 1 to 1000: its share of a contended lane */
     unsigned line;
     kh_allow *allows;
@@ -64,6 +67,21 @@ typedef struct kh_config_listener {
     char *group; /* NULL: unchanged */
     unsigned line;
 } kh_config_listener;
+
+/* Where the metrics are served. */
+typedef struct kh_config_metrics {
+    char *address; /* as written: "unix:PATH" or "tcp:ADDRESS:PORT"; names the listener */
+    char *path;    /* absolute; NULL: TCP */
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } tcp; /* when path is NULL */
+    mode_t mode;
+    char *owner, *group; /* NULL: unchanged */
+    bool is_public;      /* `public = true`: an address that is not loopback is meant */
+    unsigned line;
+} kh_config_metrics;
 
 typedef enum kh_config_format { KH_FORMAT_TEXT, KH_FORMAT_JSON } kh_config_format;
 
@@ -91,6 +109,8 @@ typedef struct kh_config {
     size_t listener_count;
     kh_config_identity *identities;
     size_t identity_count;
+    kh_config_metrics *metrics;
+    size_t metrics_count;
 } kh_config;
 
 /*

@@ -55,8 +55,8 @@ static const number_range top_numbers[] = {
 #undef KH_X
 };
 static const number_range identity_numbers[] = {
-    {"uid", 1, 4294967294}, {"queue_max", 1, 1000000}, {"weight", 1, 1000}};
-static const number_range listen_numbers[] = {{"mode", 0, 0777}};
+    {"uid", 1, 4294967294}, {"queue_max", 1, 1000000}, {"weight", 1, 1000}, {"max_connections", 1, 500000}};
+static const number_range listen_numbers[] = {{"mode", 0, 0777}}; /* of `metrics` too */
 
 static int check_range(cfg_t *cfg, cfg_opt_t *opt, const number_range *table, size_t count)
 {
@@ -190,6 +190,19 @@ static int check_listen(cfg_t *cfg, cfg_opt_t *opt)
     return 0;
 }
 
+/* The form; what is behind it is looked at with the whole file (config_metrics.c). */
+static int check_metrics(cfg_t *cfg, cfg_opt_t *opt)
+{
+    const char *address = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
+
+    if ((strncmp(address, "unix:", 5) != 0 && strncmp(address, "tcp:", 4) != 0) ||
+        strchr(address, ':')[1] == '\0') {
+        cfg_error(cfg, "metrics \"%s\": an address is \"unix:PATH\" or \"tcp:ADDRESS:PORT\"", address);
+        return -1;
+    }
+    return 0;
+}
+
 static int check_identity(cfg_t *cfg, cfg_opt_t *opt)
 {
     const char *name = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
@@ -223,7 +236,8 @@ static void set_checks(cfg_t *cfg)
 {
     static const char *const paths[] = {"store",        "kek_file",     "kek_passphrase_file",
                                         "admin_socket", "front_user",   "keeper_user",
-                                        "listen|owner", "listen|group", "identity|token"};
+                                        "listen|owner", "listen|group", "metrics|owner",
+                                        "metrics|group", "identity|token"};
     static const char *const words[] = {"kernels", "log_level", "log_format"};
 
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
@@ -238,7 +252,10 @@ static void set_checks(cfg_t *cfg)
     cfg_set_validate_func(cfg, "identity|uid", check_identity_number);
     cfg_set_validate_func(cfg, "identity|queue_max", check_identity_number);
     cfg_set_validate_func(cfg, "identity|weight", check_identity_number);
+    cfg_set_validate_func(cfg, "identity|max_connections", check_identity_number);
     cfg_set_validate_func(cfg, "listen|mode", check_listen_number);
+    cfg_set_validate_func(cfg, "metrics|mode", check_listen_number);
+    cfg_set_validate_func(cfg, "metrics", check_metrics);
     cfg_set_validate_func(cfg, "identity|allow|keys", check_glob);
     cfg_set_validate_func(cfg, "identity|allow|operations", check_operation);
     cfg_set_validate_func(cfg, "identity|allow", check_allow);
@@ -318,9 +335,13 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
                          CFG_STR_LIST("operations", NULL, CFGF_NODEFAULT), CFG_END()};
     cfg_opt_t identity[] = {CFG_STR("token", NULL, CFGF_NODEFAULT), CFG_INT("uid", -1, CFGF_NONE),
                             CFG_INT("queue_max", 0, CFGF_NONE),     CFG_INT("weight", 1, CFGF_NONE),
+                            CFG_INT("max_connections", 0, CFGF_NONE),
                             CFG_SEC("allow", allow, CFGF_MULTI),    CFG_END()};
     cfg_opt_t listen[] = {CFG_INT("mode", 0666, CFGF_NONE), CFG_STR("owner", NULL, CFGF_NODEFAULT),
                           CFG_STR("group", NULL, CFGF_NODEFAULT), CFG_END()};
+    cfg_opt_t metrics[] = {CFG_INT("mode", 0666, CFGF_NONE), CFG_STR("owner", NULL, CFGF_NODEFAULT),
+                           CFG_STR("group", NULL, CFGF_NODEFAULT), CFG_BOOL("public", cfg_false, CFGF_NONE),
+                           CFG_END()};
     cfg_opt_t top[] = {CFG_STR("store", NULL, CFGF_NODEFAULT),
                        CFG_STR("kek_file", NULL, CFGF_NODEFAULT),
                        CFG_STR("kek_passphrase_file", NULL, CFGF_NODEFAULT),
@@ -336,6 +357,7 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
                            CFG_INT(SENTINEL, 0, CFGF_NONE),
                        CFG_SEC("listen", listen, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
                        CFG_SEC("identity", identity, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
+                       CFG_SEC("metrics", metrics, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
                        CFG_END()};
     cfg_t *cfg = cfg_init(top, CFGF_NONE);
     char *whole = NULL;

@@ -12,6 +12,8 @@
 
 #define READS_PER_TURN 4
 #define SWEEP_S 0.25
+#define CLOSES_PER_TURN 64
+#define SWEEP_AGAIN_S 0.001 /* when it left some */
 
 static void list_append(kh_conn_list *list, kh_conn *conn)
 {
@@ -91,17 +93,28 @@ void kh_conn_close(kh_conn *conn, const char *why)
     mark_dirty(conn);
 }
 
-/* Takes requests out of the session until it wants more bytes or the connection ends. */
+/*
+ * Takes requests out of the session until it wants more bytes, the connection ends, or its share of this turn is
+ * used up: the end of the turn sees to the rest.
+ */
 static void process(kh_conn *conn)
 {
     kh_front *front = conn->front;
     kh_request req;
     uint32_t suppressed = 0;
 
+    conn->more = false;
     while (conn->state < KH_CONN_LAST) {
-        kh_result result = kh_server_next(conn->server, &req);
+        kh_result result = KH_OK;
         bool was_handshaking = conn->state == KH_CONN_HELLO;
 
+        kh_share_spend(conn);
+        if (!kh_share_has_time(conn)) {
+            conn->more = true;
+            mark_dirty(conn);
+            break;
+        }
+        result = kh_server_next(conn->server, &req);
         if (result == KH_AGAIN) {
             break;
         }
@@ -144,7 +157,7 @@ static void touch(kh_conn *conn)
 
 static void read_some(kh_conn *conn)
 {
-    for (int i = 0; i < READS_PER_TURN && conn->state < KH_CONN_LAST; i++) {
+    for (int i = 0; i < READS_PER_TURN && conn->state < KH_CONN_LAST && !conn->more; i++) {
         size_t cap = 0;
         uint8_t *room = kh_server_read_buffer(conn->server, &cap);
         ssize_t got = 0;
@@ -207,13 +220,18 @@ static void on_conn(struct ev_loop *loop, ev_io *io, int events)
     kh_conn *conn = (kh_conn *)io->data;
 
     (void)loop;
-    conn->front->now_ns = kh_front_clock();
-    if ((events & EV_WRITE) != 0) {
-        mark_dirty(conn); /* the end of this turn writes */
+    if (!kh_share_has_time(conn)) {
+        return; /* the next turn is told again */
+    }
+    conn->front->now_ns = kh_share_begin(conn->front);
+    if ((events & EV_WRITE) != 0) { /* here, not at the end of the turn: it takes the caller's own time */
+        write_some(conn);
+        mark_dirty(conn);
     }
     if ((events & EV_READ) != 0) {
         read_some(conn);
     }
+    kh_share_spend(conn);
 }
 
 static void destroy(kh_conn *conn)
@@ -234,29 +252,55 @@ static void settle(kh_conn *conn)
         return;
     }
     want_events(conn, (unsent ? EV_WRITE : 0) |
-                          (conn->state < KH_CONN_LAST && kh_server_wants_read(conn->server) ? EV_READ : 0));
+                          (conn->state < KH_CONN_LAST && !conn->more && kh_server_wants_read(conn->server) ? EV_READ : 0));
 }
 
+/* Written, and requests taken that waited: for the peer to read, or for this turn. */
+static void flush(kh_conn *conn)
+{
+    bool held = conn->more || !kh_server_wants_read(conn->server);
+
+    write_some(conn);
+    if (held && conn->state < KH_CONN_LAST) {
+        process(conn);
+    }
+    if (conn->state != KH_CONN_CLOSED) {
+        settle(conn);
+    }
+    kh_share_spend(conn);
+}
+
+/* Those with requests left, and no time left, are the first of the next turn, in their order. */
 void kh_conns_flush(kh_front *front)
 {
+    kh_conn *later = NULL, **end = &later;
+
+    kh_share_begin(front);
     while (front->dirty != NULL) {
         kh_conn *conn = front->dirty;
 
         front->dirty = conn->dirty_next;
+        if (conn->more && conn->state < KH_CONN_LAST && !kh_share_has_time(conn)) {
+            if (conn->stalled_ms == 0) {
+                write_some(conn);
+            }
+            conn->dirty_next = NULL;
+            *end = conn;
+            end = &conn->dirty_next;
+            continue;
+        }
         conn->dirty = false;
         if (conn->state == KH_CONN_CLOSED) {
             destroy(conn);
-            continue;
+        } else {
+            flush(conn);
         }
-        bool held = !kh_server_wants_read(conn->server);
-
-        write_some(conn);
-        if (held && conn->state < KH_CONN_LAST) {
-            process(conn); /* requests that waited for the peer to read */
-        }
-        if (conn->state != KH_CONN_CLOSED) {
-            settle(conn);
-        }
+    }
+    front->dirty = later;
+    if (later != NULL) {
+        ev_idle_start(front->loop, &front->busy);
+    } else {
+        ev_idle_stop(front->loop, &front->busy);
     }
 }
 
@@ -296,20 +340,24 @@ void kh_conns_apply(kh_front *front)
 
 /* ---- Timeouts ---- */
 
-/* Connections that are older than the limit, oldest first. */
+/* Connections that are older than the limit, oldest first, so many at a time. */
 static void sweep_list(kh_front *front, kh_conn_list *list, uint64_t limit_ms, uint64_t *counter,
                        const char *why)
 {
     uint64_t now_ms = kh_front_ms(front);
+    uint32_t closed = 0;
     kh_conn *next = NULL;
 
-    for (kh_conn *conn = list->first; conn != NULL && conn->active_ms + limit_ms <= now_ms; conn = next) {
+    for (kh_conn *conn = list->first;
+         conn != NULL && conn->active_ms + limit_ms <= now_ms && closed < CLOSES_PER_TURN; conn = next) {
         next = conn->next;
         if (conn->state != KH_CONN_CLOSED && conn->job_count == 0) {
             ++*counter;
             kh_conn_close(conn, why);
+            closed++;
         }
     }
+    front->sweep_again = front->sweep_again || closed == CLOSES_PER_TURN;
 }
 
 static void sweep_stalled(kh_front *front)
@@ -334,46 +382,27 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
 {
     kh_front *front = timer->data;
     long idle_s = front->config->idle_timeout_s;
+    bool is_tick = !front->sweep_again;
 
-    (void)loop;
     (void)events;
     front->now_ns = kh_front_clock();
+    front->sweep_again = false;
     sweep_list(front, &front->handshaking, (uint64_t)front->config->handshake_timeout_ms,
                &front->stats.closed_silent, "silent");
     if (idle_s > 0) {
         sweep_list(front, &front->ready, (uint64_t)idle_s * 1000, &front->stats.closed_idle, "idle");
     }
-    sweep_stalled(front);
-    kh_dispatch_rates(front);
-    kh_dispatch_watch(front);
+    if (is_tick) {
+        sweep_stalled(front);
+        kh_dispatch_rates(front);
+        kh_dispatch_watch(front);
+    }
+    ev_timer_stop(loop, timer);
+    ev_timer_set(timer, front->sweep_again ? SWEEP_AGAIN_S : SWEEP_S, 0.);
+    ev_timer_start(loop, timer);
 }
 
 /* ---- Opening ---- */
-
-/* Full: the oldest caller that has not said who it is makes room. False: there is none. */
-static bool make_room(kh_front *front)
-{
-    uint32_t most = (uint32_t)front->config->max_connections;
-    uint32_t suppressed = 0;
-    kh_conn *victim = front->handshaking.first;
-
-    if (front->handshaking.count + front->ready.count < most) {
-        return true;
-    }
-    front->stats.refused_full++;
-    if (kh_log_allowed(&front->log_full, kh_front_ms(front), &suppressed)) {
-        kh_log(KH_LOG_WARN, "connections_full", KH_LN("max_connections", most),
-               KH_LN("suppressed", suppressed));
-    }
-    while (victim != NULL && victim->state == KH_CONN_CLOSED) {
-        victim = victim->next;
-    }
-    if (victim == NULL) {
-        return false;
-    }
-    kh_conn_close(victim, "made room");
-    return true;
-}
 
 kh_result kh_conn_open(kh_front *front, int fd)
 {
@@ -383,13 +412,14 @@ kh_result kh_conn_open(kh_front *front, int fd)
     struct ucred peer = {.pid = 0, .uid = (uid_t)-1};
     socklen_t len = sizeof peer;
 
-    if (!make_room(front) || conn == NULL || kh_server_new(&config, &conn->server) != KH_OK) {
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) {
+        peer.uid = (uid_t)-1;
+    }
+    if (!kh_room_for_stranger(front, peer.uid) || conn == NULL ||
+        kh_server_new(&config, &conn->server) != KH_OK) {
         free(conn);
         close(fd);
         return KH_E_OVERLOADED;
-    }
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) {
-        peer.uid = (uid_t)-1;
     }
     conn->front = front;
     conn->uid = peer.uid;
@@ -402,9 +432,17 @@ kh_result kh_conn_open(kh_front *front, int fd)
     return KH_OK;
 }
 
+static void on_busy(struct ev_loop *loop, ev_idle *idle, int events)
+{
+    (void)loop; /* that it is active is all: the loop does not sleep */
+    (void)idle;
+    (void)events;
+}
+
 void kh_conns_start(kh_front *front)
 {
-    ev_timer_init(&front->sweep, on_sweep, SWEEP_S, SWEEP_S);
+    ev_idle_init(&front->busy, on_busy);
+    ev_timer_init(&front->sweep, on_sweep, SWEEP_S, 0.);
     front->sweep.data = front;
     ev_timer_start(front->loop, &front->sweep);
 }

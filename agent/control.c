@@ -6,6 +6,7 @@
  */
 #include "confine.h"
 #include "front.h"
+#include "metrics.h"
 #include "secret.h"
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -84,6 +85,20 @@ static kh_result take_listener(kh_front *front, kh_channel_message *message)
     return kh_listener_add(front, fd, path);
 }
 
+static kh_result take_metrics(kh_front *front, kh_channel_message *message)
+{
+    char address[256];
+    int fd = message->fd_count == 1 ? message->fds[0] : -1;
+
+    if (fd < 0 || message->len == 0 || message->len >= sizeof address) {
+        return KH_E_MALFORMED;
+    }
+    memcpy(address, message->payload, message->len);
+    address[message->len] = '\0';
+    message->fds[0] = -1; /* the metrics own it */
+    return kh_metrics_listen(front, fd, address);
+}
+
 static void limits(kh_front *front)
 {
     const kh_config *config = front->config;
@@ -119,6 +134,7 @@ static kh_result commit(kh_front *front)
     }
     if (old != NULL) {
         kh_listeners_apply(front);
+        kh_metrics_apply(front);
         kh_conns_apply(front);
         kh_config_free(old);
         kh_log(KH_LOG_NOTICE, "configuration_applied", KH_LN("identities", front->config->identity_count),
@@ -158,6 +174,8 @@ static kh_result take(kh_front *front, kh_channel_message *message)
         return take_tokens(front, message);
     case KH_MSG_LISTENER:
         return take_listener(front, message);
+    case KH_MSG_METRICS:
+        return take_metrics(front, message);
     case KH_MSG_COMMIT:
         return commit(front);
     case KH_MSG_RING:

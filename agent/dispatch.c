@@ -298,6 +298,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
     (void)loop;
     (void)events;
     front->now_ns = kh_front_clock();
+    front->turn++;
     kh_operation_expire(front);
     release_delayed(front);
     kh_dispatch(front);

@@ -5,6 +5,7 @@
  */
 #include "front.h"
 #include "confine.h"
+#include "metrics.h"
 #include "probe.h"
 #include "secret.h"
 #include <stdlib.h>
@@ -94,6 +95,7 @@ int kh_front_main(void)
     ev_set_priority(&drained, EV_MINPRI); /* after everything of this turn */
     ev_prepare_start(front->loop, &drained);
     kh_listeners_start(front);
+    kh_metrics_apply(front);
     if (kh_channel_send(front->channel_fd, KH_MSG_READY, NULL, 0, NULL, 0) != KH_OK) {
         return KH_EXIT_OK;
     }

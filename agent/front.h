@@ -7,12 +7,15 @@
  *   identity.c   who there is: tokens, uids, limits; survives a reload
  *   listener.c   listening sockets
  *   conn.c       connections
+ *   room.c       how many of them
+ *   share.c      how much of the front's time each caller gets
  *   auth.c       hello and auth
  *   admit.c      a request becomes a job, or is answered at once
  *   operation.c  the life of a job: begin, end, cancel, expire
  *   dispatch.c   queues to ring, completions to replies
  *   manage.c     operations that manage keys
  *   status.c     the JSON document of `status`
+ *   metrics.c, metrics_http.c  the same for Prometheus, and serving it
  *
  * One thread, one libev loop. Replies are written once per turn of the loop, the keeper is woken once per
  * turn.
@@ -40,6 +43,11 @@
 typedef struct kh_front kh_front;
 typedef struct kh_conn kh_conn;
 
+/* Time spent in one turn of the loop (share.c). */
+typedef struct kh_share {
+    uint64_t turn, spent_ns;
+} kh_share;
+
 /* Who can call. Made when a configuration first names it, never freed, so that jobs may point to it. */
 typedef struct kh_identity {
     kh_tenant tenant; /* first: a job's tenant is its identity */
@@ -52,7 +60,9 @@ typedef struct kh_identity {
     uint32_t lists;                   /* `list` operations that gather entries */
     uint32_t connections;
     uint64_t requests, refused, completed;
-    kh_log_limit log_refused, log_overload; /* each identity has its own: none drowns what others cause */
+    kh_share share;
+    /* each identity has its own: none drowns what others cause */
+    kh_log_limit log_refused, log_overload, log_connections;
     struct kh_identity *next;
 } kh_identity;
 
@@ -79,6 +89,7 @@ struct kh_conn {
     uint8_t nonce_client[KH_NONCE_LEN], nonce_agent[KH_NONCE_LEN];
     bool by_token; /* it named an identity */
     bool dirty;
+    bool more;          /* requests are left in its buffer for the next turn */
     bool counted;       /* in identity->connections */
     kh_conn_list *list; /* handshaking or ready */
     kh_conn *dirty_next;
@@ -102,8 +113,8 @@ typedef struct kh_front_stats {
     kh_histogram total[KH_OPS_ROOM];    /* arrival to reply; private-key operations and lookups */
     kh_histogram queued[KH_LANE_COUNT]; /* arrival to ring */
     uint64_t lane_done[KH_LANE_COUNT];
-    uint64_t accepted, refused_full, refused_auth, closed_idle, closed_silent, closed_stalled,
-        closed_protocol;
+    uint64_t accepted, refused_full, refused_identity, refused_auth, closed_idle, closed_silent,
+        closed_stalled, closed_protocol;
     uint64_t keeper_losses, lookups;
     double rate[KH_LANE_COUNT]; /* completions per second, smoothed */
     uint64_t rate_base[KH_LANE_COUNT];
@@ -126,10 +137,16 @@ struct kh_front {
     kh_credential *next_credentials;
     kh_credential *nobody; /* a random secret: what unknown identities are measured against */
     kh_listener *listeners;
+    struct kh_metrics *metrics; /* metrics_http.c's; NULL: none */
     /* connections */
     kh_conn_list handshaking, ready;
     kh_conn *dirty;
+    ev_idle busy; /* active while some of them have more for the next turn: the loop does not sleep */
+    uint64_t turn; /* of the loop */
+    kh_share strangers, accepts;
+    uint64_t share_since_ns; /* share.c */
     ev_timer sweep;
+    bool sweep_again; /* the last one left some for this one */
     ev_timer accept_pause;
     ev_timer alive;
     /* jobs */
@@ -218,6 +235,24 @@ void kh_conns_start(kh_front *front);
 void kh_conns_apply(kh_front *front);
 /* Whether anything is still to be written. */
 bool kh_conns_pending(kh_front *front);
+
+/* ---- room.c */
+/*
+ * Whether one more caller that is not known may come in; when all is full, one that has said nothing makes room.
+ */
+bool kh_room_for_stranger(kh_front *front, uid_t uid);
+/* Whether the identity may have one more connection. What is refused is counted and logged. */
+bool kh_room_for_identity(kh_front *front, kh_identity *identity);
+
+/* ---- share.c */
+/* Time counts from now on. Returns kh_front_clock(). */
+uint64_t kh_share_begin(kh_front *front);
+/* What was spent since the last of these three calls was spent on this caller. */
+void kh_share_spend(const kh_conn *conn);
+/* Or on accepting; returns whether there is time for one more. */
+bool kh_share_spend_accept(kh_front *front);
+/* Whether more may be done for this caller in this turn. */
+bool kh_share_has_time(const kh_conn *conn);
 
 /* ---- auth.c */
 void kh_auth_hello(kh_conn *conn, const kh_request *req);

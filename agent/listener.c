@@ -7,7 +7,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ACCEPTS_PER_TURN 64
 #define ACCEPT_PAUSE_S 0.1 /* after EMFILE and its like */
 
 static void listen_again(kh_front *front, bool on)
@@ -36,8 +35,8 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int events)
 
     (void)loop;
     (void)events;
-    front->now_ns = kh_front_clock();
-    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+    front->now_ns = kh_share_begin(front);
+    while (kh_share_spend_accept(front)) {
         int fd = accept4(io->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) {

@@ -5,6 +5,8 @@
  */
 #include "front.h"
 
+#define EXPIRIES_PER_TURN 64
+
 uint32_t kh_retry_after(const kh_front *front, kh_lane lane)
 {
     double rate = front->stats.rate[lane], wait_ms = 0;
@@ -191,10 +193,13 @@ void kh_operation_abandon(kh_conn *conn)
     }
 }
 
+/* So many at a time: thousands may have the same deadline, and the timer comes again at once. */
 void kh_operation_expire(kh_front *front)
 {
-    for (kh_job *job = kh_deadlines_first(&front->deadlines);
-         job != NULL && job->deadline_ns <= front->now_ns; job = kh_deadlines_first(&front->deadlines)) {
+    kh_job *job = kh_deadlines_first(&front->deadlines);
+
+    for (int i = 0; i < EXPIRIES_PER_TURN && job != NULL && job->deadline_ns <= front->now_ns; i++) {
         kh_operation_end(front, job, KH_E_DEADLINE, NULL, 0);
+        job = kh_deadlines_first(&front->deadlines);
     }
 }

@@ -212,7 +212,8 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
         return result;
     }
     if ((result = kh_kek_load(config, &supervisor->kek, error)) != KH_OK ||
-        (result = open_sockets(supervisor, config, error)) != KH_OK) {
+        (result = open_sockets(supervisor, config, error)) != KH_OK ||
+        (result = kh_metrics_open(supervisor, config, error)) != KH_OK) {
         return result;
     }
     if (config->admin_socket != NULL) {
@@ -238,7 +239,7 @@ static void add_dir(kh_confine_path *paths, size_t *count, const char *file, int
 void kh_settings_confine(kh_supervisor *supervisor)
 {
     const kh_config *config = supervisor->settings.config;
-    size_t most = 8 + config->identity_count + config->listener_count, count = 0;
+    size_t most = 8 + config->identity_count + config->listener_count + config->metrics_count, count = 0;
     kh_confine_path *paths = calloc(most, sizeof *paths);
 
     if (paths == NULL) {
@@ -253,6 +254,11 @@ void kh_settings_confine(kh_supervisor *supervisor)
     }
     for (size_t i = 0; i < config->listener_count; i++) {
         add_dir(paths, &count, config->listeners[i].path, KH_PATH_SOCKETS);
+    }
+    for (size_t i = 0; i < config->metrics_count; i++) {
+        if (config->metrics[i].path != NULL) {
+            add_dir(paths, &count, config->metrics[i].path, KH_PATH_SOCKETS);
+        }
     }
     if (config->admin_socket != NULL) {
         add_dir(paths, &count, config->admin_socket, KH_PATH_SOCKETS);
@@ -275,6 +281,7 @@ void kh_settings_confine(kh_supervisor *supervisor)
 void kh_settings_stop(kh_supervisor *supervisor)
 {
     drop_sockets(supervisor, 0);
+    kh_metrics_close(supervisor, NULL);
     kh_socket_close(&supervisor->admin);
     kh_kek_free(&supervisor->kek);
     kh_settings_free(&supervisor->settings);
@@ -342,6 +349,9 @@ kh_result kh_settings_send(kh_supervisor *supervisor, size_t first_socket)
                                  strlen(sock->path), &sock->fd, 1);
     }
     if (result == KH_OK) {
+        result = kh_metrics_send(supervisor);
+    }
+    if (result == KH_OK) {
         result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_COMMIT, NULL, 0, NULL, 0);
     }
     return result;
@@ -388,6 +398,9 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
         return result;
     }
     result = open_sockets(supervisor, next.config, error);
+    if (result == KH_OK && (result = kh_metrics_open(supervisor, next.config, error)) != KH_OK) {
+        drop_sockets(supervisor, before);
+    }
     if (result != KH_OK) {
         kh_settings_free(&next);
         return result;
@@ -400,6 +413,7 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
         kh_child_kill(&supervisor->front, "does not take its configuration");
     }
     close_sockets(supervisor);
+    kh_metrics_close(supervisor, supervisor->settings.config);
     kh_settings_free(&old);
     return KH_OK;
 }

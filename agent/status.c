@@ -103,6 +103,7 @@ static json_t *keeper_json(const kh_front *front, const kh_keeper_stats *stats)
     json_object_set_new(json, "losses", number(front->stats.keeper_losses));
     json_object_set_new(json, "workers", number(stats->workers));
     json_object_set_new(json, "kernels", json_string(kernels[stats->kernels < 3 ? stats->kernels : 0]));
+    json_object_set_new(json, "kernels_failed", json_boolean(stats->kernels_failed != 0));
     json_object_set_new(json, "keys_resident", number(stats->keys_resident));
     json_object_set_new(json, "keys_loaded", number(stats->keys_loaded));
     json_object_set_new(json, "keys_evicted", number(stats->keys_evicted));
@@ -148,6 +149,7 @@ static json_t *connections_json(const kh_front *front)
     json_object_set_new(json, "most", number((uint64_t)front->config->max_connections));
     json_object_set_new(json, "accepted", number(front->stats.accepted));
     json_object_set_new(json, "refused_full", number(front->stats.refused_full));
+    json_object_set_new(json, "refused_identity", number(front->stats.refused_identity));
     json_object_set_new(json, "refused_auth", number(front->stats.refused_auth));
     json_object_set_new(json, "closed_idle", number(front->stats.closed_idle));
     json_object_set_new(json, "closed_silent", number(front->stats.closed_silent));

@@ -6,6 +6,7 @@
  *   supervisor.c  start, signals, end
  *   children.c    the roles: start, death, back-off, rings
  *   settings.c    configuration and sockets, and how they change
+ *   metrics_sockets.c  where metrics are served
  */
 #ifndef KH_AGENT_SUPERVISOR_H
 #define KH_AGENT_SUPERVISOR_H
@@ -36,12 +37,18 @@ typedef struct kh_child {
     int channel_fd;           /* -1: closed */
     int control_fd;           /* keeper: kh_keeper_send_* */
     uint32_t failures;        /* deaths in a row before it had served for a while */
+    uint32_t starts;
     double started, ready_at; /* kh_supervisor_clock */
     double silent_s;          /* how long it has said nothing, in the watchdog's own ticks */
     ev_child watcher;
     ev_io channel_io;
     ev_timer restart;
 } kh_child;
+
+typedef struct kh_metrics_socket {
+    kh_socket sock;
+    char *address; /* as the configuration has it */
+} kh_metrics_socket;
 
 typedef struct kh_settings {
     kh_config *config;
@@ -62,6 +69,8 @@ struct kh_supervisor {
     char *store;
     kh_socket sockets[KH_LISTENERS_MAX];
     size_t socket_count;
+    kh_metrics_socket metrics[2 * KH_METRICS_MAX]; /* a reload has those of both configurations */
+    size_t metrics_count;
     kh_socket admin;
     kh_child front, keeper;
     int ring[3];
@@ -97,6 +106,14 @@ KH_MUST_USE kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
 KH_MUST_USE kh_result kh_settings_send(kh_supervisor *supervisor, size_t first_socket);
 void kh_settings_confine(kh_supervisor *supervisor);
 void kh_settings_stop(kh_supervisor *supervisor);
+
+/* ---- metrics_sockets.c; error: KH_CONFIG_ERROR_MAX bytes */
+/* Opens what the configuration names and is not open yet; on failure none of those stay open. */
+KH_MUST_USE kh_result kh_metrics_open(kh_supervisor *supervisor, const kh_config *config, char *error);
+/* Closes what the configuration does not name; NULL: all. */
+void kh_metrics_close(kh_supervisor *supervisor, const kh_config *config);
+/* Sends them to the front. KH_E_IO. */
+KH_MUST_USE kh_result kh_metrics_send(kh_supervisor *supervisor);
 
 /* ---- children.c */
 void kh_children_init(kh_supervisor *supervisor);

@@ -17,6 +17,7 @@
 int kh_bench_load(int argc, char **argv);
 int kh_bench_op(int argc, char **argv);
 int kh_bench_gate(int argc, char **argv);
+int kh_bench_flood(int argc, char **argv);
 int kh_bench_scan(int argc, char **argv);
 int kh_bench_kernels(int argc, char **argv); /* kernels.c, where the build has it */
 

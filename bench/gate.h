@@ -54,6 +54,8 @@ bool gate_store_start(gate *g, const gate_row *row, size_t alternation, double *
 bool gate_store_first_use(gate *g, const gate_row *row, size_t alternation, double *value);
 bool gate_store_memory(gate *g, const gate_row *row, size_t alternation, double *value);
 void gate_store_end(gate *g);
+/* By how much another tenant's flood moves the p99 of operations, in ms. */
+bool gate_flood_p99(gate *g, const gate_row *row, size_t alternation, double *value);
 /* A full batch of a kernel, over OpenSSL; half a batch over a full one, in operations per second. */
 bool gate_kernel_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
 bool gate_kernel_half(gate *g, const gate_row *row, size_t alternation, double *value);

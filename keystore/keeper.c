@@ -265,10 +265,17 @@ static void serve(keeper_main *main_)
 static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
 {
     kh_keeper *keeper = &main_->keeper;
+    bool kernels_failed = false;
     kh_result result = KH_OK;
 
     keeper->config = config;
-    keeper->stats.kernels = kh_multibuffer_init(config->use_kernels);
+    keeper->stats.kernels = kh_multibuffer_init(config->use_kernels, &kernels_failed);
+    keeper->stats.kernels_failed = kernels_failed;
+    if (kernels_failed) {
+        kh_logf(config->log, config->ctx, KH_LOG_WARN,
+                "kernels: their test at start failed, so OpenSSL computes all, slower: this CPU or its memory "
+                "may be faulty; report it with the CPU's type, and set kernels = openssl to silence this");
+    }
     /* Rises with each change, and from one keeper to the next. */
     keeper->generation = (uint64_t)time(NULL) << 24;
     if (pthread_mutex_init(&keeper->lock, NULL) != 0 || kh_desk_init(&keeper->store_desk) != KH_OK ||

@@ -20,9 +20,10 @@ struct kh_multibuffer {
     uint8_t plain[KH_BATCH_MAX][KH_SIGNATURE_MAX];
 };
 
-uint32_t kh_multibuffer_init(bool use)
+uint32_t kh_multibuffer_init(bool use, bool *failed)
 {
-    if (!use || kh_kernels_init() != KH_OK) {
+    *failed = use && kh_kernels_init() != KH_OK;
+    if (!use || *failed) {
         (void)!kh_kernels_select(KH_BACKEND_OPENSSL);
     }
     return (uint32_t)kh_kernels_selected();

@@ -10,9 +10,9 @@
 
 /*
  * Once in a process, before the first key is prepared: selects the kernels for this CPU, or OpenSSL when
- * `use` is false or they fail. Returns the number for kh_keeper_stats.kernels.
+ * `use` is false or they fail (*failed). Returns the number for kh_keeper_stats.kernels.
  */
-uint32_t kh_multibuffer_init(bool use);
+uint32_t kh_multibuffer_init(bool use, bool *failed);
 
 /* Whether n operations of that lane, done together, take less time than one by one. */
 bool kh_multibuffer_gains(kh_lane lane, size_t n);

@@ -399,7 +399,8 @@ def test_lists_are_bounded(ws):
 
 def test_full(ws):
     agent = agent_with_keys(ws, "p256", config="max_connections = 20")
-    known = [wire.connect(agent.socket, agent.token) for _ in range(20)]
+    # An identity's share is 15, which test_f8_flood.py looks at; root may have them all.
+    known = [wire.connect(agent.socket, agent.token) for _ in range(15)] + [wire.connect(agent.socket) for _ in range(5)]
     with wire.Caller(agent.socket) as more:
         check(more.last_word() is None, "one more is refused")
     check(all(sign(connection) == wire.OK for connection in known), "the others are served")

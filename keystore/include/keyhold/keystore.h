@@ -217,7 +217,7 @@ typedef struct kh_keeper_stats {
     uint64_t refused_usage;
     uint32_t workers, kernels; /* kernels: 0 openssl, 1 portable, 2 avx512-ifma */
     uint32_t running;          /* 1 while a keeper serves this ring */
-    uint32_t reserved;
+    uint32_t kernels_failed;   /* 1: they failed their test at start, and OpenSSL computes all */
     uint64_t last_backup;      /* Unix time; 0: never */
     uint8_t store_id[KH_STORE_ID_LEN];
 } kh_keeper_stats;
