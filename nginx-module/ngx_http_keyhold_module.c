@@ -23,8 +23,6 @@ static char *ngx_http_keyhold_merge_srv_conf(ngx_conf_t *cf, void *parent,
 static char *ngx_http_keyhold_references(ngx_conf_t *cf,
     ngx_keyhold_conf_t *kcf);
 
-static char *ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
 static void ngx_http_keyhold_conf_cleanup(void *data);
 
 static ngx_int_t ngx_http_keyhold_init_module(ngx_cycle_t *cycle);
@@ -43,8 +41,8 @@ static ngx_conf_num_bounds_t  ngx_http_keyhold_inflight_bounds = {
 static ngx_command_t  ngx_http_keyhold_commands[] = {
 
     { ngx_string("keyhold_agent"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE12,
-      ngx_http_keyhold_agent,
+      NGX_HTTP_MAIN_CONF|NGX_CONF_1MORE,
+      ngx_keyhold_agent,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -61,6 +59,34 @@ static ngx_command_t  ngx_http_keyhold_commands[] = {
       ngx_conf_set_msec_slot,
       NGX_HTTP_MAIN_CONF_OFFSET,
       offsetof(ngx_keyhold_conf_t, timeout),
+      NULL },
+
+    { ngx_string("keyhold_try_timeout"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_keyhold_conf_t, try_timeout),
+      NULL },
+
+    { ngx_string("keyhold_certificate"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_keyhold_conf_t, certificate),
+      NULL },
+
+    { ngx_string("keyhold_certificate_key"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_keyhold_conf_t, certificate_key),
+      NULL },
+
+    { ngx_string("keyhold_trusted_certificate"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_str_slot,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_keyhold_conf_t, trusted_certificate),
       NULL },
 
     { ngx_string("keyhold_connect_timeout"),
@@ -137,6 +163,7 @@ ngx_http_keyhold_create_main_conf(ngx_conf_t *cf)
 
     kcf->pool = cf->pool;
     kcf->timeout = NGX_CONF_UNSET_MSEC;
+    kcf->try_timeout = NGX_CONF_UNSET_MSEC;
     kcf->connect_timeout = NGX_CONF_UNSET_MSEC;
     kcf->max_inflight = NGX_CONF_UNSET;
 
@@ -195,7 +222,7 @@ ngx_http_keyhold_init_main_conf(ngx_conf_t *cf, void *conf)
 
     kcf->http_ssl = ngx_http_conf_get_module_srv_conf(cf, ngx_http_ssl_module);
 
-    return NGX_CONF_OK;
+    return ngx_keyhold_agents_init(cf->cycle, kcf);
 }
 
 
@@ -338,77 +365,6 @@ ngx_http_keyhold_init(ngx_conf_t *cf)
 }
 
 
-static char *
-ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_keyhold_conf_t *kcf = conf;
-
-    ngx_str_t            *value, file;
-    ngx_keyhold_agent_t  *agent, **slot;
-
-    if (kcf->agents.nelts) {
-        return "is duplicate: this version knows one agent";
-    }
-
-    value = cf->args->elts;
-
-    if (value[1].len <= sizeof("unix:") - 1
-        || ngx_strncmp(value[1].data, "unix:", sizeof("unix:") - 1) != 0)
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "agent \"%V\" is not of the form \"unix:PATH\"",
-                           &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    agent = ngx_pcalloc(cf->pool, sizeof(ngx_keyhold_agent_t));
-    if (agent == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (value[1].len - (sizeof("unix:") - 1)
-        >= sizeof(agent->sockaddr.sun_path))
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "the path of agent \"%V\" is too long", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    agent->name = value[1];
-    agent->sockaddr.sun_family = AF_UNIX;
-    ngx_memcpy(agent->sockaddr.sun_path, value[1].data + sizeof("unix:") - 1,
-               value[1].len - (sizeof("unix:") - 1));
-    agent->socklen = sizeof(struct sockaddr_un);
-
-    if (cf->args->nelts == 3) {
-
-        if (value[2].len <= sizeof("token=") - 1
-            || ngx_strncmp(value[2].data, "token=", sizeof("token=") - 1) != 0)
-        {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\"", &value[2]);
-            return NGX_CONF_ERROR;
-        }
-
-        file.data = value[2].data + sizeof("token=") - 1;
-        file.len = value[2].len - (sizeof("token=") - 1);
-
-        if (ngx_keyhold_token(cf, agent, &file) != NGX_CONF_OK) {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    slot = ngx_array_push(&kcf->agents);
-    if (slot == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    *slot = agent;
-
-    return NGX_CONF_OK;
-}
-
-
 /* ---- master and workers ---- */
 
 
@@ -456,6 +412,8 @@ ngx_http_keyhold_init_process(ngx_cycle_t *cycle)
     ngx_keyhold_handshake_init();
 
     ngx_keyhold_conf = kcf;
+
+    ngx_keyhold_route_init(kcf, cycle->log);
 
     agents = kcf->agents.elts;
 
