@@ -2,8 +2,10 @@
 /*
  * What the parts of the module know of each other.
  *
- *   ngx_http_keyhold_module.c   directives, the life of the module
- *   ngx_http_keyhold_variables.c  what the access log can say
+ *   ngx_keyhold_module.c        settings, the life of the module (core)
+ *   ngx_keyhold_settings.h      their directives, for http{} and stream{}
+ *   ngx_http_keyhold_module.c   "keyhold on" in http
+ *   ngx_keyhold_variables.c     what the access logs can say
  *   ngx_keyhold_token.c         the token of an agent
  *   ngx_keyhold_reference.c     "keyhold on": a reference for each certificate
  *   ngx_keyhold_provider.c      the OpenSSL provider inside nginx, and how it waits
@@ -42,6 +44,9 @@
 
 #define NGX_KEYHOLD_DETAIL_LEN  256
 
+/* What another module may use; module.map names it too. */
+#define NGX_KEYHOLD_EXPORT  __attribute__((visibility("default")))
+
 
 typedef struct ngx_keyhold_agent_s      ngx_keyhold_agent_t;
 typedef struct ngx_keyhold_tls_s        ngx_keyhold_tls_t;
@@ -69,9 +74,13 @@ typedef struct {
     ngx_str_t                 trusted_certificate;
     SSL_CTX                  *ssl_ctx;
     ngx_int_t                 max_inflight;  /* per worker */
-    void                     *http_ssl;      /* the http level's ssl srv conf */
     ngx_pool_t               *pool;
+    unsigned                  on:1;          /* "keyhold on" somewhere */
 } ngx_keyhold_conf_t;
+
+
+/* The core module: its configuration is the settings. */
+NGX_KEYHOLD_EXPORT extern ngx_module_t  ngx_keyhold_module;
 
 
 /* The configuration of this worker; NULL: no agent is configured. */
@@ -372,10 +381,26 @@ char *ngx_keyhold_token(ngx_conf_t *cf, ngx_keyhold_agent_t *agent,
 /* In a worker. */
 void ngx_keyhold_token_lock(ngx_keyhold_agent_t *agent);
 
-char *ngx_keyhold_reference(ngx_conf_t *cf, ngx_str_t *cert, ngx_str_t *ref);
-
 /* The directive keyhold_agent; conf is the settings. */
-char *ngx_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf);
+NGX_KEYHOLD_EXPORT char *ngx_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+
+/*
+ * "keyhold on" in a server, its own or inherited: its keys, unless it has some,
+ * become references for its certificates.  certs: those in effect.
+ */
+NGX_KEYHOLD_EXPORT char *ngx_keyhold_references(ngx_conf_t *cf, ngx_uint_t own,
+    ngx_array_t *certs, ngx_array_t **keys);
+
+/* The value of a variable for an access log. */
+#define NGX_KEYHOLD_VAR_STATUS  0
+#define NGX_KEYHOLD_VAR_TIME    1
+#define NGX_KEYHOLD_VAR_AGENT   2
+#define NGX_KEYHOLD_VAR_TRIES   3
+
+NGX_KEYHOLD_EXPORT ngx_int_t ngx_keyhold_variable(ngx_connection_t *c,
+    ngx_pool_t *pool, ngx_variable_value_t *v, uintptr_t what);
+
 /* The settings are complete: defaults, and what does not go together. */
 char *ngx_keyhold_agents_init(ngx_cycle_t *cycle, ngx_keyhold_conf_t *conf);
 
