@@ -121,20 +121,21 @@ class Wire:
 
 
 class Namespace:
-    """A network namespace with a cable to ours. Cut, it drops every packet that it would answer with."""
-
-    HERE, THERE = "192.0.2.1", "192.0.2.2"
+    """A network namespace with a cable to ours. Cut, it drops every packet that it would answer with. The addresses are of the network
+    that RFC 2544 keeps for measurements, of a part that nobody here has a route to."""
 
     def __init__(self):
+        net = next(net for net in (f"198.19.{i}" for i in range(256)) if net + "." not in run("ip", "route", "show", "table", "all").stdout)
+        self.near, self.far = net + ".1", net + ".2"
         self.name, here, there = (f"kh{kind}{os.getpid()}" for kind in ("ns", "a", "b"))
         self.here = here
         if run("ip", "netns", "add", self.name, ok=False).returncode != 0:
             raise harness.Skip("no network namespaces here")
         try:
             run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self.name)
-            run("ip", "address", "add", self.HERE + "/30", "dev", here)
+            run("ip", "address", "add", self.near + "/30", "dev", here)
             run("ip", "link", "set", here, "up")
-            for words in (f"address add {self.THERE}/30 dev {there}", f"link set {there} up", "link set lo up"):
+            for words in (f"address add {self.far}/30 dev {there}", f"link set {there} up", "link set lo up"):
                 run("ip", "-n", self.name, *words.split())
         except harness.Failure:
             self.remove()
@@ -145,10 +146,10 @@ class Namespace:
         return ["nsenter", "--net=/run/netns/" + self.name, "--"]
 
     def cut(self):
-        run("ip", "-n", self.name, "route", "add", "blackhole", self.HERE + "/32")
+        run("ip", "-n", self.name, "route", "add", "blackhole", self.near + "/32")
 
     def heal(self):
-        run("ip", "-n", self.name, "route", "del", "blackhole", self.HERE + "/32")
+        run("ip", "-n", self.name, "route", "del", "blackhole", self.near + "/32")
 
     def remove(self):
         run("ip", "link", "del", self.here, ok=False)
@@ -204,7 +205,7 @@ class Member:
             return
         crt, key = authority.issue(os.path.basename(self.agent.dir), "DNS:" + AGENT)
         self.port = free_port()
-        host = Namespace.THERE if isinstance(kind, Namespace) else "127.0.0.1"
+        host = kind.far if isinstance(kind, Namespace) else "127.0.0.1"
         self.agent.configure(f'listen "tcp:{host}:{self.port}" {{\n    certificate = "{crt}"\n    certificate_key = "{key}"\n'
                              f'    client_ca = "{authority.crt}"\n}}\nidentity "edge" {{\n    san = {{"dns:{EDGE}"}}\n'
                              '    allow { keys = {"*"} operations = {"sign", "public-key", "tls-rsa-decrypt"} }\n}')
