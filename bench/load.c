@@ -3,6 +3,9 @@
  * The load engine: a fixed number of clients, each of which does one full TLS handshake after another on connections of
  * its own. One thread, edge-triggered epoll. A connection ends when the server has answered our close, so each success
  * is one that the server has seen through too; anything else is counted under its kind.
+ *
+ * At a rate, connections are due at even distances, and a latency counts from then: when all clients wait for a server
+ * that stands still, those that could not even begin are not forgotten.
  */
 #include "bench.h"
 
@@ -33,6 +36,7 @@ typedef struct client {
     int fd;
     SSL *ssl;
     uint64_t begun_ns;
+    uint64_t due_ns; /* the same, or earlier at a rate */
     size_t answer_len;
     char *answer; /* ANSWER_MAX bytes, only when requests are made */
 } client;
@@ -50,6 +54,7 @@ typedef struct engine {
     int epoll;
     bool measuring;  /* within the window */
     bool finishing;  /* begin no more */
+    uint64_t next_ns; /* at a rate: when the next connection is due */
     uint64_t window_start_ns, window_end_ns;
     uint64_t client_cpu_start_ns;
 } engine;
@@ -114,6 +119,7 @@ static void finish(engine *e, client *c)
 static void fail(engine *e, client *c, kh_load_error kind, const char *text)
 {
     e->result->failed++;
+    e->result->window.failed++;
     e->result->errors[kind]++;
     note_detail(e->result, text);
     finish(e, c);
@@ -166,6 +172,8 @@ static void begin(engine *e, client *c)
     e->active++;
     e->result->started++;
     c->begun_ns = kh_now_ns();
+    c->due_ns = e->config->interval_ns != 0 ? e->next_ns : c->begun_ns;
+    e->next_ns += e->config->interval_ns;
     c->answer_len = 0;
     c->phase = HANDSHAKE;
     c->fd = socket(e->address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -206,9 +214,10 @@ static void handshake_done(engine *e, client *c)
     if (e->result->protocol[0] == '\0') {
         describe(e->result, c->ssl);
     }
+    kh_hist_add(&e->result->window.latency, now_ns - c->due_ns);
     if (e->measuring) {
         e->result->measured++;
-        kh_hist_add(&e->result->latency, now_ns - c->begun_ns);
+        kh_hist_add(&e->result->latency, now_ns - c->due_ns);
     }
     c->phase = e->request != NULL ? ASK : CLOSE;
     if (c->phase == CLOSE) {
@@ -312,10 +321,25 @@ static void close_window(engine *e, uint64_t now_ns)
     e->finishing = true;
 }
 
+/* A window of those that are asked for while the load goes on; the whole run's window is another matter. */
+static void cut_window(engine *e, uint64_t now_ns)
+{
+    kh_load_window *window = &e->result->window;
+
+    *e->config->cut = 0;
+    window->closed_ns = now_ns;
+    e->config->on_window(window);
+    memset(window, 0, sizeof(*window));
+    window->opened_ns = now_ns;
+}
+
 static void check_time(engine *e, uint64_t now_ns, uint64_t begun_ns)
 {
     const kh_load_config *config = e->config;
 
+    if (config->cut != NULL && *config->cut != 0) {
+        cut_window(e, now_ns);
+    }
     if (!e->finishing && !e->measuring && now_ns - begun_ns >= config->warmup_ns) {
         open_window(e, now_ns);
     }
@@ -340,17 +364,36 @@ static void sweep_timeouts(engine *e, uint64_t now_ns)
     }
 }
 
+static bool may_begin(const engine *e, uint64_t now_ns)
+{
+    return !e->finishing && (e->config->interval_ns == 0 || e->next_ns <= now_ns) &&
+           (e->config->max_handshakes == 0 || e->result->started < e->config->max_handshakes);
+}
+
 /* A fast failure (refused) is begun anew in the next turn only, so that a dead server makes no endless loop. */
-static void begin_idle(engine *e)
+static void begin_idle(engine *e, uint64_t now_ns)
 {
     unsigned i;
 
-    for (i = 0; i < e->config->clients && !e->finishing; i++) {
-        if (e->clients[i].phase == IDLE &&
-            (e->config->max_handshakes == 0 || e->result->started < e->config->max_handshakes)) {
+    for (i = 0; i < e->config->clients && may_begin(e, now_ns); i++) {
+        if (e->clients[i].phase == IDLE) {
             begin(e, &e->clients[i]);
         }
     }
+}
+
+/* How long to sleep when nothing happens, in ms. */
+static int patience(const engine *e, uint64_t now_ns, uint64_t failed_before)
+{
+    /* Failing at once, again and again, must not eat the CPU that the server under test needs. */
+    if (e->active == 0 && e->result->failed > failed_before) {
+        return 1;
+    }
+    if (e->config->interval_ns != 0 && !e->finishing && e->active < e->config->clients &&
+        e->next_ns < now_ns + (uint64_t)SWEEP_MS * 1000000u) {
+        return e->next_ns > now_ns ? (int)((e->next_ns - now_ns + 999999u) / 1000000u) : 0;
+    }
+    return SWEEP_MS;
 }
 
 static bool loop(engine *e)
@@ -363,15 +406,14 @@ static bool loop(engine *e)
     int count;
     int i;
 
+    e->next_ns = e->result->window.opened_ns = begun_ns;
     for (;;) {
         check_time(e, now_ns, begun_ns);
-        begin_idle(e);
+        begin_idle(e, now_ns);
         if (e->active == 0 && e->finishing) {
             return true;
         }
-        /* Failing at once, again and again, must not eat the CPU that the server under test needs. */
-        count = epoll_wait(e->epoll, events, EVENTS_MAX,
-                           e->active == 0 && e->result->failed > failed_before ? 1 : SWEEP_MS);
+        count = epoll_wait(e->epoll, events, EVENTS_MAX, patience(e, now_ns, failed_before));
         failed_before = e->result->failed;
         if (count < 0 && errno != EINTR) {
             perror("epoll_wait");
@@ -382,7 +424,7 @@ static bool loop(engine *e)
 
             while (c->phase != IDLE && step(e, c)) {
             }
-            if (c->phase == IDLE && !e->finishing && e->result->failed == failed_before &&
+            if (c->phase == IDLE && may_begin(e, now_ns) && e->result->failed == failed_before &&
                 e->config->max_handshakes == 0) {
                 begin(e, c);
             }
