@@ -69,7 +69,7 @@ KH_MUST_USE kh_result kh_client_open(const char *address, const kh_credential *c
 typedef struct kh_client_tls {
     const char *ca_file;          /* who signs the agents' certificates; nobody else is trusted */
     const char *certificate_file; /* the caller's own, with what lies between it and the CA that the agent knows */
-    const char *key_file;         /* its private key, unencrypted; mode & 077 is refused with KH_E_FORBIDDEN */
+    const char *key_file;         /* its private key, unencrypted; mode & 007 is refused with KH_E_FORBIDDEN */
     const char *server_name;      /* NULL: HOST of the address */
 } kh_client_tls;
 
@@ -85,6 +85,13 @@ void kh_client_close(kh_client *client);
 /* Who the agent takes this client for. Valid as long as the client. */
 const char *kh_client_identity(const kh_client *client);
 /*
+ * Sends and waits for the reply, at most req->deadline_ms. KH_OK: a reply came; its status says how the operation went.
+ * KH_E_DEADLINE, KH_E_CLOSED, KH_E_IO, KH_E_MALFORMED: none came. Views of *reply hold until the next call.
+ * A connection that is found dead before anything was sent on it is opened anew once.
+ */
+KH_MUST_USE kh_result kh_client_call(kh_client *client, const kh_request *req, kh_reply *reply);
+
+/*
  * For event-driven callers with sockets of their own: an SSL_CTX for the files, and an SSL of it made ready for an agent (SNI,
  * verification of its certificate, connect state). TLS 1.3, ALPN "keyhold/1", our certificate, nobody trusted but ca_file. It
  * lives in a library context of its own, so that a program's providers and openssl.cnf have no part in it. Failures fill
@@ -93,12 +100,6 @@ const char *kh_client_identity(const kh_client *client);
 KH_MUST_USE kh_result kh_client_tls_context(const kh_client_tls *tls, SSL_CTX **ctx, char *detail, size_t detail_cap);
 /* server_name: a DNS name or an IP address, without brackets. KH_E_INVALID, KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_client_tls_prepare(SSL *ssl, const char *server_name);
-/*
- * Sends and waits for the reply, at most req->deadline_ms. KH_OK: a reply came; its status says how the operation went.
- * KH_E_DEADLINE, KH_E_CLOSED, KH_E_IO, KH_E_MALFORMED: none came. Views of *reply hold until the next call.
- * A connection that is found dead before anything was sent on it is opened anew once.
- */
-KH_MUST_USE kh_result kh_client_call(kh_client *client, const kh_request *req, kh_reply *reply);
 
 #ifdef __cplusplus
 }
