@@ -2,6 +2,9 @@
 /*
  * The load engine: a fixed number of clients, each of which does one full TLS handshake after another on connections of
  * its own. One thread, edge-triggered epoll.
+ *
+ * At a rate, connections are due at even distances, and a latency counts from then: when all clients wait for a server
+ * that stands still, those that could not even begin are not forgotten.
  */
 #include "load.h"
 
@@ -49,10 +52,25 @@ static void close_window(kh_load_engine *e, uint64_t now_ns)
     e->finishing = true;
 }
 
+/* A window of those that are asked for while the load goes on; the whole run's window is another matter. */
+static void cut_window(kh_load_engine *e, uint64_t now_ns)
+{
+    kh_load_window *window = &e->result->window;
+
+    *e->config->cut = 0;
+    window->closed_ns = now_ns;
+    e->config->on_window(window);
+    memset(window, 0, sizeof(*window));
+    window->opened_ns = now_ns;
+}
+
 static void check_time(kh_load_engine *e, uint64_t now_ns, uint64_t begun_ns)
 {
     const kh_load_config *config = e->config;
 
+    if (config->cut != NULL && *config->cut != 0) {
+        cut_window(e, now_ns);
+    }
     if (!e->finishing && !e->measuring && now_ns - begun_ns >= config->warmup_ns) {
         open_window(e, now_ns);
     }
@@ -77,17 +95,36 @@ static void sweep_timeouts(kh_load_engine *e, uint64_t now_ns)
     }
 }
 
+static bool may_begin(const kh_load_engine *e, uint64_t now_ns)
+{
+    return !e->finishing && (e->config->interval_ns == 0 || e->next_ns <= now_ns) &&
+           (e->config->max_handshakes == 0 || e->result->started < e->config->max_handshakes);
+}
+
 /* A fast failure (refused) is begun anew in the next turn only, so that a dead server makes no endless loop. */
-static void begin_idle(kh_load_engine *e)
+static void begin_idle(kh_load_engine *e, uint64_t now_ns)
 {
     unsigned i;
 
-    for (i = 0; i < e->config->clients && !e->finishing; i++) {
-        if (e->clients[i].phase == IDLE &&
-            (e->config->max_handshakes == 0 || e->result->started < e->config->max_handshakes)) {
+    for (i = 0; i < e->config->clients && may_begin(e, now_ns); i++) {
+        if (e->clients[i].phase == IDLE) {
             kh_load_begin(e, &e->clients[i]);
         }
     }
+}
+
+/* How long to sleep when nothing happens, in ms. */
+static int patience(const kh_load_engine *e, uint64_t now_ns, uint64_t failed_before)
+{
+    /* Failing at once, again and again, must not eat the CPU that the server under test needs. */
+    if (e->active == 0 && e->result->failed > failed_before) {
+        return 1;
+    }
+    if (e->config->interval_ns != 0 && !e->finishing && e->active < e->config->clients &&
+        e->next_ns < now_ns + (uint64_t)SWEEP_MS * 1000000u) {
+        return e->next_ns > now_ns ? (int)((e->next_ns - now_ns + 999999u) / 1000000u) : 0;
+    }
+    return SWEEP_MS;
 }
 
 static bool loop(kh_load_engine *e)
@@ -100,15 +137,14 @@ static bool loop(kh_load_engine *e)
     int count;
     int i;
 
+    e->next_ns = e->result->window.opened_ns = begun_ns;
     for (;;) {
         check_time(e, now_ns, begun_ns);
-        begin_idle(e);
+        begin_idle(e, now_ns);
         if (e->active == 0 && e->finishing) {
             return true;
         }
-        /* Failing at once, again and again, must not eat the CPU that the server under test needs. */
-        count = epoll_wait(e->epoll, events, EVENTS_MAX,
-                           e->active == 0 && e->result->failed > failed_before ? 1 : SWEEP_MS);
+        count = epoll_wait(e->epoll, events, EVENTS_MAX, patience(e, now_ns, failed_before));
         failed_before = e->result->failed;
         if (count < 0 && errno != EINTR) {
             perror("epoll_wait");
@@ -118,7 +154,7 @@ static bool loop(kh_load_engine *e)
             kh_load_client *c = events[i].data.ptr;
 
             kh_load_drive(e, c);
-            if (c->phase == IDLE && !e->finishing && e->result->failed == failed_before &&
+            if (c->phase == IDLE && may_begin(e, now_ns) && e->result->failed == failed_before &&
                 e->config->max_handshakes == 0) {
                 kh_load_begin(e, c);
             }

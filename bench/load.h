@@ -20,6 +20,7 @@ typedef struct kh_load_client {
     int fd;
     SSL *ssl;
     uint64_t begun_ns;
+    uint64_t due_ns; /* the same, or earlier at a rate */
     size_t answer_len;
     char *answer; /* KH_LOAD_ANSWER_MAX bytes, only when requests are made */
 } kh_load_client;
@@ -37,6 +38,7 @@ typedef struct kh_load_engine {
     int epoll;
     bool measuring;  /* within the window */
     bool finishing;  /* begin no more */
+    uint64_t next_ns; /* at a rate: when the next connection is due */
     uint64_t window_start_ns;
     uint64_t client_cpu_start_ns;
 } kh_load_engine;

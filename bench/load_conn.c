@@ -66,6 +66,7 @@ void kh_load_drop(kh_load_engine *e, kh_load_client *c)
 static void fail(kh_load_engine *e, kh_load_client *c, kh_load_error kind, const char *text)
 {
     e->result->failed++;
+    e->result->window.failed++;
     e->result->errors[kind]++;
     note_detail(e->result, text);
     kh_load_drop(e, c);
@@ -118,6 +119,8 @@ void kh_load_begin(kh_load_engine *e, kh_load_client *c)
     e->active++;
     e->result->started++;
     c->begun_ns = kh_now_ns();
+    c->due_ns = e->config->interval_ns != 0 ? e->next_ns : c->begun_ns;
+    e->next_ns += e->config->interval_ns;
     c->answer_len = 0;
     c->phase = HANDSHAKE;
     c->fd = socket(e->address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -158,9 +161,10 @@ static void handshake_done(kh_load_engine *e, kh_load_client *c)
     if (e->result->protocol[0] == '\0') {
         describe(e->result, c->ssl);
     }
+    kh_hist_add(&e->result->window.latency, now_ns - c->due_ns);
     if (e->measuring) {
         e->result->measured++;
-        kh_hist_add(&e->result->latency, now_ns - c->begun_ns);
+        kh_hist_add(&e->result->latency, now_ns - c->due_ns);
     }
     c->phase = e->request != NULL ? ASK : CLOSE;
     if (c->phase == CLOSE) {

@@ -83,6 +83,9 @@ static ngx_http_variable_t  ngx_http_keyhold_vars[] = {
     { ngx_string("keyhold_agent"), NULL, ngx_http_keyhold_variable,
       NGX_KEYHOLD_VAR_AGENT, NGX_HTTP_VAR_CHANGEABLE, 0 },
 
+    { ngx_string("keyhold_tries"), NULL, ngx_http_keyhold_variable,
+      NGX_KEYHOLD_VAR_TRIES, NGX_HTTP_VAR_CHANGEABLE, 0 },
+
       ngx_http_null_variable
 };
 

@@ -71,6 +71,7 @@ ngx_keyhold_create_conf(ngx_cycle_t *cycle)
 
     kcf->pool = cycle->pool;
     kcf->timeout = NGX_CONF_UNSET_MSEC;
+    kcf->try_timeout = NGX_CONF_UNSET_MSEC;
     kcf->connect_timeout = NGX_CONF_UNSET_MSEC;
     kcf->max_inflight = NGX_CONF_UNSET;
 
@@ -127,7 +128,7 @@ ngx_keyhold_init_conf(ngx_cycle_t *cycle, void *conf)
     ngx_keyhold_provider_collected(kcf);
 
     if (kcf->agents.nelts) {
-        return NGX_CONF_OK;
+        return ngx_keyhold_agents_init(cycle, kcf);
     }
 
     if (kcf->on) {
@@ -142,77 +143,6 @@ ngx_keyhold_init_conf(ngx_cycle_t *cycle, void *conf)
                       "is no \"keyhold_agent\" that could have it");
         return NGX_CONF_ERROR;
     }
-
-    return NGX_CONF_OK;
-}
-
-
-char *
-ngx_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_keyhold_conf_t *kcf = conf;
-
-    ngx_str_t            *value, file;
-    ngx_keyhold_agent_t  *agent, **slot;
-
-    if (kcf->agents.nelts) {
-        return "is duplicate: this version knows one agent";
-    }
-
-    value = cf->args->elts;
-
-    if (value[1].len <= sizeof("unix:") - 1
-        || ngx_strncmp(value[1].data, "unix:", sizeof("unix:") - 1) != 0)
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "agent \"%V\" is not of the form \"unix:PATH\"",
-                           &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    agent = ngx_pcalloc(cf->pool, sizeof(ngx_keyhold_agent_t));
-    if (agent == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (value[1].len - (sizeof("unix:") - 1)
-        >= sizeof(agent->sockaddr.sun_path))
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "the path of agent \"%V\" is too long", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    agent->name = value[1];
-    agent->sockaddr.sun_family = AF_UNIX;
-    ngx_memcpy(agent->sockaddr.sun_path, value[1].data + sizeof("unix:") - 1,
-               value[1].len - (sizeof("unix:") - 1));
-    agent->socklen = sizeof(struct sockaddr_un);
-
-    if (cf->args->nelts == 3) {
-
-        if (value[2].len <= sizeof("token=") - 1
-            || ngx_strncmp(value[2].data, "token=", sizeof("token=") - 1) != 0)
-        {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\"", &value[2]);
-            return NGX_CONF_ERROR;
-        }
-
-        file.data = value[2].data + sizeof("token=") - 1;
-        file.len = value[2].len - (sizeof("token=") - 1);
-
-        if (ngx_keyhold_token(cf, agent, &file) != NGX_CONF_OK) {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    slot = ngx_array_push(&kcf->agents);
-    if (slot == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    *slot = agent;
 
     return NGX_CONF_OK;
 }
@@ -265,6 +195,8 @@ ngx_keyhold_init_process(ngx_cycle_t *cycle)
     ngx_keyhold_handshake_init();
 
     ngx_keyhold_conf = kcf;
+
+    ngx_keyhold_route_init(kcf, cycle->log);
 
     agents = kcf->agents.elts;
 

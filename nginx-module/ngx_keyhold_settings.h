@@ -21,7 +21,7 @@ static ngx_conf_num_bounds_t  ngx_keyhold_inflight_bounds = {
 #define ngx_keyhold_settings(context, conf_offset)                            \
                                                                               \
     { ngx_string("keyhold_agent"),                                            \
-      (context)|NGX_CONF_TAKE12,                                              \
+      (context)|NGX_CONF_1MORE,                                               \
       ngx_keyhold_agent,                                                      \
       conf_offset,                                                            \
       0,                                                                      \
@@ -32,6 +32,34 @@ static ngx_conf_num_bounds_t  ngx_keyhold_inflight_bounds = {
       ngx_conf_set_msec_slot,                                                 \
       conf_offset,                                                            \
       offsetof(ngx_keyhold_conf_t, timeout),                                  \
+      NULL },                                                                 \
+                                                                              \
+    { ngx_string("keyhold_try_timeout"),                                      \
+      (context)|NGX_CONF_TAKE1,                                               \
+      ngx_conf_set_msec_slot,                                                 \
+      conf_offset,                                                            \
+      offsetof(ngx_keyhold_conf_t, try_timeout),                              \
+      NULL },                                                                 \
+                                                                              \
+    { ngx_string("keyhold_certificate"),                                      \
+      (context)|NGX_CONF_TAKE1,                                               \
+      ngx_conf_set_str_slot,                                                  \
+      conf_offset,                                                            \
+      offsetof(ngx_keyhold_conf_t, certificate),                              \
+      NULL },                                                                 \
+                                                                              \
+    { ngx_string("keyhold_certificate_key"),                                  \
+      (context)|NGX_CONF_TAKE1,                                               \
+      ngx_conf_set_str_slot,                                                  \
+      conf_offset,                                                            \
+      offsetof(ngx_keyhold_conf_t, certificate_key),                          \
+      NULL },                                                                 \
+                                                                              \
+    { ngx_string("keyhold_trusted_certificate"),                              \
+      (context)|NGX_CONF_TAKE1,                                               \
+      ngx_conf_set_str_slot,                                                  \
+      conf_offset,                                                            \
+      offsetof(ngx_keyhold_conf_t, trusted_certificate),                      \
       NULL },                                                                 \
                                                                               \
     { ngx_string("keyhold_connect_timeout"),                                  \

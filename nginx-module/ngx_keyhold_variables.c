@@ -57,6 +57,16 @@ ngx_keyhold_variable(ngx_connection_t *c, ngx_pool_t *pool,
                                    - p);
         break;
 
+    case NGX_KEYHOLD_VAR_TRIES:
+        p = ngx_pnalloc(pool, NGX_INT_T_LEN);
+        if (p == NULL) {
+            return NGX_ERROR;
+        }
+
+        ngx_keyhold_variable_value(v, p,
+                                   ngx_sprintf(p, "%ui", outcome->tries) - p);
+        break;
+
     default: /* NGX_KEYHOLD_VAR_AGENT */
         ngx_keyhold_variable_value(v, outcome->agent->data,
                                    outcome->agent->len);
