@@ -23,6 +23,7 @@ static void ngx_keyhold_ssl_free(void *parent, void *ptr, CRYPTO_EX_DATA *ad,
 static void ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl, int where,
     int ret);
 static void ngx_keyhold_gate(ngx_ssl_conn_t *ssl);
+static void ngx_keyhold_refused(ngx_ssl_conn_t *ssl);
 static ngx_uint_t ngx_keyhold_is_ours(ngx_ssl_conn_t *ssl);
 
 static int ngx_keyhold_gate_read(BIO *bio, char *buf, int len);
@@ -157,6 +158,12 @@ ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl_conn, int where, int ret)
         return;
     }
 
+    if ((where & SSL_CB_READ_ALERT) == SSL_CB_READ_ALERT
+        && (ret & 0xff) == SSL_AD_DECRYPT_ERROR)
+    {
+        ngx_keyhold_refused(ssl);
+    }
+
     next = SSL_CTX_get_info_callback(SSL_get_SSL_CTX(ssl));
 
     if (next != NULL) {
@@ -279,6 +286,21 @@ ngx_keyhold_is_ours(ngx_ssl_conn_t *ssl)
 }
 
 
+/* The peer says that our signature does not verify: was it an agent's? */
+
+static void
+ngx_keyhold_refused(ngx_ssl_conn_t *ssl)
+{
+    ngx_keyhold_outcome_t  *outcome;
+
+    outcome = SSL_get_ex_data(ssl, ngx_keyhold_outcome_index);
+
+    if (outcome != NULL && outcome->agent != NULL) {
+        ngx_keyhold_check_alert(outcome->agent);
+    }
+}
+
+
 ngx_keyhold_handshake_t *
 ngx_keyhold_gate_get(ngx_ssl_conn_t *ssl)
 {
@@ -297,8 +319,8 @@ ngx_keyhold_gate_open(ngx_ssl_conn_t *ssl)
 
 
 void
-ngx_keyhold_handshake_outcome(ngx_keyhold_handshake_t *hs, kh_result status,
-    ngx_uint_t usec, ngx_str_t *agent)
+ngx_keyhold_handshake_outcome(ngx_keyhold_handshake_t *hs,
+    ngx_keyhold_op_t *op, kh_result status, ngx_uint_t usec)
 {
     ngx_keyhold_outcome_t  *outcome;
 
@@ -320,9 +342,10 @@ ngx_keyhold_handshake_outcome(ngx_keyhold_handshake_t *hs, kh_result status,
 
     outcome->status = status;
     outcome->usec += usec;
+    outcome->tries += op->tries;
 
-    if (agent != NULL) {
-        outcome->agent = agent;
+    if (op->agent != NULL) {
+        outcome->agent = &op->agent->name;
     }
 }
 

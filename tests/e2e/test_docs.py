@@ -108,8 +108,8 @@ def test_tests_run_by_name(_):
 def test_directives_and_variables(_):
     """docs/nginx.md and ngx_http_keyhold_module(5) have what the module's tables have, and nothing else."""
     folder = os.path.join(ROOT, "nginx-module")
-    code = "".join(read(os.path.join(folder, one)) for one in sorted(os.listdir(folder)) if one.endswith(".c"))
-    directives = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\),\n +NGX_HTTP', code))
+    code = "".join(read(os.path.join(folder, one)) for one in sorted(os.listdir(folder)) if one.endswith((".c", ".h")))
+    directives = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\),[ \\]*\n +(?:NGX_HTTP|\(context\))', code))
     variables = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\), NULL', code))
     check(len(directives) >= 5 and len(variables) >= 3, directives, variables)
     page = document("docs/man/ngx_http_keyhold_module.5")
