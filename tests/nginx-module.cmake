@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The callers' side: the provider, the nginx module's coroutines, and a small agent that can be told to misbehave.
 if(KH_TESTS)
-    add_executable(kh-test-agent tools/test_agent.c)
+    add_executable(kh-test-agent tools/test_agent.c tools/test_agent_keys.c)
     target_link_libraries(kh-test-agent PRIVATE keyhold-flags keyhold-client keyhold-keyid keyhold-wire OpenSSL::Crypto)
 
     kh_unit_test(test_scheme LIBS keyhold-provider-core)
