@@ -260,10 +260,11 @@ static kh_result add_row(checker *c, const nginxsite *site, const char *id, verd
     c->bad += bad;
     c->missing += says == V_MISSING;
     if (c->ctl->json) {
-        row = json_pack("{s:s, s:I, s:s, s:s, s:s, s:s*, s:b, s:s, s:b}", "file", site->file, "line",
-                        (json_int_t)site->line, "server_name", site->server_name, "directive",
-                        site->directive, "certificate", site->certificate, "key_id", id[0] != '\0' ? id : NULL, "keyhold", site->keyhold,
-                        "verdict", verdicts[says].word, "ok", !bad);
+        row =
+            json_pack("{s:s, s:I, s:s, s:s, s:s, s:s*, s:b, s:s, s:b}", "file", site->file, "line",
+                      (json_int_t)site->line, "server_name", site->server_name, "directive", site->directive,
+                      "certificate", site->certificate, "key_id", id[0] != '\0' ? id : NULL, "keyhold",
+                      site->keyhold, "verdict", verdicts[says].word, "ok", !bad);
         return row != NULL && json_array_append_new(c->json, row) == 0
                    ? KH_OK
                    : ctl_fail(&c->ctl->error, KH_E_MEMORY,
@@ -347,8 +348,8 @@ static char *absolute_name(const char *name)
 
 kh_result ctl_cmd_check_nginx(ctl_run *ctl)
 {
-    static const char *const headings[] = {"FILE:LINE", "SERVER",  "DIRECTIVE",
-                                           "CERTIFICATE", "KEY", "VERDICT"};
+    static const char *const headings[] = {"FILE:LINE",   "SERVER", "DIRECTIVE",
+                                           "CERTIFICATE", "KEY",    "VERDICT"};
     const char *prefix = ctl_args_value(&ctl->args, "prefix");
     char *path = absolute_name(ctl->args.operands[0]);
     char *dir = path != NULL ? strdup(path) : NULL;

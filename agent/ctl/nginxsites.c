@@ -162,7 +162,8 @@ static kh_result add_server(collector *c, const nginxconf_directive *server)
 }
 
 /* What the block itself says of a client certificate; what it only inherits was found where it stands. */
-static kh_result add_clients(collector *c, const nginxconf_directive *block, const nginxconf_directive *server)
+static kh_result add_clients(collector *c, const nginxconf_directive *block,
+                             const nginxconf_directive *server)
 {
     kh_result result = KH_OK;
 

@@ -13,8 +13,8 @@
 typedef struct nginxsite {
     const char *file; /* of the certificate's directive */
     unsigned line;
-    const char *directive; /* ssl_certificate, proxy_ssl_certificate, … */
-    bool client;           /* nginx shows it to others: the key must have the usage tls-client */
+    const char *directive;   /* ssl_certificate, proxy_ssl_certificate, … */
+    bool client;             /* nginx shows it to others: the key must have the usage tls-client */
     const char *server_name; /* the first name; "" when there is none */
     unsigned more_names;
     const char *certificate; /* as written */

@@ -129,7 +129,8 @@ static void test_clients(void **state)
     find("http { keyhold_agent unix:/h; proxy_ssl_certificate all; proxy_ssl_certificate_key allkey;\n"
          "server { listen 80; server_name front;\n"
          "location /a { proxy_ssl_certificate a; if ($x) { grpc_ssl_certificate g; } }\n"
-         "location /b { proxy_ssl_certificate_key b; uwsgi_ssl_certificate u; uwsgi_ssl_certificate_key uk; }\n"
+         "location /b { proxy_ssl_certificate_key b; uwsgi_ssl_certificate u; uwsgi_ssl_certificate_key uk; "
+         "}\n"
          "location /c { proxy_ssl_certificate \"\"; } location /d { proxy_pass https://d; } } }\n"
          "stream { server { listen 1 ssl; ssl_certificate s; keyhold on; proxy_ssl_certificate p; } }");
     assert_int_equal(count, 7);
@@ -162,10 +163,8 @@ static void test_clients(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_own_certificates),
-        cmocka_unit_test(test_inheritance),
-        cmocka_unit_test(test_who_speaks_tls),
-        cmocka_unit_test(test_odd_words),
+        cmocka_unit_test(test_own_certificates), cmocka_unit_test(test_inheritance),
+        cmocka_unit_test(test_who_speaks_tls),   cmocka_unit_test(test_odd_words),
         cmocka_unit_test(test_clients),
     };
 
