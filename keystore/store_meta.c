@@ -73,7 +73,7 @@ kh_result kh_meta_read(kh_store *store, const char *key, uint8_t *value, size_t 
     kh_result result = meta_find(store, key, value, len);
 
     if (result == KH_E_NOT_FOUND || result == KH_E_DAMAGED) {
-        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: its %s is %s: restore it from a backup", key,
+        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: its %s is %s: restore the store from a backup", key,
                 result == KH_E_DAMAGED ? "damaged" : "missing");
         result = KH_E_DAMAGED;
     }

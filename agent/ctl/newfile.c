@@ -24,6 +24,25 @@ static void remove_unfinished(int number)
     _exit(128 + number);
 }
 
+/* Made and noted in one go: an interrupt comes before or after. */
+static int make_partial(char *partial)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    sigset_t set, before;
+    int fd = -1;
+
+    (void)sigemptyset(&set);
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        (void)sigaddset(&set, numbers[i]);
+        (void)signal(numbers[i], remove_unfinished);
+    }
+    (void)sigprocmask(SIG_BLOCK, &set, &before);
+    fd = mkostemp(partial, O_CLOEXEC); /* mode 0600 */
+    unfinished = fd >= 0 ? partial : NULL;
+    (void)sigprocmask(SIG_SETMASK, &before, NULL);
+    return fd;
+}
+
 static bool on_network(int fd)
 {
     static const unsigned long types[] = {
@@ -78,17 +97,13 @@ kh_result ctl_newfile_open(const char *path, kh_file_kind kind, ctl_newfile *fil
         result = ctl_fail(error, KH_E_MEMORY, "cannot make %s: out of memory", path);
         goto done;
     }
-    file->fd = mkostemp(file->partial, O_CLOEXEC); /* mode 0600 */
+    file->fd = make_partial(file->partial);
     if (file->fd < 0) {
         free(file->partial);
         file->partial = NULL;
         result = ctl_fail(error, KH_E_IO, "cannot make %s: %s; check its directory", path, strerror(errno));
         goto done;
     }
-    unfinished = file->partial;
-    (void)signal(SIGINT, remove_unfinished);
-    (void)signal(SIGTERM, remove_unfinished);
-    (void)signal(SIGHUP, remove_unfinished);
     if (on_network(file->fd)) {
         result = ctl_fail(error, KH_E_UNSUPPORTED,
                           "%s is on a network file system, which could keep the agent waiting; make it on a local one and "

@@ -332,8 +332,11 @@ def operations_story():
     story += "keyholdctl --token /etc/keyhold/edge1.token key show www.example\n"
     story += "! keyholdctl --token /etc/keyhold/edge1.token key show shop.example\n"
     story += everyday()
-    story += take(left, "sh", "cp -a /var/lib/keyhold")
-    story += ("keyholdctl store check\nsleep 1\nget www.example ca.crt | grep served\ntest -s /var/backups/keyhold/keys.db\n"
+    story += take(left, "sh", "keyholdctl store backup") + "test -s /var/backups/keyhold/keys.db\n"
+    story += "keyholdctl key create since --type p256\n" + take(left, "sh", "keyholdctl store restore")
+    story += "! keyholdctl key show since\n"
+    story += take(left, "sh", "keyholdctl store export") + take(left, "sh", "keyholdctl store import")
+    story += ("keyholdctl store fsck\nsleep 1\nget www.example ca.crt | grep served\n"
               "stat -c '%a %U %n' /etc/keyhold/* /var/lib/keyhold /run/keyhold/*\n"
               # the table of events
               "systemctl stop keyhold\n! get www.example ca.crt\ngrep 'keyhold: handshake failed: sign with key' /run/nginx.log\n"
