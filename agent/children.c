@@ -79,7 +79,8 @@ static void new_ring(kh_supervisor *supervisor)
         result = kh_keeper_send_ring(supervisor->keeper.control_fd, supervisor->ring);
     }
     if (result != KH_OK) {
-        kh_log(KH_LOG_ERROR, "ring_failed", KH_LT("why", kh_result_name(result)));
+        kh_log(KH_LOG_ERROR, "ring_failed", KH_LT("why", kh_result_name(result)),
+               KH_LT("means", "nothing is signed until front or keeper start again"));
     }
 }
 
@@ -287,7 +288,8 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events)
     if (!child->was_ready && !supervisor->stopping &&
         (child->failures >= 2 ||
          (WIFEXITED(watcher->rstatus) && WEXITSTATUS(watcher->rstatus) != KH_EXIT_BUG))) {
-        kh_log(KH_LOG_ERROR, "cannot_start", KH_LT("role", child->name));
+        kh_log(KH_LOG_ERROR, "cannot_start", KH_LT("role", child->name),
+               KH_LT("do", "see what this role says in the lines before"));
         kh_supervisor_end(supervisor, 1);
     } else if (supervisor->stopping) {
         kh_supervisor_note_stopped(supervisor, child);

@@ -360,6 +360,18 @@ static void sweep_list(kh_front *front, kh_conn_list *list, uint64_t limit_ms, u
     front->sweep_again = front->sweep_again || closed == CLOSES_PER_TURN;
 }
 
+static void log_stalled(const kh_conn *conn)
+{
+    kh_front *front = conn->front;
+    uint32_t suppressed = 0;
+
+    if (kh_log_allowed(&front->log_stalled, kh_front_ms(front), &suppressed)) {
+        kh_log(KH_LOG_INFO, "connection_stalled",
+               KH_LT("identity", conn->identity != NULL ? conn->identity->name : "unknown"),
+               KH_LN("peer_pid", conn->pid), KH_LN("peer_uid", conn->uid), KH_LN("suppressed", suppressed));
+    }
+}
+
 static void sweep_stalled(kh_front *front)
 {
     uint64_t now_ms = kh_front_ms(front), limit_ms = (uint64_t)front->config->stall_timeout_ms;
@@ -370,8 +382,7 @@ static void sweep_stalled(kh_front *front)
             if (conn->state != KH_CONN_CLOSED && conn->stalled_ms != 0 &&
                 conn->stalled_ms + limit_ms <= now_ms) {
                 front->stats.closed_stalled++;
-                kh_log(KH_LOG_INFO, "connection_stalled", KH_LN("peer_pid", conn->pid),
-                       KH_LN("peer_uid", conn->uid));
+                log_stalled(conn);
                 kh_conn_close(conn, "does not read");
             }
         }

@@ -229,7 +229,8 @@ kh_result kh_control_boot(kh_front *front)
         return KH_E_MEMORY;
     }
     if (!locked) {
-        kh_log(KH_LOG_WARN, "memory_not_locked", KH_LT("what", "tokens"));
+        kh_log(KH_LOG_WARN, "memory_not_locked", KH_LT("what", "tokens"),
+               KH_LT("do", "set LimitMEMLOCK=infinity, as the unit does"));
     }
     while (result == KH_OK && type != KH_MSG_COMMIT) {
         result = receive(front, true, &type);

@@ -30,7 +30,8 @@ static void check_drained(struct ev_loop *loop, ev_prepare *prepare, int events)
     if (front->draining &&
         ((front->waiting_jobs == 0 && !kh_conns_pending(front)) || front->now_ns >= front->drain_until_ns)) {
         if (front->waiting_jobs > 0) {
-            kh_log(KH_LOG_WARN, "drain_incomplete", KH_LN("operations", front->waiting_jobs));
+            kh_log(KH_LOG_WARN, "drain_incomplete", KH_LN("operations", front->waiting_jobs),
+                   KH_LT("means", "they are lost: drain_timeout_ms is over"));
         }
         ev_break(loop, EVBREAK_ALL);
     }

@@ -176,7 +176,7 @@ struct kh_front {
     bool drained;
     uint64_t drain_until_ns;
     kh_front_stats stats;
-    kh_log_limit log_full, log_auth, log_protocol;
+    kh_log_limit log_full, log_auth, log_protocol, log_stalled;
 };
 
 uint64_t kh_front_clock(void); /* CLOCK_MONOTONIC in nanoseconds */

@@ -46,6 +46,7 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int events)
             0) { /* out of descriptors or memory: the listener stays readable, so look away for a while */
             if (kh_log_allowed(&front->log_full, kh_front_ms(front), &suppressed)) {
                 kh_log(KH_LOG_WARN, "accept_failed", KH_LT("error", strerror(errno)),
+                       KH_LT("do", "raise LimitNOFILE of the unit above max_connections + 256"),
                        KH_LN("suppressed", suppressed));
             }
             listen_again(front, false);

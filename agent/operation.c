@@ -49,7 +49,8 @@ static kh_job *refuse_full(kh_conn *conn, const kh_request *req, kh_result why)
     if (kh_log_allowed(&conn->identity->log_overload, kh_front_ms(front), &suppressed)) {
         kh_log(KH_LOG_WARN, "overloaded", KH_LT("identity", conn->identity->name),
                KH_LT("why", kh_result_name(why)), KH_LN("waiting", conn->identity->tenant.waiting),
-               KH_LN("total", front->queue.total), KH_LN("suppressed", suppressed));
+               KH_LN("queue_max", conn->identity->tenant.queue_max), KH_LN("total", front->queue.total),
+               KH_LN("queue_total", front->queue.total_max), KH_LN("suppressed", suppressed));
     }
     kh_conn_reply(conn, &reply);
     return NULL;

@@ -384,7 +384,8 @@ static void warn_restart(const kh_config *old, const kh_config *new)
 
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (table[i].changed) {
-            kh_log(KH_LOG_WARN, "restart_needed", KH_LT("option", table[i].name));
+            kh_log(KH_LOG_WARN, "restart_needed", KH_LT("option", table[i].name),
+                   KH_LT("means", "the old value stays until the agent is restarted"));
         }
     }
 }

@@ -7,7 +7,7 @@ import re
 import shutil
 
 import harness
-from harness import ROOT, build_dir, check, read, run
+from harness import ROOT, Skip, build_dir, check, read, run
 
 # Directories that depend on the machine: where the libraries, nginx's modules and OpenSSL's providers are.
 EXPECTED = """
@@ -17,12 +17,19 @@ include/keyhold/import.h
 include/keyhold/keystore.h
 include/keyhold/protocol.h
 include/keyhold/types.h
+lib/systemd/system/keyhold-renew@.service
+lib/systemd/system/keyhold-renew@.timer
 lib/systemd/system/keyhold.service
+lib/systemd/system/keyhold.socket
 lib/sysusers.d/keyhold.conf
 lib/tmpfiles.d/keyhold.conf
 sbin/keyholdctl
 sbin/keyholdd
 share/bash-completion/completions/keyholdctl
+share/keyhold/keyhold-alerts.yml
+share/keyhold/keyhold-renew
+share/keyhold/keyhold-tcp.conf
+share/keyhold/scrape.yml
 share/man/man1/keyhold-bench.1
 share/man/man1/keyholdctl.1
 share/man/man3/libkeyhold-protocol.3
@@ -115,6 +122,46 @@ def test_modules_lie_where_they_are_looked_for(ws):
         check("/usr/" + ws.nginx_modules == modules[1], ws.nginx_modules, modules[1])
     modules = re.search(r'"(.*)"', run("openssl", "version", "-m").stdout)[1]
     check("/usr/" + ws.openssl == modules, ws.openssl, modules)
+
+
+def test_units_are_what_systemd_takes(ws):
+    """systemd-analyze verify has nothing to say; the hardening that matters is there; the exposure is low."""
+    if shutil.which("systemd-analyze") is None:
+        raise Skip("no systemd-analyze")
+    folder = os.path.join(ws.dir, "units")
+    os.mkdir(folder)
+    for name in ("keyhold.service", "keyhold.socket", "keyhold-renew@.service", "keyhold-renew@.timer"):
+        text = read(os.path.join(ws.usr, "lib/systemd/system", name))
+        with open(os.path.join(folder, name), "w") as file:  # the programs are not in /usr here
+            file.write(text.replace("/usr/sbin/", ws.usr + "/sbin/").replace("/usr/share/keyhold/", ws.usr + "/share/keyhold/"))
+    env = {**os.environ, "SYSTEMD_UNIT_PATH": folder + ":/usr/lib/systemd/system:/lib/systemd/system"}
+    for name in ("keyhold.service", "keyhold.socket", "keyhold-renew@www.service", "keyhold-renew@www.timer"):
+        done = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", os.path.join(folder, name), ok=False, env=env)
+        said = [line for line in (done.stdout + done.stderr).splitlines() if "keyhold" in line]
+        check(done.returncode == 0 and not said, name, done.stdout, done.stderr)
+    unit = read(os.path.join(ws.usr, "lib/systemd/system/keyhold.service"))
+    for line in ("Type=notify", "WatchdogSec=30s", "Restart=always", "ExecReload=/bin/kill -HUP $MAINPID", "LimitMEMLOCK=infinity",
+                 "LimitCORE=0", "NoNewPrivileges=yes", "PrivateNetwork=yes", "ProtectSystem=strict", "MemoryDenyWriteExecute=yes",
+                 "RuntimeDirectoryPreserve=yes"):
+        check(f"\n{line}\n" in unit, "keyhold.service lacks", line)
+    done = run("systemd-analyze", "security", "--offline=yes", "--threshold=40", os.path.join(folder, "keyhold.service"), ok=False,
+               env=env)
+    check(done.returncode == 0, "systemd-analyze security:", done.stdout[-600:], done.stderr)
+
+
+def test_prometheus_examples(ws):
+    """Alerts name metrics that there are, and each is in the guide; promtool has a look where it is installed."""
+    alerts = read(os.path.join(ws.usr, "share/keyhold/keyhold-alerts.yml"))
+    metrics = set(re.findall(r"^\| `(\w+)` \| \w+ \|", read(os.path.join(ROOT, "docs/metrics.md")), re.M))
+    used = {re.sub("_bucket$", "", name) for name in re.findall(r"\bkeyhold_\w+", "\n".join(re.findall(r"expr: (.*)", alerts)))}
+    check(len(used) >= 8 and used <= metrics, "alerts use unknown metrics:", used - metrics)
+    guide = read(os.path.join(ROOT, "docs/operations.md"))
+    names = re.findall(r"alert: (\w+)", alerts)
+    for name in names:
+        check(re.search(rf"^\| `{name}` \|", guide, re.M), "the guide does not say what to do for", name)
+    check(set(re.findall(r"^\| `(Keyhold\w+)` \|", guide, re.M)) == set(names), "the guide has other alerts")
+    if shutil.which("promtool"):
+        run("promtool", "check", "rules", os.path.join(ws.usr, "share/keyhold/keyhold-alerts.yml"))
 
 
 def test_versions_and_manual(ws):
