@@ -36,10 +36,10 @@ bool kh_acl_allows_op(const kh_config_identity *identity, kh_op op)
     return false;
 }
 
-kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, const kh_key_info *infos, size_t count,
-                        bool any_state, const kh_key_info **chosen)
+kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, uint32_t usages, const kh_key_info *infos,
+                        size_t count, bool any_state, const kh_key_info **chosen)
 {
-    const kh_key_info *disabled = NULL;
+    const kh_key_info *enabled = NULL, *disabled = NULL;
 
     *chosen = NULL;
     for (size_t i = 0; i < count; i++) {
@@ -48,16 +48,18 @@ kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, const kh_k
         if (info->state == KH_STATE_DELETED || !kh_acl_allows(identity, op, info->name, strlen(info->name))) {
             continue;
         }
-        if (info->state == KH_STATE_ENABLED) {
+        if (info->state == KH_STATE_ENABLED && (usages == 0 || (info->usage & usages) != 0)) {
             *chosen = info;
             return KH_OK;
         }
-        if (disabled == NULL) {
+        if (info->state == KH_STATE_ENABLED && enabled == NULL) {
+            enabled = info;
+        } else if (info->state != KH_STATE_ENABLED && disabled == NULL) {
             disabled = info;
         }
     }
-    if (disabled != NULL && any_state) {
-        *chosen = disabled;
+    if (enabled != NULL || (disabled != NULL && any_state)) {
+        *chosen = enabled != NULL ? enabled : disabled;
         return KH_OK;
     }
     return disabled != NULL ? KH_E_DISABLED : KH_E_NOT_FOUND;

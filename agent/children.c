@@ -198,6 +198,7 @@ static bool spawn(kh_child *child, int channel_fd)
         .exe_fd = supervisor->exe_fd,
         .channel_fd = channel_fd,
         .change_user = supervisor->privileged,
+        .locks_memory = child->is_keeper,
         .user = child->is_keeper ? supervisor->keeper_user : supervisor->front_user,
         .descriptors = child->is_keeper ? 256 : (size_t)supervisor->settings.config->max_connections + 256};
 

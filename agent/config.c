@@ -293,7 +293,7 @@ static kh_result read_text(const char *path, char **text, size_t *len)
         goto done;
     }
     if (!S_ISREG(st.st_mode) || st.st_size > KH_CONFIG_TEXT_MAX) {
-        errno = S_ISREG(st.st_mode) ? EFBIG : EINVAL;
+        errno = S_ISREG(st.st_mode) ? EFBIG : S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
         goto done;
     }
     *text = malloc(KH_CONFIG_TEXT_MAX + 1);

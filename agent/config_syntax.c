@@ -25,6 +25,7 @@ static void take_error(cfg_t *cfg, const char *format, va_list args)
     used = (size_t)snprintf(the_error, KH_CONFIG_ERROR_MAX, "%s:%d: ", cfg->filename, cfg->line);
     if (used < KH_CONFIG_ERROR_MAX) {
         vsnprintf(the_error + used, KH_CONFIG_ERROR_MAX - used, format, args);
+        the_error[strcspn(the_error, "\n")] = '\0'; /* of a string without an end: all to the end of the file */
     }
 }
 
@@ -87,6 +88,11 @@ static int check_identity_number(cfg_t *cfg, cfg_opt_t *opt)
 
 static int check_listen_number(cfg_t *cfg, cfg_opt_t *opt)
 {
+    if (strcmp(opt->name, "mode") == 0 && cfg_opt_getnint(opt, 0) > 0777) {
+        cfg_error(cfg, "mode = %ld is out of range: 0 to 0777, in octal with a zero before it, as 0660",
+                  cfg_opt_getnint(opt, 0));
+        return -1;
+    }
     return check_range(cfg, opt, listen_numbers, sizeof listen_numbers / sizeof *listen_numbers);
 }
 

@@ -5,12 +5,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define EXIT_NOT_STARTED 127
@@ -27,25 +29,49 @@ static void fail(const char *what)
     _exit(EXIT_NOT_STARTED);
 }
 
-static void set_limits(const kh_process_spec *spec)
+/* Whether the role may lock as much memory as it wants. */
+static bool set_limits(const kh_process_spec *spec)
 {
     const struct rlimit none = {0, 0}, all = {RLIM_INFINITY, RLIM_INFINITY};
     struct rlimit files = {spec->descriptors, spec->descriptors};
+    bool unlimited = setrlimit(RLIMIT_MEMLOCK, &all) == 0;
 
     setrlimit(RLIMIT_CORE, &none);
-    setrlimit(RLIMIT_MEMLOCK, &all); /* refused without privileges: the keeper warns then */
     if (setrlimit(RLIMIT_NOFILE, &files) != 0 && getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
+    return unlimited;
 }
 
-static void drop_privileges(const kh_process_spec *spec)
+/*
+ * For a root that may lock memory but not raise the limit on it, as in a container with CAP_IPC_LOCK alone: the
+ * role keeps this one capability past its change of user. Where root has not even that, nothing is kept, and the keeper
+ * warns that its memory is not locked.
+ */
+static void keep_memory_lock(void)
 {
+    const uint32_t lock = 1u << CAP_IPC_LOCK;
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {
+        {.effective = lock, .permitted = lock, .inheritable = lock}};
+
+    if (syscall(SYS_capset, &head, sets) == 0) {
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_IPC_LOCK, 0, 0);
+    }
+}
+
+static void drop_privileges(const kh_process_spec *spec, bool keep_lock)
+{
+    /* What is kept here and is not ambient afterwards is gone with the exec. */
+    prctl(PR_SET_KEEPCAPS, keep_lock, 0, 0, 0);
     if (spec->change_user &&
         (setgroups(0, NULL) != 0 || setresgid(spec->user.gid, spec->user.gid, spec->user.gid) != 0 ||
          setresuid(spec->user.uid, spec->user.uid, spec->user.uid) != 0)) {
         fail("keyholdd: cannot change the user");
+    }
+    if (keep_lock) {
+        keep_memory_lock();
     }
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
         fail("keyholdd: no_new_privs");
@@ -57,8 +83,8 @@ static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
     char *const argv[] = {(char *)(uintptr_t)spec->role, NULL};
     int exe = fcntl(spec->exe_fd, F_DUPFD_CLOEXEC, KH_BOOT_FD + 2),
         channel = fcntl(spec->channel_fd, F_DUPFD, KH_BOOT_FD + 2);
-
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    bool unlimited = false;
 
     if (null >= 0) { /* a role that is taken over does not read the operator's terminal */
         dup2(null, STDIN_FILENO);
@@ -68,8 +94,8 @@ static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
         close_range(KH_BOOT_FD + 2, ~0u, 0) != 0) {
         fail("keyholdd: descriptors");
     }
-    set_limits(spec);
-    drop_privileges(spec);
+    unlimited = set_limits(spec);
+    drop_privileges(spec, spec->change_user && spec->locks_memory && !unlimited);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* after the change of user, which would clear it */
     if (getppid() != parent) {
         _exit(EXIT_NOT_STARTED);

@@ -13,6 +13,7 @@ typedef struct kh_process_spec {
     int exe_fd;       /* of the program */
     int channel_fd;   /* becomes KH_BOOT_FD; every other descriptor above 2 is closed */
     bool change_user;
+    bool locks_memory; /* it locks all that it has: its user's limit must not stand in the way */
     kh_user user;
     size_t descriptors; /* RLIMIT_NOFILE */
 } kh_process_spec;

@@ -5,6 +5,7 @@
  */
 #include "front.h"
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -80,6 +81,19 @@ static json_t *lane_json(const kh_front *front, const kh_keeper_stats *stats, in
     return json;
 }
 
+static json_t *store_json(const kh_keeper_stats *stats)
+{
+    char id[2 * KH_STORE_ID_LEN + 1];
+    json_t *json = json_object();
+
+    for (size_t i = 0; i < KH_STORE_ID_LEN; i++) {
+        snprintf(id + 2 * i, 3, "%02x", stats->store_id[i]);
+    }
+    json_object_set_new(json, "id", json_string(id));
+    json_object_set_new(json, "last_backup", number(stats->last_backup));
+    return json;
+}
+
 static json_t *keeper_json(const kh_front *front, const kh_keeper_stats *stats)
 {
     static const char *const kernels[] = {"openssl", "portable", "avx512-ifma"};
@@ -94,6 +108,7 @@ static json_t *keeper_json(const kh_front *front, const kh_keeper_stats *stats)
     json_object_set_new(json, "keys_loaded", number(stats->keys_loaded));
     json_object_set_new(json, "keys_evicted", number(stats->keys_evicted));
     json_object_set_new(json, "refused_usage", number(stats->refused_usage));
+    json_object_set_new(json, "store", store_json(stats));
     return json;
 }
 

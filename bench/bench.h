@@ -64,7 +64,7 @@ bool kh_pids_start(kh_pids *pids);
 /* CPU time in ns that all of them used since; processes that are gone by now are counted in *gone and not in the sum. */
 uint64_t kh_pids_used(const kh_pids *pids, unsigned *gone);
 
-/* ---- Load: closed-loop full handshakes (load.c) ---------------------------------------------------------------------- */
+/* ---- Load: full handshakes, closed-loop or at a rate (load.c) -------------------------------------------------------- */
 
 /* Ways in which a handshake can fail. X(constant, name in JSON, text for people). */
 #define KH_LOAD_ERRORS(X)                                                                                   \
@@ -89,6 +89,13 @@ typedef enum kh_load_error {
 #define KH_LOAD_DETAILS 8
 #define KH_LOAD_DETAIL_LEN 120
 
+/* What happened since the window before this one, or since the begin. */
+typedef struct kh_load_window {
+    uint64_t opened_ns, closed_ns;
+    uint64_t failed; /* connections */
+    kh_hist latency; /* of the handshakes that were finished */
+} kh_load_window;
+
 typedef struct kh_load_config {
     const char *host, *port; /* numeric or a name; required */
     const char *sni;         /* NULL: none */
@@ -102,12 +109,15 @@ typedef struct kh_load_config {
     const char *request;     /* path of a GET after each handshake; NULL: only the handshake */
     const char *expect;      /* text that the answer must contain; NULL: any answer with status 200 */
     unsigned clients;        /* connections at the same time */
+    uint64_t interval_ns;    /* between the begins of two connections; 0: as fast as the clients allow */
     uint64_t warmup_ns;      /* not counted in rates, latencies and CPU time; errors always count */
     uint64_t duration_ns;    /* 0: until stopped or until max_handshakes */
     uint64_t max_handshakes; /* 0: no limit */
     uint64_t timeout_ns;     /* for a connection from connect to its end */
     kh_pids *pids;           /* whose CPU time to measure; may be NULL */
     volatile const int *stop; /* non-zero: finish what is under way and return; may be NULL */
+    volatile int *cut;        /* non-zero: close the window, and set it to 0; may be NULL */
+    void (*on_window)(const kh_load_window *window); /* with cut: a window was closed */
 } kh_load_config;
 
 /* Every connection that was begun has ended when the engine returns: started = done + failed. */
@@ -122,7 +132,8 @@ typedef struct kh_load_result {
     uint64_t window_ns;
     uint64_t server_cpu_ns, client_cpu_ns; /* within the window */
     unsigned pids_gone;
-    kh_hist latency; /* connect to the end of the handshake, of those in the window */
+    kh_hist latency; /* connect (with interval_ns: when that was due) to the end of the handshake, of those in the window */
+    kh_load_window window; /* the one that is open: no part of the report */
     char protocol[16], cipher[64], group[32], signature[32], alpn[32]; /* of the first handshake */
 } kh_load_result;
 

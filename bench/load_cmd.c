@@ -13,6 +13,7 @@ static const char *const usage =
     "usage: keyhold-bench load --connect HOST:PORT [options]\n"
     "Does full TLS handshakes (never a resumed one), each on a connection of its own, as fast as the clients allow.\n"
     "  --clients N        connections at the same time (50)\n"
+    "  --rate N           begin at most N connections a second, evenly; latencies count from when each was due\n"
     "  --seconds N        how long to measure (5); 0: until SIGINT or SIGTERM\n"
     "  --count N          stop after that many connections instead\n"
     "  --warmup N         seconds before the measurement (0.5)\n"
@@ -28,14 +29,18 @@ static const char *const usage =
     "  --expect TEXT      and contain this text\n"
     "  --pid PID[,PID…]   measure the CPU time of these processes, per handshake; may be repeated\n"
     "  --json             report as JSON\n"
+    "SIGUSR1: a line of JSON at once about the time since the one before, or since the begin.\n"
     "Any connection that is refused, reset, lost or times out is counted. Exit status: 0 none, 1 some, 2 could not run.\n";
 
-static volatile int stop;
+static volatile int stop, cut;
 
 static void on_signal(int signal_number)
 {
-    (void)signal_number;
-    stop = 1;
+    if (signal_number == SIGUSR1) {
+        cut = 1;
+    } else {
+        stop = 1;
+    }
 }
 
 double kh_load_rate(const kh_load_result *result)
@@ -88,6 +93,26 @@ static json_t *json_details(const kh_load_result *result)
     return details;
 }
 
+static json_t *json_latency(const kh_hist *latency)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "p50", json_ms(kh_hist_quantile(latency, 0.5)), "p99",
+                     json_ms(kh_hist_quantile(latency, 0.99)), "p999", json_ms(kh_hist_quantile(latency, 0.999)),
+                     "max", json_ms(latency->max_ns));
+}
+
+static void print_window(const kh_load_window *window)
+{
+    json_t *json = json_pack("{s:{s:f, s:I, s:I, s:o}}", "window", "seconds",
+                             (double)(window->closed_ns - window->opened_ns) / 1e9, "measured",
+                             (json_int_t)window->latency.count, "failed", (json_int_t)window->failed, "latency_ms",
+                             json_latency(&window->latency));
+
+    json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    putchar('\n');
+    fflush(stdout);
+    json_decref(json);
+}
+
 json_t *kh_load_json(const kh_load_result *result)
 {
     double per_handshake = result->measured > 0 ? (double)result->measured * 1e3 : 1;
@@ -97,11 +122,7 @@ json_t *kh_load_json(const kh_load_result *result)
         json_details(result), "measured", (json_int_t)result->measured, "seconds", (double)result->window_ns / 1e9,
         "handshakes_per_second", round(kh_load_rate(result) * 10) / 10);
 
-    json_object_set_new(json, "latency_ms",
-                        json_pack("{s:o, s:o, s:o, s:o}", "p50", json_ms(kh_hist_quantile(&result->latency, 0.5)),
-                                  "p99", json_ms(kh_hist_quantile(&result->latency, 0.99)), "p999",
-                                  json_ms(kh_hist_quantile(&result->latency, 0.999)), "max",
-                                  json_ms(result->latency.max_ns)));
+    json_object_set_new(json, "latency_ms", json_latency(&result->latency));
     json_object_set_new(json, "server_cpu_us", json_real(round(kh_load_cpu_us(result) * 10) / 10));
     json_object_set_new(json, "client_cpu_us",
                         json_real(round((double)result->client_cpu_ns / per_handshake * 10) / 10));
@@ -184,11 +205,12 @@ static bool parse_count(const char *text, uint64_t max, uint64_t *count)
     return true;
 }
 
-enum { OPT_HELP = 1000, OPT_CONNECT, OPT_CLIENTS, OPT_SECONDS, OPT_COUNT, OPT_WARMUP, OPT_TIMEOUT, OPT_PID, OPT_JSON,
-       OPT_TEXT };
+enum { OPT_HELP = 1000, OPT_CONNECT, OPT_CLIENTS, OPT_RATE, OPT_SECONDS, OPT_COUNT, OPT_WARMUP, OPT_TIMEOUT, OPT_PID,
+       OPT_JSON, OPT_TEXT };
 
 static const struct option options[] = {
     {"help", no_argument, NULL, OPT_HELP},           {"connect", required_argument, NULL, OPT_CONNECT},
+    {"rate", required_argument, NULL, OPT_RATE},
     {"clients", required_argument, NULL, OPT_CLIENTS}, {"seconds", required_argument, NULL, OPT_SECONDS},
     {"count", required_argument, NULL, OPT_COUNT},   {"warmup", required_argument, NULL, OPT_WARMUP},
     {"timeout", required_argument, NULL, OPT_TIMEOUT}, {"pid", required_argument, NULL, OPT_PID},
@@ -223,6 +245,7 @@ static const char **text_slot(kh_load_config *config, const char *name)
 static bool parse_option(int option, int index, kh_load_config *config, kh_pids *pids, bool *json)
 {
     uint64_t clients = config->clients;
+    uint64_t rate = 1;
     bool ok = true;
 
     switch (option) {
@@ -231,6 +254,10 @@ static bool parse_option(int option, int index, kh_load_config *config, kh_pids 
     case OPT_CLIENTS:
         ok = parse_count(optarg, 10000, &clients);
         config->clients = (unsigned)clients;
+        return ok;
+    case OPT_RATE:
+        ok = parse_count(optarg, 1000000u, &rate);
+        config->interval_ns = 1000000000u / rate;
         return ok;
     case OPT_SECONDS:
         return parse_seconds(optarg, &config->duration_ns);
@@ -259,7 +286,7 @@ int kh_bench_load(int argc, char **argv)
 {
     static kh_load_result result; /* large: the histogram */
     kh_load_config config = {.clients = 50, .warmup_ns = 500000000u, .duration_ns = 5000000000u,
-                             .timeout_ns = 10000000000u, .stop = &stop};
+                             .timeout_ns = 10000000000u, .stop = &stop, .cut = &cut, .on_window = print_window};
     kh_pids pids = {0};
     bool json = false;
     json_t *report = NULL;
@@ -284,6 +311,7 @@ int kh_bench_load(int argc, char **argv)
     }
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
+    signal(SIGUSR1, on_signal);
     signal(SIGPIPE, SIG_IGN);
     if (config.max_handshakes != 0) {
         config.warmup_ns = 0;

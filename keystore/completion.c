@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 uint8_t *kh_op_out(kh_op *op, size_t len)
 {
@@ -205,8 +206,14 @@ static void let_go(kh_op *op)
         free(op->material);
         op->material = NULL;
     }
-    free(op->checking);
-    op->checking = NULL;
+    if (op->task != NULL) {
+        op->task_free(op->task);
+        op->task = NULL;
+    }
+    if (op->ring == NULL && op->file_fd >= 0) {
+        close(op->file_fd);
+        op->file_fd = -1;
+    }
     if (op->out_len > 0) {
         OPENSSL_cleanse(op->out, op->out_len < sizeof(op->out) ? op->out_len : sizeof(op->out));
     }
@@ -231,8 +238,8 @@ static void write_result(kh_op *op)
 {
     const uint8_t *out = op->long_out != NULL ? op->long_out : op->out;
 
-    if (op->result != KH_OK) {
-        op->out_len = 0;
+    if (op->result != KH_OK && (op->ring != NULL || op->task == NULL)) {
+        op->out_len = 0; /* only what takes long says why */
     }
     if (op->ring != NULL) {
         kh_ring_end_result(&op->ring->end, op->slot, op->result, out, op->out_len, op->batch);

@@ -114,9 +114,13 @@ kh_result kh_keystore_submit(kh_keystore *ks, const kh_record *record)
     return KH_OK;
 }
 
+/*
+ * A worker takes a batch, and wakes the next one if anything is left: more wakes than batches would only have workers find
+ * nothing, and a wake costs as much as a P-256 signature.
+ */
 void kh_keystore_flush(kh_keystore *ks)
 {
-    uint32_t sleepers = 0;
+    uint32_t sleepers = 0, batches = (ks->unflushed + KH_BATCH_MAX - 1) / KH_BATCH_MAX;
 
     if (ks->unflushed == 0) {
         return;
@@ -124,7 +128,7 @@ void kh_keystore_flush(kh_keystore *ks)
     sleepers = atomic_load(&ks->map.shared->sleepers);
     if (sleepers > 0) {
         atomic_fetch_add(&ks->map.shared->door, 1);
-        kh_futex_wake(&ks->map.shared->door, ks->unflushed < sleepers ? ks->unflushed : sleepers);
+        kh_futex_wake(&ks->map.shared->door, batches < sleepers ? batches : sleepers);
     }
     ks->unflushed = 0;
 }

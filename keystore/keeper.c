@@ -428,6 +428,7 @@ kh_result kh_keeper_run(const kh_keeper_config *config)
     }
     kh_store_on_change(keeper->store, drop_from_cache, keeper);
     keeper->stats.workers = workers;
+    kh_task_show_store(keeper);
     if (config->confine != NULL) {
         config->confine(config->ctx);
     }

@@ -3,7 +3,7 @@
  * The keeper's inside. Threads:
  *   main       keeper.c     control socket, admin socket, rings; starts and stops the others
  *   workers    worker.c     take records from the ring, form batches, sign
- *   store      storework.c  everything that reads or writes the store; alone with the database
+ *   store      storework.c  everything that reads or writes the store; alone with the database (storetask.c: what takes long)
  *   generator  generator.c  what takes long: making keys, judging imported ones
  *
  * One lock, `lock`, guards what workers share: ring, lanes, completions, statistics. It is in this
@@ -29,6 +29,7 @@ typedef struct kh_op {
     struct kh_op *next;
     struct kh_keeper_ring *ring; /* NULL: came over the admin socket */
     int admin_fd;                /* answer goes here; owned */
+    int file_fd;                 /* came along with it, or -1; owned */
     uint32_t slot;
     kh_record record; /* private; .data is inline_data or long_data */
     uint64_t arrived_ns;
@@ -40,7 +41,9 @@ typedef struct kh_op {
     uint8_t *long_data;
     uint8_t *long_out;     /* instead of out */
     kh_material *material; /* made by the generator for the store */
-    kh_store_checking *checking;
+    void *task;            /* of an operation in slices; freed by task_free, on the store's thread */
+    void (*task_free)(void *task);
+    uint64_t told_ns;      /* the last sign of life */
     bool generated; /* the generator is done with it; result says how it went */
     uint8_t out[KH_SIGNATURE_MAX];
     uint8_t inline_data[KH_OP_INLINE];
@@ -172,6 +175,16 @@ void *kh_storework_main(void *keeper);
 void kh_storework_submit(kh_keeper *keeper, kh_op *op);
 void *kh_generator_main(void *keeper);
 
+/* ---- storetask.c: operations in slices, on the store's thread. KH_AGAIN: a slice was done, and it waits for the next */
+
+kh_result kh_task_check(kh_keeper *keeper, kh_op *op);
+kh_result kh_task_backup(kh_keeper *keeper, kh_op *op);
+kh_result kh_task_backed_up(kh_keeper *keeper, kh_op *op);
+kh_result kh_task_export(kh_keeper *keeper, kh_op *op);
+kh_result kh_task_import(kh_keeper *keeper, kh_op *op);
+/* Shows in the ring what the store knows of itself. */
+void kh_task_show_store(kh_keeper *keeper);
+
 /* ---- control.c: sockets -------------------------------------------------------------------------------- */
 
 typedef enum kh_control_kind { KH_CONTROL_NONE, KH_CONTROL_RING, KH_CONTROL_STOP } kh_control_kind;
@@ -182,6 +195,10 @@ kh_control_kind kh_control_receive(int fd, int fds[3]);
 int kh_admin_accept(int listener);
 /* Reads the one request. NULL: none (closed or malformed). Takes ownership of fd. */
 kh_op *kh_admin_receive(int fd, kh_result *result);
+/* Sends a part, if there is room for it. */
+bool kh_admin_part(int fd, const uint8_t *data, size_t len);
+/* Whether the asker has hung up. */
+bool kh_admin_gone(int fd);
 /* Sends the answer and closes. */
 void kh_admin_answer(int fd, kh_result result, const uint8_t *data, size_t len);
 

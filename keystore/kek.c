@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -58,6 +59,14 @@ kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, size_t secret_l
                           params[1], params[2], UINT64_C(1) << 32, kek, KH_KEK_LEN) == 1
                ? KH_OK
                : KH_E_MEMORY;
+}
+
+/* What seals other things than the store key does not do it with the KEK itself. HKDF-Expand, one block. */
+kh_result kh_kek_transfer_key(const uint8_t kek[KH_KEK_LEN], uint8_t key[32])
+{
+    static const uint8_t info[] = "keyhold transfer key 1\x01";
+
+    return HMAC(EVP_sha256(), kek, KH_KEK_LEN, info, sizeof(info) - 1, key, NULL) != NULL ? KH_OK : KH_E_CRYPTO;
 }
 
 static int hex_value(char c)

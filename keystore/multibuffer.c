@@ -29,6 +29,25 @@ uint32_t kh_multibuffer_init(bool use, bool *failed)
     return (uint32_t)kh_kernels_selected();
 }
 
+bool kh_multibuffer_gains(kh_lane lane, size_t n)
+{
+    static const struct {
+        kh_lane lane;
+        kh_kernel_kind kind;
+    } table[] = {
+        {KH_LANE_RSA2048, KH_KERNEL_RSA2048}, {KH_LANE_RSA3072, KH_KERNEL_RSA3072},
+        {KH_LANE_RSA4096, KH_KERNEL_RSA4096}, {KH_LANE_P256, KH_KERNEL_P256},
+        {KH_LANE_P384, KH_KERNEL_P384},       {KH_LANE_ED25519, KH_KERNEL_ED25519},
+    };
+
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+        if (table[i].lane == lane) {
+            return n > 1 && kh_kernels_choose(table[i].kind, n) == KH_WAY_KERNEL;
+        }
+    }
+    return false;
+}
+
 kh_result kh_multibuffer_new(kh_multibuffer **out)
 {
     kh_multibuffer *multibuffer = calloc(1, sizeof(*multibuffer));

@@ -14,6 +14,9 @@
  */
 uint32_t kh_multibuffer_init(bool use, bool *failed);
 
+/* Whether n operations of that lane, done together, take less time than one by one. */
+bool kh_multibuffer_gains(kh_lane lane, size_t n);
+
 /* What one worker keeps: scratch, inputs and plaintexts of a batch. Wiped after each use. */
 typedef struct kh_multibuffer kh_multibuffer;
 KH_MUST_USE kh_result kh_multibuffer_new(kh_multibuffer **multibuffer);

@@ -2,6 +2,7 @@
 /* Hardening of the process that holds keys: OpenSSL's frees wipe, nothing is dumped or swapped out. */
 #include "process.h"
 
+#include <linux/capability.h>
 #include <malloc.h>
 #include <openssl/crypto.h>
 #include <stdarg.h>
@@ -11,7 +12,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 static bool frees_wipe;
 
@@ -78,17 +81,25 @@ void kh_logf(kh_log_fn log, void *ctx, kh_log_level level, const char *format, .
     log(ctx, level, text);
 }
 
+/* Whether RLIMIT_MEMLOCK does not count for this process. */
+static bool locks_past_limit(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {{0}};
+
+    return syscall(SYS_capget, &head, sets) == 0 && (sets[0].effective & 1u << CAP_IPC_LOCK) != 0;
+}
+
 /*
  * All memory, present and future, but only as it is touched: a ring of 4096 slots is 80 MB of address space.
- * Locking the future with a limit in place would make later allocations fail, so then only the present is
- * locked.
+ * Not with a limit in place: that would make later allocations fail.
  */
 static bool lock_memory(void)
 {
     struct rlimit limit = {.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
 
     if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0 ||
-        (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY)) {
+        (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) || locks_past_limit()) {
         return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
     }
     return false;
@@ -107,7 +118,8 @@ void kh_process_harden(kh_log_fn log, void *ctx)
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
     /* A sanitizer's shadow is terabytes of address space, and not to be locked. */
     if (!lock_memory()) {
-        kh_logf(log, ctx, KH_LOG_WARN, "cannot lock memory: keys may reach the swap (raise RLIMIT_MEMLOCK)");
+        kh_logf(log, ctx, KH_LOG_WARN, "cannot lock memory: keys may reach the swap (raise RLIMIT_MEMLOCK, or give root "
+                "CAP_IPC_LOCK)");
     }
 #else
     (void)lock_memory;

@@ -26,11 +26,22 @@ typedef enum kh_store_asker { KH_ASKER_FRONT = 0, KH_ASKER_ROOT } kh_store_asker
 /* KH_E_LOCKED, KH_E_PASSPHRASE, KH_E_VERSION, KH_E_DAMAGED, KH_E_STORAGE, KH_E_NOT_FOUND (no such file). */
 KH_MUST_USE kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_secret,
                                     size_t kek_secret_len, kh_log_fn log, void *ctx, kh_store **store);
+/*
+ * The same without changing anything, for a check: neither a migration nor a write. What a crashed agent left in
+ * the log beside it is read too. KH_E_LOCKED: an agent has it open.
+ */
+KH_MUST_USE kh_result kh_store_open_to_read(const char *path, kh_kek_kind kind, const uint8_t *kek_secret,
+                                            size_t kek_secret_len, kh_log_fn log, void *ctx, kh_store **store);
 void kh_store_close(kh_store *store);
 void kh_store_on_change(kh_store *store, kh_store_changed_fn changed, void *ctx);
 /* The import key pair; both live as long as the store. */
 const uint8_t *kh_store_import_private(const kh_store *store);
 const uint8_t *kh_store_import_public(const kh_store *store);
+/* KH_STORE_ID_LEN random bytes that name the store, and go with its copies; as long as the store lives. */
+const uint8_t *kh_store_id(const kh_store *store);
+/* When the last backup was complete where it should be, Unix time; 0: never. */
+uint64_t kh_store_last_backup(kh_store *store);
+KH_MUST_USE kh_result kh_store_note_backup(kh_store *store, uint64_t when);
 /* Rows, damaged or not. */
 KH_MUST_USE kh_result kh_store_count(kh_store *store, uint64_t *count);
 
@@ -79,14 +90,16 @@ typedef struct kh_index_place {
 /* A check of the whole store in slices, between which other things can be done with the store. */
 typedef struct kh_store_checking {
     uint64_t changes; /* insertions and purges before it: if there are more, the numbers are not compared */
-    uint64_t rows, counted_to, seen, good;
-    bool counted;
+    uint64_t rows, counted_to, seen, good, findings;
+    bool began, counted;
     kh_index_place at;
 } kh_store_checking;
 
 /*
- * Goes on with a check that began with all zeros, by at most `most` rows. Appends a line for each damaged row
- * and, at the end, "ok N keys" to text: cap bytes, *len used, no terminating zero. KH_AGAIN: not done yet.
+ * Goes on with a check that began with all zeros, by at most `most` rows: first every row is sought in the
+ * indices, then every key of the index of names is opened and compared with its public key. Appends a line for
+ * each finding ("NAME/VERSION …", with what to do) and, at the end, "ok N keys" or "damaged: good are N keys" to text:
+ * cap bytes, *len used, no terminating zero. What does not fit is counted. KH_AGAIN: not done yet.
  */
 KH_MUST_USE kh_result kh_store_check(kh_store *store, kh_store_checking *checking, unsigned most, char *text,
                                      size_t cap, size_t *len);

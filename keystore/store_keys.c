@@ -117,14 +117,6 @@ static kh_result refs_of_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], ui
 
 /* ---- Insert -------------------------------------------------------------------------------------------- */
 
-static bool usage_possible(uint32_t usage, uint32_t type)
-{
-    const uint32_t rsa_only = KH_USAGE_TLS_RSA_KX | KH_USAGE_DECRYPT | KH_USAGE_WRAP;
-
-    return usage != 0 && (usage & ~(uint32_t)KH_USAGE_ALL) == 0 &&
-           (type == KH_KEY_NONE || type == KH_KEY_RSA || (usage & rsa_only) == 0);
-}
-
 static bool info_named(const kh_key_info *info)
 {
     const char *end = memchr(info->name, '\0', sizeof(info->name));
@@ -186,7 +178,7 @@ static kh_result check_request(kh_store *store, kh_key_info *info, uint32_t type
         return KH_E_INVALID;
     }
     result = place_version(store, info);
-    if (result == KH_OK && !usage_possible(info->usage, type)) {
+    if (result == KH_OK && !kh_usage_possible(info->usage, type)) {
         result = KH_E_INVALID;
     }
     return result;
@@ -199,7 +191,7 @@ kh_result kh_store_may_insert(kh_store *store, const kh_key_info *asked)
     return check_request(store, &info, info.type);
 }
 
-static kh_result next_ref(kh_store *store, uint64_t *ref)
+kh_result kh_store_next_ref(kh_store *store, uint64_t *ref)
 {
     sqlite3_stmt *st = store->statement[ST_NEXT_REF];
     int code = sqlite3_step(st);
@@ -210,7 +202,7 @@ static kh_result next_ref(kh_store *store, uint64_t *ref)
     return result;
 }
 
-static kh_result never_purged(kh_store *store, const uint8_t id[KH_KEY_ID_LEN])
+kh_result kh_store_never_purged(kh_store *store, const uint8_t id[KH_KEY_ID_LEN])
 {
     sqlite3_stmt *st = store->statement[ST_IS_PURGED];
     kh_result result = KH_OK;
@@ -247,7 +239,7 @@ static kh_result check_id(kh_store *store, kh_store_asker asker, const kh_key_in
 {
     uint64_t *refs = NULL;
     size_t count = 0;
-    kh_result result = asker == KH_ASKER_ROOT ? KH_OK : never_purged(store, info->id);
+    kh_result result = asker == KH_ASKER_ROOT ? KH_OK : kh_store_never_purged(store, info->id);
 
     if (result != KH_OK) {
         return result;
@@ -270,7 +262,7 @@ static kh_result insert_row(kh_store *store, kh_store_asker asker, kh_row *row)
         result = check_id(store, asker, &row->info);
     }
     if (result == KH_OK) {
-        result = next_ref(store, &row->info.ref);
+        result = kh_store_next_ref(store, &row->info.ref);
     }
     if (result == KH_OK) {
         result = kh_row_insert(store, row);

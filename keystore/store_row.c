@@ -9,41 +9,27 @@
 #define SEALED_MAX (KH_IMPORT_PKCS8_MAX + KH_SEAL_OVERHEAD)
 #define AAD_MAX (16 + 8 * 2 + 4 * 6 + 2 + KH_NAME_MAX + KH_KEY_ID_LEN + 2 + KH_SPKI_MAX)
 
-static uint8_t *put_number(uint8_t *at, uint64_t value, unsigned bytes)
-{
-    while (bytes-- > 0) {
-        *at++ = (uint8_t)(value >> (8 * bytes));
-    }
-    return at;
-}
-
-static uint8_t *put_bytes(uint8_t *at, const void *bytes, size_t len)
-{
-    memcpy(at, bytes, len);
-    return at + len;
-}
-
 /* The canonical encoding of all that a seal protects beside the key; big-endian, lengths before what varies.
  */
 static size_t encode_aad(const kh_row *row, uint8_t aad[AAD_MAX])
 {
     const kh_key_info *info = &row->info;
     size_t name_len = strlen(info->name);
-    uint8_t *at = put_bytes(aad, "keyhold key 1\0\0", 16);
+    uint8_t *at = kh_put_bytes(aad, "keyhold key 1\0\0", 16);
 
-    at = put_number(at, info->ref, 8);
-    at = put_number(at, info->created, 8);
-    at = put_number(at, info->version, 4);
-    at = put_number(at, info->type, 4);
-    at = put_number(at, info->bits, 4);
-    at = put_number(at, info->usage, 4);
-    at = put_number(at, info->state, 4);
-    at = put_number(at, row->policy, 4);
-    at = put_number(at, name_len, 2);
-    at = put_bytes(at, info->name, name_len);
-    at = put_bytes(at, info->id, KH_KEY_ID_LEN);
-    at = put_number(at, info->spki_len, 2);
-    at = put_bytes(at, info->spki, info->spki_len);
+    at = kh_put_number(at, info->ref, 8);
+    at = kh_put_number(at, info->created, 8);
+    at = kh_put_number(at, info->version, 4);
+    at = kh_put_number(at, info->type, 4);
+    at = kh_put_number(at, info->bits, 4);
+    at = kh_put_number(at, info->usage, 4);
+    at = kh_put_number(at, info->state, 4);
+    at = kh_put_number(at, row->policy, 4);
+    at = kh_put_number(at, name_len, 2);
+    at = kh_put_bytes(at, info->name, name_len);
+    at = kh_put_bytes(at, info->id, KH_KEY_ID_LEN);
+    at = kh_put_number(at, info->spki_len, 2);
+    at = kh_put_bytes(at, info->spki, info->spki_len);
     return (size_t)(at - aad);
 }
 

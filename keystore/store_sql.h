@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shared by store.c (opening), store_row.c (one row), and store_keys.c, store_change.c and store_check.c
- * (what is done with rows). */
+/*
+ * Shared by store.c (opening), store_schema.c (versions), store_meta.c (the keys of keys), store_row.c (one row), and
+ * store_keys.c, store_change.c, store_check.c, store_copy.c and store_transfer.c (what is done with rows).
+ */
 #ifndef KEYHOLD_KEYSTORE_STORE_SQL_H
 #define KEYHOLD_KEYSTORE_STORE_SQL_H
 
+#include "kek.h"
+#include "row.h"
 #include "seal.h"
 #include "store.h"
 
@@ -29,8 +33,7 @@
     X(ST_RESEAL, "UPDATE keys SET state = ?2, policy = ?3, sealed = ?4 WHERE ref = ?1")                      \
     X(ST_DELETE, "DELETE FROM keys WHERE ref = ?1")                                                          \
     X(ST_COUNT, "SELECT count(*) FROM keys INDEXED BY keys_name")                                            \
-    X(ST_COUNT_ROWS, "SELECT count(*), max(ref) FROM"                                                        \
-                     " (SELECT ref FROM keys NOT INDEXED WHERE ref > ?1 ORDER BY ref LIMIT ?2)")             \
+    X(ST_NEXT_ROW, "SELECT ref, name, version, id FROM keys NOT INDEXED WHERE ref > ?1 ORDER BY ref LIMIT 1") \
     X(ST_PURGED, "INSERT OR IGNORE INTO purged SELECT id FROM keys WHERE ref = ?1")                          \
     X(ST_IS_PURGED, "SELECT count(*) FROM purged WHERE id = ?1")                                             \
     X(ST_NAME_OF, "SELECT name, version FROM keys INDEXED BY keys_name WHERE ref = ?1 ORDER BY name")
@@ -50,34 +53,62 @@ struct kh_store {
     void *changed_ctx;
     kh_log_fn log;
     void *log_ctx;
+    char *path;       /* for messages */
+    bool read_only;   /* offline: nothing is written */
     bool bulk;        /* inside kh_store_begin */
     uint64_t changes; /* insertions and purges since it was opened */
     uint8_t import_private[32];
     uint8_t import_public[32];
+    uint8_t id[KH_STORE_ID_LEN];
+    uint8_t kek_params[1 + KH_KEK_PARAMS_LEN]; /* kind, and how the KEK comes from its secret */
+    uint8_t transfer_key[KH_SEAL_KEY_LEN];     /* of the KEK: seals the keys of export files */
 };
 
-/* One row, verified. Holds a secret while pkcs8_len > 0. */
-typedef struct kh_row {
-    kh_key_info info;
-    uint32_t policy;
-    uint8_t pkcs8[KH_IMPORT_PKCS8_MAX];
-    size_t pkcs8_len;
-} kh_row;
+/* ---- store.c ---- */
 
-#define STATE_ENABLED 1u
-#define STATE_DISABLED 2u
-#define STATE_DELETED 3u
-#define KH_POLICY_WAS_DISABLED 0x1u /* state before it was deleted */
-#define KH_POLICY_BY_ROOT 0x2u      /* root disabled it: only root enables it */
-
+/* An object without a file yet; closed by kh_store_close, also after a failure. */
+KH_MUST_USE kh_result kh_store_new(const char *path, kh_log_fn log, void *ctx, kh_store **store);
+KH_MUST_USE kh_result kh_store_prepare(kh_store *store);
 /* What an SQLite error means; logs it with the given context. */
 kh_result kh_store_error(kh_store *store, int code, const char *doing);
+/* Runs SQL that returns nothing of interest. */
+KH_MUST_USE kh_result kh_store_execute(kh_store *store, const char *sql, const char *doing);
 /* Steps a statement that returns no rows and resets it. */
 KH_MUST_USE kh_result kh_store_run(kh_store *store, kh_statement which, const char *doing);
 KH_MUST_USE kh_result kh_store_tx_begin(kh_store *store);
 /* Commits when result is KH_OK, else rolls back; returns what came of it all. */
 KH_MUST_USE kh_result kh_store_tx_end(kh_store *store, kh_result result);
 
+/* ---- store_meta.c: the table meta ---- */
+
+/* Adds or replaces. len: at most KH_META_MAX. */
+#define KH_META_MAX 128
+KH_MUST_USE kh_result kh_meta_write(kh_store *store, const char *key, const uint8_t *value, size_t len);
+/* KH_E_DAMAGED (logged): it is not there, or not as it was written. */
+KH_MUST_USE kh_result kh_meta_read(kh_store *store, const char *key, uint8_t *value, size_t len);
+/* Makes, and opens, the store's keys under the KEK. */
+KH_MUST_USE kh_result kh_meta_make_keys(kh_store *store, kh_kek_kind kind, const uint8_t *secret,
+                                        size_t secret_len);
+KH_MUST_USE kh_result kh_meta_open_keys(kh_store *store, kh_kek_kind kind, const uint8_t *secret,
+                                        size_t secret_len);
+/* Whether the import key in the file is still the one that was opened. */
+KH_MUST_USE kh_result kh_meta_check_import_key(kh_store *store);
+
+/* ---- store_schema.c: versions ---- */
+
+/* All of an empty store, in the transaction that the caller has begun. */
+KH_MUST_USE kh_result kh_schema_make(kh_store *store);
+/* The version of an open file. KH_E_VERSION (logged): not a store, or of a newer Keyhold. */
+KH_MUST_USE kh_result kh_schema_check(kh_store *store, unsigned *version);
+/* From that version to this program's, each step in a transaction of its own, after a copy of the file. */
+KH_MUST_USE kh_result kh_schema_migrate(kh_store *store, unsigned version);
+
+/* ---- rows ---- */
+
+/* The number that the next row gets. */
+KH_MUST_USE kh_result kh_store_next_ref(kh_store *store, uint64_t *ref);
+/* KH_E_FORBIDDEN: a key of that id was purged. */
+KH_MUST_USE kh_result kh_store_never_purged(kh_store *store, const uint8_t id[KH_KEY_ID_LEN]);
 /* The rows of a name, newest version first; the caller frees *refs. KH_E_NOT_FOUND: none. */
 KH_MUST_USE kh_result kh_store_refs_of_name(kh_store *store, const char *name, size_t name_len,
                                             uint64_t **refs, size_t *count);

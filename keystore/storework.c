@@ -12,7 +12,6 @@
 
 #define STORE_WAITING_MAX (2 * KH_RING_SLOTS_MAX)
 #define GENERATOR_WAITING_MAX 64
-#define CHECK_ROWS 32 /* rows of a slice of check: a millisecond, in which a lookup waits */
 
 static kh_store_asker asker(const kh_op *op)
 {
@@ -186,27 +185,6 @@ static kh_result recover_or_purge(kh_keeper *keeper, kh_op *op)
     return result;
 }
 
-/* A slice; then it lines up again behind all who waited. */
-static kh_result check(kh_keeper *keeper, kh_op *op)
-{
-    uint8_t *out = kh_op_out(op, KH_RECORD_DATA_MAX);
-    kh_result result = KH_E_MEMORY;
-
-    if (op->checking == NULL) {
-        op->checking = calloc(1, sizeof(*op->checking));
-    }
-    if (out == NULL || op->checking == NULL) {
-        return result;
-    }
-    result = kh_store_check(keeper->store, op->checking, CHECK_ROWS, (char *)out, KH_RECORD_DATA_MAX,
-                            &op->out_len);
-    if (result == KH_AGAIN &&
-        (kh_keeper_closed(keeper) || !kh_desk_push(&keeper->store_desk, KH_DESK_SLOW, op, UINT32_MAX))) {
-        result = KH_E_UNAVAILABLE;
-    }
-    return result;
-}
-
 /* ---- Keys ---------------------------------------------------------------------------------------------- */
 
 static kh_result load(kh_keeper *keeper, kh_op *op)
@@ -281,7 +259,11 @@ static const struct {
     [KH_STORE_RECOVER] = {recover_or_purge, KH_DESK_ADMIN},
     [KH_STORE_PURGE] = {recover_or_purge, KH_DESK_ADMIN},
     [KH_STORE_CERTIFY] = {use_key, KH_DESK_ADMIN},
-    [KH_STORE_CHECK] = {check, KH_DESK_ADMIN},
+    [KH_STORE_CHECK] = {kh_task_check, KH_DESK_ADMIN},
+    [KH_STORE_BACKUP] = {kh_task_backup, KH_DESK_ADMIN},
+    [KH_STORE_BACKED_UP] = {kh_task_backed_up, KH_DESK_ADMIN},
+    [KH_STORE_EXPORT] = {kh_task_export, KH_DESK_ADMIN},
+    [KH_STORE_IMPORT_ALL] = {kh_task_import, KH_DESK_ADMIN},
 };
 
 static bool known(uint32_t op)

@@ -2,6 +2,7 @@
 /* Which bytes a key may sign: see usage.h. */
 #include "usage.h"
 
+#include <keyhold/keystore.h>
 #include <string.h>
 
 #define RANDOMS_LEN 64
@@ -286,4 +287,21 @@ kh_result kh_usage_may_sign(const kh_sign_question *q)
         return KH_OK;
     }
     return KH_E_USAGE;
+}
+
+uint32_t kh_usages_to_sign(uint32_t key_type, uint32_t scheme, bool is_digest, const uint8_t *data, size_t len)
+{
+    static const uint32_t usages[] = {KH_USAGE_TLS_SERVER, KH_USAGE_TLS_CLIENT, KH_USAGE_TLS_DHE, KH_USAGE_SIGN};
+    kh_sign_question question = {
+        .key_type = key_type, .scheme = scheme, .is_digest = is_digest, .data = data, .len = len};
+    uint32_t found = 0;
+
+    (void)!kh_dh_groups_init(); /* the front has had no use for them; without them tls-dhe is not found */
+    for (size_t i = 0; i < sizeof(usages) / sizeof(usages[0]); i++) {
+        question.usage = usages[i];
+        if (kh_usage_may_sign(&question) == KH_OK) {
+            found |= usages[i];
+        }
+    }
+    return found;
 }

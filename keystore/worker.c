@@ -61,6 +61,10 @@ static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_s
     case KH_STORE_PURGE:
     case KH_STORE_CERTIFY:
     case KH_STORE_CHECK:
+    case KH_STORE_BACKUP:
+    case KH_STORE_BACKED_UP:
+    case KH_STORE_EXPORT:
+    case KH_STORE_IMPORT_ALL:
         answer(out, op, KH_E_FORBIDDEN);
         break;
     default:
@@ -74,14 +78,14 @@ static kh_result take_record(kh_keeper_ring *ring, const kh_ring_copy *copy, kh_
 {
     op->slot = copy->slot;
     op->record = copy->record;
-    op->admin_fd = -1;
+    op->admin_fd = op->file_fd = -1;
     op->key = NULL;
     op->result = KH_E_INTERNAL;
     op->batch = 0;
     op->out_len = 0;
     op->long_data = op->long_out = NULL;
     op->material = NULL;
-    op->checking = NULL;
+    op->task = NULL;
     op->generated = false;
     op->record.data = op->inline_data;
     if (copy->record.data_len > KH_RECORD_DATA_MAX) {
@@ -189,13 +193,29 @@ static bool still_enabled(kh_keeper *keeper, kh_op *op)
     return op->key != NULL;
 }
 
+/*
+ * How many operations of a lane a worker takes. Those that are computed one by one gain nothing from company: workers that
+ * would sleep meanwhile take their share.
+ */
+static size_t batch_size(const kh_keeper *keeper, int lane)
+{
+    size_t count = keeper->lane[lane].count, most = count < KH_BATCH_MAX ? count : KH_BATCH_MAX;
+
+    if (keeper->sleeping > 0 && !kh_multibuffer_gains((kh_lane)lane, most)) {
+        size_t share = (count + keeper->sleeping) / (keeper->sleeping + 1);
+
+        most = share < most ? share : most;
+    }
+    return most;
+}
+
 static size_t take_batch(kh_keeper *keeper, int lane, uint64_t now_ns, answers *out, kh_op_queue *for_store,
                          kh_op *batch[KH_BATCH_MAX])
 {
-    size_t n = 0;
+    size_t n = 0, most = batch_size(keeper, lane);
     kh_op *op = NULL;
 
-    while (n < KH_BATCH_MAX && out->count < sizeof(out->op) / sizeof(out->op[0]) &&
+    while (n < most && out->count < sizeof(out->op) / sizeof(out->op[0]) &&
            (op = kh_op_pop(&keeper->lane[lane])) != NULL) {
         if (kh_op_expired(op, now_ns)) {
             out->expired[lane]++;

@@ -1,53 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Directives, and the life of the module in master and workers.
+ * The http part: directives in http{}, "keyhold on" for its servers, variables.
  */
 
-#include "ngx_http_keyhold.h"
+#include "ngx_keyhold_settings.h"
 
+#include <ngx_http.h>
 #include <ngx_http_ssl_module.h>
 
 
 typedef struct {
     ngx_flag_t                enable;
+    ngx_http_ssl_srv_conf_t  *ssl;        /* at the http level */
 } ngx_http_keyhold_srv_conf_t;
 
 
-static ngx_int_t ngx_http_keyhold_init(ngx_conf_t *cf);
+static ngx_int_t ngx_http_keyhold_add_variables(ngx_conf_t *cf);
+static ngx_int_t ngx_http_keyhold_variable(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
 
 static void *ngx_http_keyhold_create_main_conf(ngx_conf_t *cf);
 static char *ngx_http_keyhold_init_main_conf(ngx_conf_t *cf, void *conf);
 static void *ngx_http_keyhold_create_srv_conf(ngx_conf_t *cf);
 static char *ngx_http_keyhold_merge_srv_conf(ngx_conf_t *cf, void *parent,
     void *child);
-static char *ngx_http_keyhold_references(ngx_conf_t *cf,
-    ngx_keyhold_conf_t *kcf);
-
-static char *ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd,
-    void *conf);
-static void ngx_http_keyhold_conf_cleanup(void *data);
-
-static ngx_int_t ngx_http_keyhold_init_module(ngx_cycle_t *cycle);
-static ngx_int_t ngx_http_keyhold_init_process(ngx_cycle_t *cycle);
-static void ngx_http_keyhold_exit_process(ngx_cycle_t *cycle);
-
-
-ngx_keyhold_conf_t  *ngx_keyhold_conf;
-
-
-static ngx_conf_num_bounds_t  ngx_http_keyhold_inflight_bounds = {
-    ngx_conf_check_num_bounds, 1, 1000000
-};
 
 
 static ngx_command_t  ngx_http_keyhold_commands[] = {
-
-    { ngx_string("keyhold_agent"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE12,
-      ngx_http_keyhold_agent,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      0,
-      NULL },
 
     { ngx_string("keyhold"),
       NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_CONF_FLAG,
@@ -56,26 +35,7 @@ static ngx_command_t  ngx_http_keyhold_commands[] = {
       offsetof(ngx_http_keyhold_srv_conf_t, enable),
       NULL },
 
-    { ngx_string("keyhold_timeout"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_keyhold_conf_t, timeout),
-      NULL },
-
-    { ngx_string("keyhold_connect_timeout"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_keyhold_conf_t, connect_timeout),
-      NULL },
-
-    { ngx_string("keyhold_max_inflight"),
-      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_num_slot,
-      NGX_HTTP_MAIN_CONF_OFFSET,
-      offsetof(ngx_keyhold_conf_t, max_inflight),
-      &ngx_http_keyhold_inflight_bounds },
+      ngx_keyhold_settings(NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET),
 
       ngx_null_command
 };
@@ -83,7 +43,7 @@ static ngx_command_t  ngx_http_keyhold_commands[] = {
 
 static ngx_http_module_t  ngx_http_keyhold_module_ctx = {
     ngx_http_keyhold_add_variables,        /* preconfiguration */
-    ngx_http_keyhold_init,                 /* postconfiguration */
+    NULL,                                  /* postconfiguration */
 
     ngx_http_keyhold_create_main_conf,     /* create main configuration */
     ngx_http_keyhold_init_main_conf,       /* init main configuration */
@@ -102,67 +62,67 @@ ngx_module_t  ngx_http_keyhold_module = {
     ngx_http_keyhold_commands,             /* module directives */
     NGX_HTTP_MODULE,                       /* module type */
     NULL,                                  /* init master */
-    ngx_http_keyhold_init_module,          /* init module */
-    ngx_http_keyhold_init_process,         /* init process */
+    NULL,                                  /* init module */
+    NULL,                                  /* init process */
     NULL,                                  /* init thread */
     NULL,                                  /* exit thread */
-    ngx_http_keyhold_exit_process,         /* exit process */
+    NULL,                                  /* exit process */
     NULL,                                  /* exit master */
     NGX_MODULE_V1_PADDING
 };
 
 
-/* ---- configuration ---- */
+static ngx_http_variable_t  ngx_http_keyhold_vars[] = {
 
+    { ngx_string("keyhold_status"), NULL, ngx_http_keyhold_variable,
+      NGX_KEYHOLD_VAR_STATUS, NGX_HTTP_VAR_CHANGEABLE, 0 },
+
+    { ngx_string("keyhold_time"), NULL, ngx_http_keyhold_variable,
+      NGX_KEYHOLD_VAR_TIME, NGX_HTTP_VAR_CHANGEABLE, 0 },
+
+    { ngx_string("keyhold_agent"), NULL, ngx_http_keyhold_variable,
+      NGX_KEYHOLD_VAR_AGENT, NGX_HTTP_VAR_CHANGEABLE, 0 },
+
+    { ngx_string("keyhold_tries"), NULL, ngx_http_keyhold_variable,
+      NGX_KEYHOLD_VAR_TRIES, NGX_HTTP_VAR_CHANGEABLE, 0 },
+
+      ngx_http_null_variable
+};
+
+
+static ngx_int_t
+ngx_http_keyhold_add_variables(ngx_conf_t *cf)
+{
+    ngx_http_variable_t  *var, *v;
+
+    for (v = ngx_http_keyhold_vars; v->name.len; v++) {
+        var = ngx_http_add_variable(cf, &v->name, v->flags);
+        if (var == NULL) {
+            return NGX_ERROR;
+        }
+
+        var->get_handler = v->get_handler;
+        var->data = v->data;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_http_keyhold_variable(ngx_http_request_t *r, ngx_http_variable_value_t *v,
+    uintptr_t data)
+{
+    return ngx_keyhold_variable(r->connection, r->pool, v, data);
+}
+
+
+/* The settings are the core module's: where they stand does not matter. */
 
 static void *
 ngx_http_keyhold_create_main_conf(ngx_conf_t *cf)
 {
-    ngx_keyhold_conf_t  *kcf;
-    ngx_pool_cleanup_t  *cln;
-
-    kcf = ngx_pcalloc(cf->pool, sizeof(ngx_keyhold_conf_t));
-    if (kcf == NULL) {
-        return NULL;
-    }
-
-    if (ngx_array_init(&kcf->agents, cf->pool, 1,
-                       sizeof(ngx_keyhold_agent_t *))
-        != NGX_OK
-        || ngx_array_init(&kcf->keys, cf->pool, 8, sizeof(ngx_keyhold_key_t))
-           != NGX_OK)
-    {
-        return NULL;
-    }
-
-    kcf->pool = cf->pool;
-    kcf->timeout = NGX_CONF_UNSET_MSEC;
-    kcf->connect_timeout = NGX_CONF_UNSET_MSEC;
-    kcf->max_inflight = NGX_CONF_UNSET;
-
-    cln = ngx_pool_cleanup_add(cf->pool, 0);
-    if (cln == NULL) {
-        return NULL;
-    }
-
-    cln->handler = ngx_http_keyhold_conf_cleanup;
-
-    /* keys are loaded by other modules while they are configured */
-
-    if (ngx_keyhold_provider_load(cf->log) != NGX_OK) {
-        return NULL;
-    }
-
-    ngx_keyhold_provider_collect(kcf);
-
-    return kcf;
-}
-
-
-static void
-ngx_http_keyhold_conf_cleanup(void *data)
-{
-    ngx_keyhold_provider_collect(NULL);
+    return ngx_get_conf(cf->cycle->conf_ctx, ngx_keyhold_module);
 }
 
 
@@ -174,26 +134,10 @@ ngx_http_keyhold_conf_cleanup(void *data)
 static char *
 ngx_http_keyhold_init_main_conf(ngx_conf_t *cf, void *conf)
 {
-    ngx_keyhold_conf_t *kcf = conf;
+    ngx_http_keyhold_srv_conf_t  *kscf;
 
-    ngx_conf_init_msec_value(kcf->timeout, 5000);
-    ngx_conf_init_msec_value(kcf->connect_timeout, 1000);
-    ngx_conf_init_value(kcf->max_inflight, 10000);
-
-    if (kcf->timeout == 0 || kcf->timeout > KH_DEADLINE_MAX_MS) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"keyhold_timeout\" must be 1ms to %ds",
-                           KH_DEADLINE_MAX_MS / 1000);
-        return NGX_CONF_ERROR;
-    }
-
-    if (kcf->connect_timeout == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"keyhold_connect_timeout\" must not be 0");
-        return NGX_CONF_ERROR;
-    }
-
-    kcf->http_ssl = ngx_http_conf_get_module_srv_conf(cf, ngx_http_ssl_module);
+    kscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_keyhold_module);
+    kscf->ssl = ngx_http_conf_get_module_srv_conf(cf, ngx_http_ssl_module);
 
     return NGX_CONF_OK;
 }
@@ -215,6 +159,8 @@ ngx_http_keyhold_create_srv_conf(ngx_conf_t *cf)
 }
 
 
+/* The ssl module has not merged yet: its values are the server's or unset. */
+
 static char *
 ngx_http_keyhold_merge_srv_conf(ngx_conf_t *cf, void *parent, void *child)
 {
@@ -222,7 +168,7 @@ ngx_http_keyhold_merge_srv_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_http_keyhold_srv_conf_t *conf = child;
 
     ngx_uint_t                own;
-    ngx_keyhold_conf_t       *kcf;
+    ngx_array_t              *certs;
     ngx_http_ssl_srv_conf_t  *sscf;
 
     own = (conf->enable == 1);
@@ -233,263 +179,13 @@ ngx_http_keyhold_merge_srv_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_OK;
     }
 
-    kcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_keyhold_module);
-
-    if (kcf->agents.nelts == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "\"keyhold on\" needs a \"keyhold_agent\"");
-        return NGX_CONF_ERROR;
-    }
-
     sscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_ssl_module);
-
-    if (sscf->certificate_keys != NGX_CONF_UNSET_PTR) {
-
-        /* of this very server: a local key, or a reference */
-
-        if (own) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "\"keyhold on\" and \"ssl_certificate_key\" in "
-                               "the same server: use one of them");
-            return NGX_CONF_ERROR;
-        }
-
-        return NGX_CONF_OK;
-    }
-
-    return ngx_http_keyhold_references(cf, kcf);
-}
-
-
-/* The ssl module has not merged yet: its values are the server's or unset. */
-
-static char *
-ngx_http_keyhold_references(ngx_conf_t *cf, ngx_keyhold_conf_t *kcf)
-{
-    ngx_str_t                *cert, *ref;
-    ngx_uint_t                i;
-    ngx_array_t              *certs, *refs;
-    ngx_http_ssl_srv_conf_t  *sscf, *http;
-
-    sscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_ssl_module);
-    http = kcf->http_ssl;
 
     certs = sscf->certificates;
 
     if (certs == NGX_CONF_UNSET_PTR) {
-        certs = http->certificates;
+        certs = prev->ssl->certificates;
     }
 
-    if (certs == NGX_CONF_UNSET_PTR || certs == NULL) {
-        return NGX_CONF_OK;
-    }
-
-    refs = ngx_array_create(cf->pool, certs->nelts, sizeof(ngx_str_t));
-    if (refs == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    cert = certs->elts;
-
-    for (i = 0; i < certs->nelts; i++) {
-
-        if (ngx_http_script_variables_count(&cert[i])) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "\"keyhold on\" can not be used with variables "
-                               "in \"ssl_certificate\" (\"%V\"): give key "
-                               "reference files in \"ssl_certificate_key\" "
-                               "(keyholdctl key reference)", &cert[i]);
-            return NGX_CONF_ERROR;
-        }
-
-        ref = ngx_array_push(refs);
-        if (ref == NULL) {
-            return NGX_CONF_ERROR;
-        }
-
-        if (ngx_keyhold_reference(cf, &cert[i], ref) != NGX_CONF_OK) {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    sscf->certificate_keys = refs;
-
-    return NGX_CONF_OK;
-}
-
-
-/* The ssl module has loaded its keys. */
-
-static ngx_int_t
-ngx_http_keyhold_init(ngx_conf_t *cf)
-{
-    ngx_keyhold_conf_t  *kcf;
-
-    kcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_keyhold_module);
-
-    if (kcf->keys.nelts && kcf->agents.nelts == 0) {
-        ngx_log_error(NGX_LOG_EMERG, cf->log, 0,
-                      "keyhold: a key reference is used as a key, but there "
-                      "is no \"keyhold_agent\" that could have it");
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
-}
-
-
-static char *
-ngx_http_keyhold_agent(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
-{
-    ngx_keyhold_conf_t *kcf = conf;
-
-    ngx_str_t            *value, file;
-    ngx_keyhold_agent_t  *agent, **slot;
-
-    if (kcf->agents.nelts) {
-        return "is duplicate: this version knows one agent";
-    }
-
-    value = cf->args->elts;
-
-    if (value[1].len <= sizeof("unix:") - 1
-        || ngx_strncmp(value[1].data, "unix:", sizeof("unix:") - 1) != 0)
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "agent \"%V\" is not of the form \"unix:PATH\"",
-                           &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    agent = ngx_pcalloc(cf->pool, sizeof(ngx_keyhold_agent_t));
-    if (agent == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    if (value[1].len - (sizeof("unix:") - 1)
-        >= sizeof(agent->sockaddr.sun_path))
-    {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "the path of agent \"%V\" is too long", &value[1]);
-        return NGX_CONF_ERROR;
-    }
-
-    agent->name = value[1];
-    agent->sockaddr.sun_family = AF_UNIX;
-    ngx_memcpy(agent->sockaddr.sun_path, value[1].data + sizeof("unix:") - 1,
-               value[1].len - (sizeof("unix:") - 1));
-    agent->socklen = sizeof(struct sockaddr_un);
-
-    if (cf->args->nelts == 3) {
-
-        if (value[2].len <= sizeof("token=") - 1
-            || ngx_strncmp(value[2].data, "token=", sizeof("token=") - 1) != 0)
-        {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\"", &value[2]);
-            return NGX_CONF_ERROR;
-        }
-
-        file.data = value[2].data + sizeof("token=") - 1;
-        file.len = value[2].len - (sizeof("token=") - 1);
-
-        if (ngx_keyhold_token(cf, agent, &file) != NGX_CONF_OK) {
-            return NGX_CONF_ERROR;
-        }
-    }
-
-    slot = ngx_array_push(&kcf->agents);
-    if (slot == NULL) {
-        return NGX_CONF_ERROR;
-    }
-
-    *slot = agent;
-
-    return NGX_CONF_OK;
-}
-
-
-/* ---- master and workers ---- */
-
-
-static ngx_int_t
-ngx_http_keyhold_init_module(ngx_cycle_t *cycle)
-{
-    ngx_keyhold_conf_t  *kcf;
-
-    kcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_keyhold_module);
-
-    ngx_keyhold_provider_collected(kcf);
-
-    if (kcf != NULL && kcf->agents.nelts) {
-        ngx_keyhold_coro_check(kcf->max_inflight, cycle->log);
-    }
-
-    /* no descriptor is opened here: agents may come and go after the fork */
-
-    return ngx_keyhold_gate_init(cycle->log);
-}
-
-
-static ngx_int_t
-ngx_http_keyhold_init_process(ngx_cycle_t *cycle)
-{
-    ngx_uint_t             i;
-    ngx_keyhold_conf_t    *kcf;
-    ngx_keyhold_agent_t  **agents;
-
-    if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)
-    {
-        return NGX_OK;
-    }
-
-    kcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_http_keyhold_module);
-
-    if (kcf == NULL || kcf->agents.nelts == 0) {
-        return NGX_OK;
-    }
-
-    if (ngx_keyhold_op_init(cycle) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    ngx_keyhold_handshake_init();
-
-    ngx_keyhold_conf = kcf;
-
-    agents = kcf->agents.elts;
-
-    for (i = 0; i < kcf->agents.nelts; i++) {
-        if (ngx_keyhold_conn_init(agents[i], kcf, cycle->log) != NGX_OK) {
-            return NGX_ERROR;
-        }
-    }
-
-    return NGX_OK;
-}
-
-
-static void
-ngx_http_keyhold_exit_process(ngx_cycle_t *cycle)
-{
-    ngx_uint_t             i;
-    ngx_keyhold_agent_t  **agents;
-
-    if (ngx_keyhold_conf == NULL) {
-        return;
-    }
-
-    ngx_keyhold_handshake_exit();
-    ngx_keyhold_probe_exit();
-
-    agents = ngx_keyhold_conf->agents.elts;
-
-    for (i = 0; i < ngx_keyhold_conf->agents.nelts; i++) {
-        ngx_keyhold_conn_close(agents[i]);
-    }
-
-    ngx_keyhold_provider_exit();
-    ngx_keyhold_coro_cleanup();
-
-    ngx_keyhold_conf = NULL;
+    return ngx_keyhold_references(cf, own, certs, &sscf->certificate_keys);
 }

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A worker's connection to an agent, in nginx's event loop.  The protocol is
- * kh_session's; here are the socket, the back-off, and the one write at the
- * end of a turn of the loop that carries all requests of that turn.
+ * A worker's session with an agent: the protocol is kh_session's, the socket
+ * ngx_keyhold_transport.c's; here is when it is opened, what is thought of the
+ * agent, and what the log says of it.
  *
  * It is opened in the worker, after the fork, and kept open: an agent that was
  * away is found again within half a second whether or not somebody waits.
+ *
+ * Where there are others, one that was silent or answered wrongly is trusted
+ * with one operation at a time until that is answered, and is left out for
+ * longer each time it happens again.
  */
 
 #include "ngx_keyhold.h"
@@ -20,19 +24,26 @@
 /* a connection that was ready for so long was of use, asked or not */
 #define NGX_KEYHOLD_STEADY_MSEC  1000
 
+/* left out: doubled with each strike, forgotten after a good while */
+#define NGX_KEYHOLD_STRIKE_MSEC  1000
+#define NGX_KEYHOLD_STRIKES_MAX  6
+#define NGX_KEYHOLD_GOOD_MSEC    60000
+
 
 static void ngx_keyhold_conn_open(ngx_keyhold_agent_t *agent);
 static kh_result ngx_keyhold_conn_session(ngx_keyhold_agent_t *agent);
 static void ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
     const char *text, const char *detail);
+static void ngx_keyhold_conn_why(ngx_keyhold_agent_t *agent, ngx_err_t err,
+    const char *text, const char *detail);
+static void ngx_keyhold_conn_wrong(ngx_keyhold_agent_t *agent,
+    const char *text);
+static ngx_msec_t ngx_keyhold_conn_strike(ngx_keyhold_agent_t *agent);
+static void ngx_keyhold_conn_away(ngx_keyhold_agent_t *agent,
+    ngx_msec_t msec);
 static void ngx_keyhold_conn_drop(ngx_keyhold_agent_t *agent, kh_result why);
 static void ngx_keyhold_conn_ready(ngx_keyhold_agent_t *agent);
 static void ngx_keyhold_conn_back(ngx_keyhold_agent_t *agent);
-static void ngx_keyhold_conn_post_flush(ngx_keyhold_agent_t *agent);
-static void ngx_keyhold_conn_flush(ngx_keyhold_agent_t *agent);
-static void ngx_keyhold_conn_read_handler(ngx_event_t *rev);
-static void ngx_keyhold_conn_write_handler(ngx_event_t *wev);
-static void ngx_keyhold_conn_flush_handler(ngx_event_t *ev);
 static void ngx_keyhold_conn_reconnect_handler(ngx_event_t *ev);
 
 
@@ -46,10 +57,6 @@ ngx_keyhold_conn_init(ngx_keyhold_agent_t *agent, ngx_keyhold_conf_t *conf,
     agent->reconnect.data = agent;
     agent->reconnect.log = log;
     agent->reconnect.cancelable = 1;
-
-    agent->flush.handler = ngx_keyhold_conn_flush_handler;
-    agent->flush.data = agent;
-    agent->flush.log = log;
 
     agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
 
@@ -67,73 +74,37 @@ ngx_keyhold_conn_close(ngx_keyhold_agent_t *agent)
         ngx_del_timer(&agent->reconnect);
     }
 
+    if (agent->overdue.timer_set) {
+        ngx_del_timer(&agent->overdue);
+    }
+
     ngx_keyhold_conn_drop(agent, KH_E_CLOSED);
+
+    if (agent->resume != NULL) {
+        SSL_SESSION_free(agent->resume);
+        agent->resume = NULL;
+    }
+
+    if (agent->missing != NULL) {
+        ngx_free(agent->missing);
+        agent->missing = NULL;
+    }
 }
 
 
 static void
 ngx_keyhold_conn_open(ngx_keyhold_agent_t *agent)
 {
-    int                s;
-    kh_result          rc;
-    ngx_err_t          err;
-    ngx_log_t         *log;
-    ngx_connection_t  *c;
+    kh_result    rc;
+    ngx_err_t    err;
+    const char  *why;
 
-    log = agent->reconnect.log;
+    err = 0;
 
-    s = socket(agent->sockaddr.sun_family, SOCK_STREAM|SOCK_NONBLOCK
-                                           |SOCK_CLOEXEC, 0);
-    if (s == -1) {
-        ngx_keyhold_conn_lost(agent, ngx_socket_errno, "socket() failed", NULL);
+    if (ngx_keyhold_transport_open(agent, &err, &why) != NGX_OK) {
+        ngx_keyhold_conn_lost(agent, err, why, NULL);
         return;
     }
-
-    /* a full backlog is EAGAIN here, and as good as refused */
-
-    if (connect(s, (struct sockaddr *) &agent->sockaddr, agent->socklen)
-        == -1)
-    {
-        err = ngx_socket_errno;
-        (void) ngx_close_socket(s);
-        ngx_keyhold_conn_lost(agent, err, "connect() failed", NULL);
-        return;
-    }
-
-    c = ngx_get_connection(s, log);
-    if (c == NULL) {
-        (void) ngx_close_socket(s);
-        ngx_keyhold_conn_lost(agent, 0, "worker_connections are not enough",
-                              NULL);
-        return;
-    }
-
-    agent->connection = c;
-
-    c->data = agent;
-    c->log = log;
-    c->log_error = NGX_ERROR_IGNORE_ECONNRESET;
-    c->read->log = log;
-    c->write->log = log;
-    c->read->handler = ngx_keyhold_conn_read_handler;
-    c->write->handler = ngx_keyhold_conn_write_handler;
-    c->read->cancelable = 1;
-    c->recv = ngx_recv;
-    c->send = ngx_send;
-    c->number = ngx_atomic_fetch_add(ngx_connection_counter, 1);
-    c->start_time = ngx_current_msec;
-
-    /*
-     * Not ngx_add_conn(): a Unix socket would wake us each time the agent has
-     * taken what we wrote.  Writing is watched from when it has to wait.
-     */
-
-    if (ngx_handle_read_event(c->read, 0) != NGX_OK) {
-        ngx_keyhold_conn_lost(agent, 0, "cannot watch the socket", NULL);
-        return;
-    }
-
-    c->write->ready = 1;
 
     rc = ngx_keyhold_conn_session(agent);
 
@@ -142,9 +113,9 @@ ngx_keyhold_conn_open(ngx_keyhold_agent_t *agent)
         return;
     }
 
-    ngx_add_timer(c->read, agent->conf->connect_timeout);
+    ngx_add_timer(agent->connection->read, agent->conf->connect_timeout);
 
-    ngx_keyhold_conn_flush(agent);
+    ngx_keyhold_transport_flush(agent);
 }
 
 
@@ -172,37 +143,36 @@ ngx_keyhold_conn_session(ngx_keyhold_agent_t *agent)
 }
 
 
+/* ---- the end of a connection ---- */
+
+
 /*
  * The connection could not be made, or is no more: say so once, and try again
- * soon.  Every operation that was on it waits for the next one.
+ * soon.  Every operation that was on it goes to another agent, or waits for the
+ * next connection.
  */
 
 static void
 ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
     const char *text, const char *detail)
 {
-    u_char     *p, *last;
     ngx_uint_t  level, steady;
+    ngx_msec_t  msec;
 
-    last = agent->why + NGX_KEYHOLD_DETAIL_LEN - 1;
-    p = ngx_snprintf(agent->why, last - agent->why, "%s", text);
+    ngx_keyhold_conn_why(agent, err, text, detail);
 
-    if (detail != NULL && detail[0] != '\0'
-        && ngx_strcmp(detail, text) != 0)
+    /* the next of the agent's addresses, before anything is said */
+
+    if (!agent->ready && agent->naddrs > 1
+        && ++agent->addr < agent->naddrs)
     {
-        p = ngx_snprintf(p, last - p, ": %s", detail);
+        ngx_keyhold_conn_away(agent, 1);
+        return;
     }
 
-    if (err) {
-        p = ngx_snprintf(p, last - p, " (%d: ", err);
-        p = ngx_strerror(err, p, last - p);
-        p = ngx_snprintf(p, last - p, ")");
-    }
-
-    *p = '\0';
+    agent->addr = 0;
 
     level = agent->down ? NGX_LOG_DEBUG : NGX_LOG_WARN;
-    agent->down = 1;
 
     ngx_log_error(level, agent->reconnect.log, 0,
                   "keyhold: agent %V is out of reach: %s, trying again",
@@ -226,44 +196,128 @@ ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
         }
     }
 
+    msec = agent->backoff;
+    agent->backoff = ngx_min(agent->backoff * 2, NGX_KEYHOLD_BACKOFF_MAX);
+
+    ngx_keyhold_conn_away(agent, msec);
+}
+
+
+static void
+ngx_keyhold_conn_why(ngx_keyhold_agent_t *agent, ngx_err_t err,
+    const char *text, const char *detail)
+{
+    u_char  *p, *last;
+
+    last = agent->why + NGX_KEYHOLD_DETAIL_LEN - 1;
+    p = ngx_snprintf(agent->why, last - agent->why, "%s", text);
+
+    if (detail != NULL && detail[0] != '\0'
+        && ngx_strcmp(detail, text) != 0)
+    {
+        p = ngx_snprintf(p, last - p, ": %s", detail);
+    }
+
+    if (err) {
+        p = ngx_snprintf(p, last - p, " (%d: ", err);
+        p = ngx_strerror(err, p, last - p);
+        p = ngx_snprintf(p, last - p, ")");
+    }
+
+    *p = '\0';
+}
+
+
+/* It answered what can not be the answer: nothing more that it says is used. */
+
+static void
+ngx_keyhold_conn_wrong(ngx_keyhold_agent_t *agent, const char *text)
+{
+    ngx_msec_t  msec;
+
+    ngx_keyhold_conn_why(agent, 0, "it answers wrongly", text);
+
+    msec = ngx_keyhold_conn_strike(agent) * 2;
+
+    if (agent->conf->agents.nelts == 1) {
+        msec = NGX_KEYHOLD_BACKOFF_MAX;
+    }
+
+    if (!agent->down || agent->conf->agents.nelts > 1) {
+        ngx_log_error(NGX_LOG_ERR, agent->reconnect.log, 0,
+                      "keyhold: agent %V is left out for %M ms: %s",
+                      &agent->name, msec, agent->why);
+    }
+
+    agent->unsteady = 1;
+    agent->addr = 0;
+
+    ngx_keyhold_conn_away(agent, msec);
+}
+
+
+/* How long it would have to be left out for the strikes before this one. */
+
+static ngx_msec_t
+ngx_keyhold_conn_strike(ngx_keyhold_agent_t *agent)
+{
+    ngx_msec_t  msec;
+
+    if (agent->ready
+        && ngx_current_msec - agent->since >= NGX_KEYHOLD_GOOD_MSEC)
+    {
+        agent->strikes = 0;
+    }
+
+    msec = agent->strikes ? NGX_KEYHOLD_STRIKE_MSEC << (agent->strikes - 1) : 0;
+
+    agent->strikes = ngx_min(agent->strikes + 1, NGX_KEYHOLD_STRIKES_MAX);
+    agent->share.trial = 1;
+
+    return msec;
+}
+
+
+static void
+ngx_keyhold_conn_away(ngx_keyhold_agent_t *agent, ngx_msec_t msec)
+{
+    if (!agent->down && (agent->addr == 0 || agent->ready)) {
+        agent->down = 1;
+        agent->down_since = ngx_current_msec;
+    }
+
     ngx_keyhold_conn_drop(agent, KH_E_CLOSED);
 
-    if (!ngx_terminate) {
-        ngx_add_timer(&agent->reconnect, agent->backoff);
-        agent->backoff = ngx_min(agent->backoff * 2, NGX_KEYHOLD_BACKOFF_MAX);
+    if (ngx_terminate) {
+        return;
     }
+
+    ngx_add_timer(&agent->reconnect, msec);
+
+    ngx_keyhold_route_down();
 }
 
 
 static void
 ngx_keyhold_conn_drop(ngx_keyhold_agent_t *agent, kh_result why)
 {
-    void              *user;
-    kh_session        *session;
-    ngx_connection_t  *c;
+    void        *user;
+    kh_session  *session;
 
     session = agent->session;
-    c = agent->connection;
 
     agent->session = NULL;
-    agent->connection = NULL;
     agent->ready = 0;
     agent->full = 0;
     agent->served = 0;
 
-    if (agent->flush.posted) {
-        ngx_delete_posted_event(&agent->flush);
-    }
-
-    if (c != NULL) {
-        ngx_close_connection(c);
-    }
+    ngx_keyhold_transport_close(agent);
 
     if (session != NULL) {
         kh_session_abort(session, why);
 
         while (kh_session_drain(session, &user)) {
-            ngx_keyhold_op_lost(user);
+            ngx_keyhold_route_lost(user);
         }
 
         kh_session_free(session);
@@ -272,12 +326,47 @@ ngx_keyhold_conn_drop(ngx_keyhold_agent_t *agent, kh_result why)
 
 
 void
+ngx_keyhold_conn_broken(ngx_keyhold_agent_t *agent, ngx_err_t err,
+    const char *text)
+{
+    ngx_keyhold_conn_lost(agent, err, text,
+                          agent->tls ? ngx_keyhold_tls_why(agent) : NULL);
+}
+
+
+void
 ngx_keyhold_conn_stalled(ngx_keyhold_agent_t *agent)
 {
-    if (agent->session != NULL) {
-        ngx_keyhold_conn_lost(agent, 0, "it does not answer", NULL);
+    ngx_uint_t  level;
+    ngx_msec_t  msec;
+
+    if (agent->session == NULL) {
+        return;
     }
+
+    if (agent->conf->agents.nelts == 1) {
+        ngx_keyhold_conn_lost(agent, 0, "it does not answer", NULL);
+        return;
+    }
+
+    msec = ngx_keyhold_conn_strike(agent);
+
+    ngx_keyhold_conn_why(agent, 0, "it does not answer", NULL);
+
+    level = agent->down ? NGX_LOG_INFO : NGX_LOG_WARN;
+
+    ngx_log_error(level, agent->reconnect.log, 0,
+                  "keyhold: agent %V is left out until it does: %s, "
+                  "trying again in %M ms", &agent->name, agent->why, msec);
+
+    agent->unsteady = 1;
+    agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
+
+    ngx_keyhold_conn_away(agent, msec);
 }
+
+
+/* ---- and its beginning ---- */
 
 
 static void
@@ -289,10 +378,26 @@ ngx_keyhold_conn_ready(ngx_keyhold_agent_t *agent)
 
     agent->ready = 1;
     agent->since = ngx_current_msec;
+    agent->addr = 0;
+    agent->refusals = 0;
+    agent->share.avoided = 0;
 
     if (c->read->timer_set) {
         ngx_del_timer(c->read);
     }
+
+    if (agent->down) {
+        ngx_keyhold_share_return(&agent->share, ngx_current_msec);
+    }
+
+    if (agent->missing != NULL) {
+
+        /* it may be another one by now */
+
+        ngx_memzero(agent->missing, sizeof(ngx_keyhold_missing_t));
+    }
+
+    ngx_keyhold_check_closely(agent);
 
     /* one that lets us in and hangs up is not back: see what it does */
 
@@ -300,8 +405,8 @@ ngx_keyhold_conn_ready(ngx_keyhold_agent_t *agent)
         ngx_keyhold_conn_back(agent);
     }
 
-    ngx_keyhold_op_dispatch();
-    ngx_keyhold_probe_start(c->log);
+    ngx_keyhold_route_dispatch();
+    ngx_keyhold_probe_start(agent);
 }
 
 
@@ -325,10 +430,14 @@ ngx_keyhold_conn_served(ngx_keyhold_agent_t *agent)
 
     agent->served = 1;
     agent->unsteady = 0;
+    agent->share.trial = 0;
     agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
 
     ngx_keyhold_conn_back(agent);
 }
+
+
+/* ---- requests and replies ---- */
 
 
 ngx_int_t
@@ -349,7 +458,8 @@ ngx_keyhold_conn_send(ngx_keyhold_agent_t *agent, ngx_keyhold_op_t *op,
     switch (rc) {
 
     case KH_OK:
-        ngx_keyhold_conn_post_flush(agent);
+        agent->fresh++;
+        ngx_keyhold_transport_post(agent);
         return NGX_OK;
 
     case KH_E_OVERLOADED:
@@ -372,109 +482,24 @@ ngx_keyhold_conn_cancel(ngx_keyhold_agent_t *agent, uint32_t id)
 {
     if (agent->session != NULL) {
         kh_session_cancel(agent->session, id);
-        ngx_keyhold_conn_post_flush(agent);
+        ngx_keyhold_transport_post(agent);
     }
 }
 
 
-static void
-ngx_keyhold_conn_post_flush(ngx_keyhold_agent_t *agent)
+void
+ngx_keyhold_conn_input(ngx_keyhold_agent_t *agent)
 {
-    if (!agent->flush.posted) {
-        agent->late = 0;
-        ngx_post_event(&agent->flush, &ngx_posted_events);
-    }
-}
-
-
-static void
-ngx_keyhold_conn_flush_handler(ngx_event_t *ev)
-{
-    ngx_keyhold_agent_t  *agent;
-
-    agent = ev->data;
-
-    /* whatever was posted by the events of this turn comes first */
-
-    if (!agent->late && !ngx_queue_empty(&ngx_posted_events)) {
-        agent->late = 1;
-        ngx_post_event(ev, &ngx_posted_events);
-        return;
-    }
-
-    ngx_keyhold_conn_flush(agent);
-}
-
-
-static void
-ngx_keyhold_conn_flush(ngx_keyhold_agent_t *agent)
-{
+    void              *user;
+    size_t             cap;
+    u_char            *buf;
     ssize_t            n;
-    kh_bytes           out;
+    kh_reply           reply;
+    kh_result          rc;
+    const char        *detail;
     ngx_connection_t  *c;
 
     c = agent->connection;
-
-    if (c == NULL) {
-        return;
-    }
-
-    while (c->write->ready) {
-
-        out = kh_session_output(agent->session);
-
-        if (out.len == 0) {
-            break;
-        }
-
-        n = c->send(c, (u_char *) out.data, out.len);
-
-        if (n == NGX_AGAIN) {
-            break;
-        }
-
-        if (n == NGX_ERROR) {
-            ngx_keyhold_conn_lost(agent, 0, "the connection broke", NULL);
-            return;
-        }
-
-        kh_session_sent(agent->session, n);
-    }
-
-    if (ngx_handle_write_event(c->write, 0) != NGX_OK) {
-        ngx_keyhold_conn_lost(agent, 0, "cannot watch the socket", NULL);
-    }
-}
-
-
-static void
-ngx_keyhold_conn_read_handler(ngx_event_t *rev)
-{
-    void                 *user;
-    size_t                cap;
-    u_char               *buf;
-    ssize_t               n;
-    kh_reply              reply;
-    kh_result             rc;
-    const char           *detail;
-    ngx_connection_t     *c;
-    ngx_keyhold_agent_t  *agent;
-
-    c = rev->data;
-    agent = c->data;
-
-    if (rev->timedout) {
-        ngx_keyhold_conn_lost(agent, 0, "no answer to hello in time", NULL);
-        return;
-    }
-
-    if (c->close) {
-
-        /* worker_shutdown_timeout: nothing is to be saved any more */
-
-        ngx_keyhold_conn_lost(agent, 0, "the worker shuts down", NULL);
-        return;
-    }
 
     do {
         buf = kh_session_read_buffer(agent->session, &cap);
@@ -492,6 +517,11 @@ ngx_keyhold_conn_read_handler(ngx_event_t *rev)
 
         if (n == NGX_ERROR || n == 0) {
             kh_session_why(agent->session, &detail);
+
+            if (detail[0] == '\0' && agent->tls) {
+                detail = ngx_keyhold_tls_why(agent);
+            }
+
             ngx_keyhold_conn_lost(agent, 0, "the agent closed the connection",
                                   detail);
             return;
@@ -515,7 +545,17 @@ ngx_keyhold_conn_read_handler(ngx_event_t *rev)
                 break;
             }
 
-            ngx_keyhold_op_reply(user, &reply);
+            if (ngx_keyhold_op_reply(user, &reply, &detail) != NGX_OK) {
+                ngx_keyhold_route_lost(user);
+                ngx_keyhold_conn_wrong(agent, detail);
+                return;
+            }
+        }
+
+        if (rc == KH_E_MALFORMED) {
+            kh_session_why(agent->session, &detail);
+            ngx_keyhold_conn_wrong(agent, detail);
+            return;
         }
 
         if (rc != KH_AGAIN) {
@@ -524,40 +564,14 @@ ngx_keyhold_conn_read_handler(ngx_event_t *rev)
             return;
         }
 
-    } while (rev->ready);
+    } while (c->read->ready);
 
-    if (!agent->ready
-        && kh_session_get_state(agent->session) == KH_SESSION_READY)
-    {
+    if (agent->ready) {
+        ngx_keyhold_route_dispatch();
+
+    } else if (kh_session_get_state(agent->session) == KH_SESSION_READY) {
         ngx_keyhold_conn_ready(agent);
-
-    } else if (agent->ready) {
-        ngx_keyhold_op_dispatch();
     }
-
-    if (ngx_handle_read_event(rev, 0) != NGX_OK) {
-        ngx_keyhold_conn_lost(agent, 0, "cannot watch the socket", NULL);
-        return;
-    }
-
-    /* auth, credit, cancelled: what the session itself has to say */
-
-    if (kh_session_output(agent->session).len > 0) {
-        ngx_keyhold_conn_post_flush(agent);
-    }
-}
-
-
-static void
-ngx_keyhold_conn_write_handler(ngx_event_t *wev)
-{
-    ngx_connection_t     *c;
-    ngx_keyhold_agent_t  *agent;
-
-    c = wev->data;
-    agent = c->data;
-
-    ngx_keyhold_conn_flush(agent);
 }
 
 

@@ -38,7 +38,11 @@
 
 
 /* libssl with certificate callbacks, and PCRE's JIT with 35K of its own */
-#define NGX_KEYHOLD_STACK  (256 * 1024)
+#define NGX_KEYHOLD_MAP  (256 * 1024)
+
+/* the coroutine's state is at the upper end, in a page that is used anyway */
+#define NGX_KEYHOLD_STACK                                                     \
+    (NGX_KEYHOLD_MAP - ngx_align(sizeof(ngx_keyhold_coro_t), 64))
 
 /* so many stacks keep their pages when they are free */
 #define NGX_KEYHOLD_CACHE  1024
@@ -56,8 +60,6 @@ struct ngx_keyhold_coro_s {
 #endif
     ngx_keyhold_coro_t   *caller;      /* NULL: the main stack */
     ngx_keyhold_coro_t   *next;        /* while it is free */
-    u_char               *map;
-    size_t                map_len;
     u_char               *stack;       /* its lowest byte */
     void                (*func)(void *data);
     void                 *data;
@@ -152,6 +154,7 @@ __asm__ (
 ngx_keyhold_coro_t *
 ngx_keyhold_coro_get(ngx_log_t *log)
 {
+    u_char              *map;
     ngx_keyhold_coro_t  *coro;
 
     coro = ngx_keyhold_coro_free;
@@ -162,35 +165,28 @@ ngx_keyhold_coro_get(ngx_log_t *log)
         return coro;
     }
 
-    coro = ngx_calloc(sizeof(ngx_keyhold_coro_t), log);
-    if (coro == NULL) {
-        return NULL;
-    }
+    map = mmap(NULL, ngx_pagesize + NGX_KEYHOLD_MAP, PROT_READ|PROT_WRITE,
+               MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE|MAP_STACK, -1, 0);
 
-    coro->map_len = NGX_KEYHOLD_STACK + ngx_pagesize;
-    coro->map = mmap(NULL, coro->map_len, PROT_READ|PROT_WRITE,
-                     MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE|MAP_STACK, -1, 0);
-
-    if (coro->map == MAP_FAILED) {
+    if (map == MAP_FAILED) {
         ngx_log_error(NGX_LOG_ERR, log, ngx_errno,
                       "keyhold: handshake refused: mmap() of its stack failed");
-        ngx_free(coro);
         return NULL;
     }
 
-    if (mprotect(coro->map, ngx_pagesize, PROT_NONE) == -1) {
+    if (mprotect(map, ngx_pagesize, PROT_NONE) == -1) {
         ngx_log_error(NGX_LOG_ERR, log, ngx_errno,
                       "keyhold: handshake refused: mprotect() of its stack's "
                       "guard page failed (see vm.max_map_count)");
-        (void) munmap(coro->map, coro->map_len);
-        ngx_free(coro);
+        (void) munmap(map, ngx_pagesize + NGX_KEYHOLD_MAP);
         return NULL;
     }
 
-    coro->stack = coro->map + ngx_pagesize;
+    coro = (ngx_keyhold_coro_t *) (map + ngx_pagesize + NGX_KEYHOLD_STACK);
+    coro->stack = map + ngx_pagesize;
 
 #if (NGX_KEYHOLD_ASAN)
-    __lsan_register_root_region(coro->stack, NGX_KEYHOLD_STACK);
+    __lsan_register_root_region(coro->stack, NGX_KEYHOLD_MAP);
 #endif
 
     return coro;
@@ -201,11 +197,10 @@ static void
 ngx_keyhold_coro_destroy(ngx_keyhold_coro_t *coro)
 {
 #if (NGX_KEYHOLD_ASAN)
-    __lsan_unregister_root_region(coro->stack, NGX_KEYHOLD_STACK);
+    __lsan_unregister_root_region(coro->stack, NGX_KEYHOLD_MAP);
 #endif
 
-    (void) munmap(coro->map, coro->map_len);
-    ngx_free(coro);
+    (void) munmap(coro->stack - ngx_pagesize, ngx_pagesize + NGX_KEYHOLD_MAP);
 }
 
 

@@ -23,6 +23,7 @@ static void ngx_keyhold_ssl_free(void *parent, void *ptr, CRYPTO_EX_DATA *ad,
 static void ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl, int where,
     int ret);
 static void ngx_keyhold_gate(ngx_ssl_conn_t *ssl);
+static void ngx_keyhold_refused(ngx_ssl_conn_t *ssl);
 static ngx_uint_t ngx_keyhold_is_ours(ngx_ssl_conn_t *ssl);
 
 static int ngx_keyhold_gate_read(BIO *bio, char *buf, int len);
@@ -34,6 +35,7 @@ static int          ngx_keyhold_index = -1;          /* of the handshake */
 static int          ngx_keyhold_outcome_index = -1;
 static BIO_METHOD  *ngx_keyhold_gate_method;
 static BIO         *ngx_keyhold_gate_bio;            /* one for all */
+static ngx_connection_t  *ngx_keyhold_unsuspended;   /* in its handshake */
 
 
 ngx_int_t
@@ -157,6 +159,12 @@ ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl_conn, int where, int ret)
         return;
     }
 
+    if ((where & SSL_CB_READ_ALERT) == SSL_CB_READ_ALERT
+        && (ret & 0xff) == SSL_AD_DECRYPT_ERROR)
+    {
+        ngx_keyhold_refused(ssl);
+    }
+
     next = SSL_CTX_get_info_callback(SSL_get_SSL_CTX(ssl));
 
     if (next != NULL) {
@@ -172,7 +180,13 @@ ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl_conn, int where, int ret)
         return;
     }
 
-    if ((where & SSL_CB_EXIT) && hs != NULL && hs->failed && ret <= 0) {
+    if (hs == NULL) {
+        ngx_keyhold_unsuspended = (where & SSL_CB_LOOP)
+                                  ? ngx_ssl_get_connection(ssl) : NULL;
+        return;
+    }
+
+    if ((where & SSL_CB_EXIT) && hs->failed && ret <= 0) {
 
         /*
          * the log has our line already; nginx sees a connection that broke,
@@ -212,11 +226,11 @@ ngx_keyhold_gate(ngx_ssl_conn_t *ssl)
         return;
     }
 
-#if (defined NGX_QUIC && NGX_QUIC)
-    if (c->quic) {
+    /* QUIC calls libssl while it takes a datagram apart */
+
+    if (c->type == SOCK_DGRAM) {
         return;
     }
-#endif
 
     /* a client's key is known by now, a server's only after the ClientHello */
 
@@ -279,6 +293,21 @@ ngx_keyhold_is_ours(ngx_ssl_conn_t *ssl)
 }
 
 
+/* The peer says that our signature does not verify: was it an agent's? */
+
+static void
+ngx_keyhold_refused(ngx_ssl_conn_t *ssl)
+{
+    ngx_keyhold_outcome_t  *outcome;
+
+    outcome = SSL_get_ex_data(ssl, ngx_keyhold_outcome_index);
+
+    if (outcome != NULL && outcome->agent != NULL) {
+        ngx_keyhold_check_alert(outcome->agent);
+    }
+}
+
+
 ngx_keyhold_handshake_t *
 ngx_keyhold_gate_get(ngx_ssl_conn_t *ssl)
 {
@@ -293,12 +322,19 @@ ngx_keyhold_gate_open(ngx_ssl_conn_t *ssl)
 }
 
 
+ngx_connection_t *
+ngx_keyhold_gate_unsuspended(void)
+{
+    return ngx_keyhold_unsuspended;
+}
+
+
 /* ---- outcomes ---- */
 
 
 void
-ngx_keyhold_handshake_outcome(ngx_keyhold_handshake_t *hs, kh_result status,
-    ngx_uint_t usec, ngx_str_t *agent)
+ngx_keyhold_handshake_outcome(ngx_keyhold_handshake_t *hs,
+    ngx_keyhold_op_t *op, kh_result status, ngx_uint_t usec)
 {
     ngx_keyhold_outcome_t  *outcome;
 
@@ -320,9 +356,10 @@ ngx_keyhold_handshake_outcome(ngx_keyhold_handshake_t *hs, kh_result status,
 
     outcome->status = status;
     outcome->usec += usec;
+    outcome->tries += op->tries;
 
-    if (agent != NULL) {
-        outcome->agent = agent;
+    if (op->agent != NULL) {
+        outcome->agent = &op->agent->name;
     }
 }
 

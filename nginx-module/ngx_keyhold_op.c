@@ -1,30 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Operations: requests to an agent with a deadline.  One that no agent can
- * take waits for one; one that is refused for now is tried again; one whose
- * connection is lost goes back to wait (each operation can be repeated without
- * harm).  All have the same time, so the list of all is in the order of their
- * deadlines, and one timer does.
+ * Operations: requests to an agent with a deadline.  To which agent one goes,
+ * waits for, and goes next, is ngx_keyhold_route.c's business.  All have the
+ * same time, so the list of all is in the order of their deadlines, and one
+ * timer does.
  */
 
 #include "ngx_keyhold.h"
 
 
-/* an agent's keeper that died is back within a second: ask soon, not often */
-#define NGX_KEYHOLD_RETRY_MSEC  20
+/* one with many rounds costs as much as so many others */
+#define NGX_KEYHOLD_WORK_RSA    8
+#define NGX_KEYHOLD_WORK_CURVE  4
 
 
-static void ngx_keyhold_op_send(ngx_keyhold_op_t *op);
-static void ngx_keyhold_op_wait(ngx_keyhold_op_t *op, ngx_uint_t first);
-static void ngx_keyhold_op_delay(ngx_keyhold_op_t *op, ngx_msec_t msec);
+static ngx_uint_t ngx_keyhold_op_work(kh_request *req);
 static void ngx_keyhold_op_unlink(ngx_keyhold_op_t *op);
-static void ngx_keyhold_op_end(ngx_keyhold_op_t *op, kh_result result);
+static void ngx_keyhold_op_expire(ngx_keyhold_op_t *op);
 static void ngx_keyhold_op_deadline_handler(ngx_event_t *ev);
 static void ngx_keyhold_op_retry_handler(ngx_event_t *ev);
 
 
 static ngx_queue_t   ngx_keyhold_op_deadlines;
-static ngx_queue_t   ngx_keyhold_op_waiting;
 static ngx_queue_t   ngx_keyhold_op_delayed;    /* by retry time */
 static ngx_event_t   ngx_keyhold_op_deadline_event;
 static ngx_event_t   ngx_keyhold_op_retry_event;
@@ -37,7 +34,6 @@ ngx_keyhold_op_init(ngx_cycle_t *cycle)
     static ngx_connection_t  dumb;
 
     ngx_queue_init(&ngx_keyhold_op_deadlines);
-    ngx_queue_init(&ngx_keyhold_op_waiting);
     ngx_queue_init(&ngx_keyhold_op_delayed);
 
     dumb.fd = (ngx_socket_t) -1;
@@ -62,8 +58,17 @@ ngx_keyhold_op_start(ngx_keyhold_op_t *op)
     op->result = KH_OK;
     op->len = 0;
     op->agent = NULL;
+    op->tries = 0;
+    op->gone = 0;
     op->detail[0] = '\0';
+
     op->state = NGX_KEYHOLD_OP_IDLE;
+    op->delay = 0;
+    op->missing = 0;
+    op->tried = 0;
+    op->refusal = KH_OK;
+    op->owes = 0;
+    op->work = ngx_keyhold_op_work(op->req);
 
     if (!op->unlimited) {
         if (ngx_keyhold_op_inflight >= ngx_keyhold_conf->max_inflight) {
@@ -82,14 +87,39 @@ ngx_keyhold_op_start(ngx_keyhold_op_t *op)
                       ngx_keyhold_conf->timeout);
     }
 
-    if (ngx_queue_empty(&ngx_keyhold_op_waiting)) {
-        ngx_keyhold_op_send(op);
-
-    } else {
-        ngx_keyhold_op_wait(op, 0);
-    }
+    ngx_keyhold_route(op);
 
     return KH_OK;
+}
+
+
+static ngx_uint_t
+ngx_keyhold_op_work(kh_request *req)
+{
+    switch (req->op) {
+
+    case KH_OP_SIGN:
+        switch (req->scheme) {
+
+        case KH_ECDSA_SHA256:
+        case KH_ED25519:
+            return 1;
+
+        case KH_ECDSA_SHA384:
+        case KH_ECDSA_SHA512:
+            return NGX_KEYHOLD_WORK_CURVE;
+
+        default:
+            return NGX_KEYHOLD_WORK_RSA;
+        }
+
+    case KH_OP_TLS_RSA_DECRYPT:
+    case KH_OP_DECRYPT:
+        return NGX_KEYHOLD_WORK_RSA;
+
+    default:
+        return 1;
+    }
 }
 
 
@@ -104,63 +134,15 @@ ngx_keyhold_op_cancel(ngx_keyhold_op_t *op)
 }
 
 
-/*
- * The agents in their order.  With several, this is where one is chosen.
- * A request that can never be sent waits for its deadline's event, since
- * the starter has not returned yet.
- */
-
-static void
-ngx_keyhold_op_send(ngx_keyhold_op_t *op)
+ngx_msec_int_t
+ngx_keyhold_op_left(ngx_keyhold_op_t *op)
 {
-    ngx_int_t              rc;
-    ngx_uint_t             i;
-    ngx_msec_t             spent;
-    ngx_keyhold_agent_t  **agents;
-
-    spent = ngx_min(ngx_current_msec - op->started,
-                    ngx_keyhold_conf->timeout - 1);
-
-    agents = ngx_keyhold_conf->agents.elts;
-
-    for (i = 0; i < ngx_keyhold_conf->agents.nelts; i++) {
-
-        rc = ngx_keyhold_conn_send(agents[i], op,
-                                   ngx_keyhold_conf->timeout - spent);
-
-        if (rc == NGX_OK) {
-            op->state = NGX_KEYHOLD_OP_SENT;
-            op->agent = agents[i];
-            op->sent = ngx_current_msec;
-            return;
-        }
-
-        if (rc == NGX_ERROR) {
-            op->agent = agents[i];
-            ngx_keyhold_op_delay(op, 0);
-            return;
-        }
-    }
-
-    ngx_keyhold_op_wait(op, 0);
+    return (ngx_msec_int_t) (op->started + ngx_keyhold_conf->timeout
+                             - ngx_current_msec);
 }
 
 
-static void
-ngx_keyhold_op_wait(ngx_keyhold_op_t *op, ngx_uint_t first)
-{
-    op->state = NGX_KEYHOLD_OP_WAITING;
-
-    if (first) {
-        ngx_queue_insert_head(&ngx_keyhold_op_waiting, &op->queue);
-
-    } else {
-        ngx_queue_insert_tail(&ngx_keyhold_op_waiting, &op->queue);
-    }
-}
-
-
-static void
+void
 ngx_keyhold_op_delay(ngx_keyhold_op_t *op, ngx_msec_t msec)
 {
     ngx_queue_t       *q;
@@ -206,6 +188,7 @@ ngx_keyhold_op_unlink(ngx_keyhold_op_t *op)
         break;
 
     case NGX_KEYHOLD_OP_SENT:
+        ngx_keyhold_route_left(op);
         break;
 
     default: /* NGX_KEYHOLD_OP_IDLE */
@@ -222,7 +205,7 @@ ngx_keyhold_op_unlink(ngx_keyhold_op_t *op)
 }
 
 
-static void
+void
 ngx_keyhold_op_end(ngx_keyhold_op_t *op, kh_result result)
 {
     ngx_keyhold_op_unlink(op);
@@ -232,83 +215,40 @@ ngx_keyhold_op_end(ngx_keyhold_op_t *op, kh_result result)
 }
 
 
-void
-ngx_keyhold_op_reply(ngx_keyhold_op_t *op, const kh_reply *reply)
+ngx_int_t
+ngx_keyhold_op_reply(ngx_keyhold_op_t *op, const kh_reply *reply,
+    const char **why)
 {
-    ngx_msec_t  msec, left;
+    *why = ngx_keyhold_check(op, reply);
+
+    if (*why != NULL) {
+        return NGX_ERROR;
+    }
 
     ngx_keyhold_conn_served(op->agent);
 
-    if (reply->status == KH_OK) {
+    if (reply->status != KH_OK) {
+        ngx_keyhold_detail(op->detail, reply->status, reply->detail);
+        ngx_keyhold_route_refused(op, reply->status, reply->retry_after_ms);
+        return NGX_OK;
+    }
 
-        if (reply->op == KH_OP_PUBLIC_KEY) {
-            if (op->entry != NULL) {
-                *op->entry = reply->entry;
-            }
+    op->detail[0] = '\0';
+    op->agent->refusals = 0;
 
-        } else if (reply->data.len > op->cap) {
-            ngx_keyhold_op_end(op, KH_E_TOO_LARGE);
-            return;
-
-        } else {
-            ngx_memcpy(op->out, reply->data.data, reply->data.len);
-            op->len = reply->data.len;
+    if (reply->op == KH_OP_PUBLIC_KEY) {
+        if (op->entry != NULL) {
+            *op->entry = reply->entry;
         }
 
-        ngx_keyhold_op_end(op, KH_OK);
-        return;
+    } else {
+        ngx_memcpy(op->out, reply->data.data, reply->data.len);
+        op->len = reply->data.len;
     }
 
-    ngx_keyhold_detail(op->detail, reply->status, reply->detail);
+    ngx_keyhold_op_end(op, KH_OK);
 
-    if (!kh_result_retryable(reply->status)) {
-        ngx_keyhold_op_end(op, reply->status);
-        return;
-    }
-
-    left = op->started + ngx_keyhold_conf->timeout - ngx_current_msec;
-    msec = ngx_max(reply->retry_after_ms, NGX_KEYHOLD_RETRY_MSEC);
-
-    if ((ngx_msec_int_t) left <= (ngx_msec_int_t) msec) {
-        ngx_keyhold_op_end(op, reply->status);
-        return;
-    }
-
-    ngx_keyhold_op_delay(op, msec);
-}
-
-
-void
-ngx_keyhold_op_lost(ngx_keyhold_op_t *op)
-{
-    ngx_keyhold_op_wait(op, 0);
-}
-
-
-void
-ngx_keyhold_op_dispatch(void)
-{
-    ngx_queue_t       *q;
-    ngx_keyhold_op_t  *op;
-
-    while (!ngx_queue_empty(&ngx_keyhold_op_waiting)) {
-
-        q = ngx_queue_head(&ngx_keyhold_op_waiting);
-        op = ngx_queue_data(q, ngx_keyhold_op_t, queue);
-
-        ngx_queue_remove(&op->queue);
-
-        ngx_keyhold_op_send(op);
-
-        if (op->state == NGX_KEYHOLD_OP_WAITING) {
-
-            /* it keeps its place */
-
-            ngx_queue_remove(&op->queue);
-            ngx_keyhold_op_wait(op, 1);
-            return;
-        }
-    }
+    return NGX_OK;
 }
 
 
@@ -318,54 +258,68 @@ ngx_keyhold_op_deadline_handler(ngx_event_t *ev)
     ngx_queue_t          *q;
     ngx_msec_int_t        left;
     ngx_keyhold_op_t     *op;
-    ngx_keyhold_agent_t  *agent, **agents;
-
-    agents = ngx_keyhold_conf->agents.elts;
 
     while (!ngx_queue_empty(&ngx_keyhold_op_deadlines)) {
 
         q = ngx_queue_head(&ngx_keyhold_op_deadlines);
         op = ngx_queue_data(q, ngx_keyhold_op_t, deadlines);
 
-        left = (ngx_msec_int_t) (op->started + ngx_keyhold_conf->timeout
-                                 - ngx_current_msec);
+        left = ngx_keyhold_op_left(op);
 
         if (left > 0) {
             ngx_add_timer(ev, (ngx_msec_t) left);
             return;
         }
 
-        agent = op->agent;
+        ngx_keyhold_op_expire(op);
+    }
+}
 
-        if (op->state == NGX_KEYHOLD_OP_SENT) {
 
-            /* the agent is there and says nothing, to nobody? */
+static void
+ngx_keyhold_op_expire(ngx_keyhold_op_t *op)
+{
+    ngx_uint_t            i;
+    ngx_keyhold_agent_t  *agent, **agents;
 
-            if ((ngx_msec_int_t) (agent->received - op->sent) >= 0) {
-                agent = NULL;
-            }
+    agent = NULL;
 
-            ngx_snprintf(op->detail, NGX_KEYHOLD_DETAIL_LEN,
-                         "no reply from the agent%Z");
+    if (op->state == NGX_KEYHOLD_OP_SENT) {
 
-        } else {
+        /* the agent is there and says nothing, to nobody? */
 
-            if (agents[0]->full && op->detail[0] == '\0') {
+        if ((ngx_msec_int_t) (op->agent->received - op->sent) < 0) {
+            agent = op->agent;
+        }
+
+        ngx_snprintf(op->detail, NGX_KEYHOLD_DETAIL_LEN,
+                     "no reply from the agent%Z");
+
+    } else if (op->detail[0] == '\0') {
+
+        agents = ngx_keyhold_conf->agents.elts;
+        op->gone = 1;
+
+        for (i = 0; i < ngx_keyhold_conf->agents.nelts; i++) {
+
+            if (agents[i]->full) {
                 ngx_snprintf(op->detail, NGX_KEYHOLD_DETAIL_LEN,
                              "the agent's credit is used up%Z");
             }
 
-            agent = NULL;
+            if (agents[i]->ready) {
+                op->gone = 0;
+            }
         }
+    }
 
-        ngx_keyhold_op_cancel(op);
+    ngx_keyhold_op_cancel(op);
 
-        op->result = KH_E_DEADLINE;
-        op->handler(op);
+    op->result = KH_E_DEADLINE;
+    op->handler(op);
 
-        if (agent != NULL) {
-            ngx_keyhold_conn_stalled(agent);
-        }
+    if (agent != NULL) {
+        ngx_keyhold_conn_stalled(agent);
     }
 }
 
@@ -391,7 +345,7 @@ ngx_keyhold_op_retry_handler(ngx_event_t *ev)
 
         if (op->result != KH_OK) {
 
-            /* it could not be sent at all */
+            /* there is nobody to send it to, or it can not be sent at all */
 
             ngx_keyhold_op_end(op, op->result);
             continue;
@@ -399,6 +353,6 @@ ngx_keyhold_op_retry_handler(ngx_event_t *ev)
 
         ngx_queue_remove(&op->queue);
 
-        ngx_keyhold_op_send(op);
+        ngx_keyhold_route(op);
     }
 }

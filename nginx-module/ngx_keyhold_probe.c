@@ -1,92 +1,121 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * At start each worker asks the agent once for every key that the
+ * At start each worker asks each agent once for every key that the
  * configuration names, and logs what is missing, so that a wrong deployment is
- * seen before the first client is.
+ * seen before the first client is.  With several agents, what one lacks is not
+ * asked of it for a while.
  */
 
 #include "ngx_keyhold.h"
 
 
-#define NGX_KEYHOLD_PROBES  32          /* at a time */
+#define NGX_KEYHOLD_PROBES        32    /* at a time and agent */
+#define NGX_KEYHOLD_PROBE_LINES   100   /* of the log, for an agent */
 
 
 typedef struct {
-    ngx_keyhold_op_t     op;
-    kh_request           req;
-    kh_key_entry         entry;
-    ngx_keyhold_key_t   *key;
-    unsigned             active:1;
+    ngx_keyhold_op_t      op;
+    kh_request            req;
+    kh_key_entry          entry;
+    ngx_keyhold_key_t    *key;
+    ngx_keyhold_agent_t  *agent;
+    unsigned              active:1;
 } ngx_keyhold_probe_t;
+
+typedef struct {
+    ngx_keyhold_probe_t   probes[NGX_KEYHOLD_PROBES];
+    ngx_uint_t            active;
+} ngx_keyhold_probes_t;
 
 
 static void ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe);
 static void ngx_keyhold_probe_handler(ngx_keyhold_op_t *op);
-
-
-static ngx_keyhold_probe_t  *ngx_keyhold_probes;
-static ngx_uint_t            ngx_keyhold_probe_n;      /* keys asked for */
-static ngx_uint_t            ngx_keyhold_probe_active;
-static ngx_log_t            *ngx_keyhold_probe_log;
+static void ngx_keyhold_probe_say(ngx_keyhold_probe_t *probe,
+    ngx_uint_t level, const char *why);
+static void ngx_keyhold_probe_done(ngx_keyhold_agent_t *agent);
+static void ngx_keyhold_probe_end(ngx_keyhold_agent_t *agent);
 
 
 void
-ngx_keyhold_probe_start(ngx_log_t *log)
+ngx_keyhold_probe_start(ngx_keyhold_agent_t *agent)
 {
-    ngx_uint_t  i;
+    ngx_uint_t             i;
+    ngx_keyhold_probes_t  *probes;
 
-    if (ngx_keyhold_probe_log != NULL || ngx_keyhold_conf->keys.nelts == 0) {
+    if (agent->probe != NULL
+        || agent->probed == ngx_keyhold_conf->keys.nelts)
+    {
         return;
     }
 
-    ngx_keyhold_probes = ngx_calloc(NGX_KEYHOLD_PROBES
-                                    * sizeof(ngx_keyhold_probe_t), log);
-    if (ngx_keyhold_probes == NULL) {
+    probes = ngx_calloc(sizeof(ngx_keyhold_probes_t), agent->reconnect.log);
+    if (probes == NULL) {
         return;
     }
 
-    ngx_keyhold_probe_log = log;
+    agent->probe = probes;
 
     /* held, so that an early end of the first does not free them all */
 
-    ngx_keyhold_probe_active = 1;
+    probes->active = 1;
 
     for (i = 0; i < NGX_KEYHOLD_PROBES; i++) {
-        ngx_keyhold_probe_next(&ngx_keyhold_probes[i]);
+        probes->probes[i].agent = agent;
+        ngx_keyhold_probe_next(&probes->probes[i]);
     }
 
-    if (--ngx_keyhold_probe_active == 0) {
-        ngx_keyhold_probe_exit();
-    }
+    ngx_keyhold_probe_done(agent);
 }
 
 
 void
 ngx_keyhold_probe_exit(void)
 {
-    ngx_uint_t  i;
+    ngx_uint_t             i;
+    ngx_keyhold_agent_t  **agents;
 
-    if (ngx_keyhold_probes == NULL) {
+    agents = ngx_keyhold_conf->agents.elts;
+
+    for (i = 0; i < ngx_keyhold_conf->agents.nelts; i++) {
+        ngx_keyhold_probe_end(agents[i]);
+    }
+}
+
+
+static void
+ngx_keyhold_probe_end(ngx_keyhold_agent_t *agent)
+{
+    ngx_uint_t             i;
+    ngx_keyhold_probes_t  *probes;
+
+    probes = agent->probe;
+
+    if (probes == NULL) {
         return;
     }
 
     for (i = 0; i < NGX_KEYHOLD_PROBES; i++) {
-        if (ngx_keyhold_probes[i].active) {
-            ngx_keyhold_op_cancel(&ngx_keyhold_probes[i].op);
+        if (probes->probes[i].active) {
+            ngx_keyhold_op_cancel(&probes->probes[i].op);
         }
     }
 
-    ngx_free(ngx_keyhold_probes);
-    ngx_keyhold_probes = NULL;
+    ngx_free(probes);
+    agent->probe = NULL;
 }
 
 
 static void
 ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe)
 {
-    ngx_keyhold_key_t  *keys;
+    ngx_keyhold_key_t     *keys;
+    ngx_keyhold_agent_t   *agent;
+    ngx_keyhold_probes_t  *probes;
 
-    if (ngx_keyhold_probe_n == ngx_keyhold_conf->keys.nelts) {
+    agent = probe->agent;
+    probes = agent->probe;
+
+    if (agent->probed == ngx_keyhold_conf->keys.nelts) {
         return;
     }
 
@@ -94,7 +123,8 @@ ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe)
 
     ngx_memzero(probe, sizeof(ngx_keyhold_probe_t));
 
-    probe->key = &keys[ngx_keyhold_probe_n++];
+    probe->agent = agent;
+    probe->key = &keys[agent->probed++];
     probe->active = 1;
 
     probe->req.op = KH_OP_PUBLIC_KEY;
@@ -113,9 +143,10 @@ ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe)
     probe->op.entry = &probe->entry;
     probe->op.handler = ngx_keyhold_probe_handler;
     probe->op.data = probe;
+    probe->op.only = agent;
     probe->op.unlimited = 1;
 
-    ngx_keyhold_probe_active++;
+    probes->active++;
 
     (void) ngx_keyhold_op_start(&probe->op);
 }
@@ -126,51 +157,74 @@ ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe)
 static void
 ngx_keyhold_probe_handler(ngx_keyhold_op_t *op)
 {
-    u_char                *p, text[KH_NAME_MAX + 80];
-    ngx_uint_t             level;
-    const char            *why;
-    ngx_keyhold_agent_t   *agent, **agents;
-    ngx_keyhold_probe_t   *probe;
+    ngx_keyhold_probe_t  *probe;
 
     probe = op->data;
     probe->active = 0;
 
-    agents = ngx_keyhold_conf->agents.elts;
-    agent = op->agent ? op->agent : agents[0];
-
-    why = NULL;
-    level = NGX_LOG_ERR;
-
     if (op->result == KH_E_DEADLINE || kh_result_retryable(op->result)) {
-        level = NGX_LOG_WARN;
-    }
+        ngx_keyhold_probe_say(probe, NGX_LOG_WARN,
+                              kh_result_text(op->result));
 
-    if (op->result != KH_OK) {
-        why = kh_result_text(op->result);
+    } else if (op->result != KH_OK) {
+        ngx_keyhold_probe_say(probe, NGX_LOG_ERR, kh_result_text(op->result));
 
     } else if (probe->entry.id.len != KH_KEY_ID_LEN
                || ngx_memcmp(probe->entry.id.data, probe->key->id,
                              KH_KEY_ID_LEN) != 0)
     {
-        why = "the agent's key of that name has another public key";
+        ngx_keyhold_probe_say(probe, NGX_LOG_ERR, "the agent's key of that "
+                              "name has another public key");
 
     } else if (probe->entry.state != KH_STATE_ENABLED) {
-        why = "the key is not enabled";
-    }
-
-    if (why != NULL) {
-        p = ngx_keyhold_key_text(text, text + sizeof(text), &probe->req);
-
-        ngx_log_error(level, ngx_keyhold_probe_log, 0,
-                      "keyhold: key %*s, which the configuration needs, can "
-                      "not be used at agent %V: %s%s%s",
-                      p - text, text, &agent->name, why,
-                      op->detail[0] ? ": " : "", op->detail);
+        ngx_keyhold_probe_say(probe, NGX_LOG_ERR, "the key is not enabled");
     }
 
     ngx_keyhold_probe_next(probe);
 
-    if (--ngx_keyhold_probe_active == 0) {
-        ngx_keyhold_probe_exit();
+    ngx_keyhold_probe_done(probe->agent);
+}
+
+
+static void
+ngx_keyhold_probe_say(ngx_keyhold_probe_t *probe, ngx_uint_t level,
+    const char *why)
+{
+    u_char               *p, text[KH_NAME_MAX + 80];
+    ngx_keyhold_agent_t  *agent;
+
+    agent = probe->agent;
+
+    if (++agent->lacking > NGX_KEYHOLD_PROBE_LINES) {
+        return;
     }
+
+    p = ngx_keyhold_key_text(text, text + sizeof(text), &probe->req);
+
+    ngx_log_error(level, agent->reconnect.log, 0,
+                  "keyhold: key %*s, which the configuration needs, can "
+                  "not be used at agent %V: %s%s%s",
+                  p - text, text, &agent->name, why,
+                  probe->op.detail[0] ? ": " : "", probe->op.detail);
+}
+
+
+static void
+ngx_keyhold_probe_done(ngx_keyhold_agent_t *agent)
+{
+    ngx_keyhold_probes_t  *probes;
+
+    probes = agent->probe;
+
+    if (--probes->active) {
+        return;
+    }
+
+    if (agent->lacking > NGX_KEYHOLD_PROBE_LINES) {
+        ngx_log_error(NGX_LOG_ERR, agent->reconnect.log, 0,
+                      "keyhold: %ui more keys can not be used at agent %V",
+                      agent->lacking - NGX_KEYHOLD_PROBE_LINES, &agent->name);
+    }
+
+    ngx_keyhold_probe_end(agent);
 }

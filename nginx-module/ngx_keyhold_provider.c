@@ -16,10 +16,8 @@
 #define NGX_KEYHOLD_PROVIDER  "keyhold-nginx"
 
 
-static kh_result ngx_keyhold_perform(void *ctx, kh_request *req, uint8_t *out,
-    size_t cap, size_t *len);
-static kh_result ngx_keyhold_perform_sync(kh_request *req, uint8_t *out,
-    size_t cap, size_t *len);
+static kh_result ngx_keyhold_perform(void *ctx, const kh_prov_key *key,
+    kh_request *req, uint8_t *out, size_t cap, size_t *len);
 static void ngx_keyhold_log_failure(ngx_log_t *log, ngx_keyhold_op_t *op,
     kh_result rc, ngx_uint_t usec);
 static ngx_uint_t ngx_keyhold_usec(void);
@@ -30,7 +28,6 @@ static int ngx_libc_cdecl ngx_keyhold_key_cmp(const void *one,
 
 
 static ngx_keyhold_conf_t  *ngx_keyhold_collecting;
-static kh_client           *ngx_keyhold_sync_client;
 static OSSL_PROVIDER       *ngx_keyhold_loaded;
 
 static const kh_provider_host  ngx_keyhold_host = {
@@ -110,8 +107,7 @@ ngx_keyhold_provider_load(ngx_log_t *log)
 void
 ngx_keyhold_provider_exit(void)
 {
-    kh_client_close(ngx_keyhold_sync_client);
-    ngx_keyhold_sync_client = NULL;
+    ngx_keyhold_sync_exit();
 }
 
 
@@ -256,8 +252,8 @@ ngx_keyhold_usec(void)
 
 
 static kh_result
-ngx_keyhold_perform(void *ctx, kh_request *req, uint8_t *out, size_t cap,
-    size_t *len)
+ngx_keyhold_perform(void *ctx, const kh_prov_key *key, kh_request *req,
+    uint8_t *out, size_t cap, size_t *len)
 {
     kh_result                 rc;
     ngx_err_t                 err;
@@ -278,6 +274,7 @@ ngx_keyhold_perform(void *ctx, kh_request *req, uint8_t *out, size_t cap,
     op.req = req;
     op.out = out;
     op.cap = cap;
+    op.key = key;
     op.handler = ngx_keyhold_handshake_wake;
     op.data = hs;
 
@@ -297,8 +294,7 @@ ngx_keyhold_perform(void *ctx, kh_request *req, uint8_t *out, size_t cap,
 
     start = ngx_keyhold_usec() - start;
 
-    ngx_keyhold_handshake_outcome(hs, rc, start,
-                                  op.agent ? &op.agent->name : NULL);
+    ngx_keyhold_handshake_outcome(hs, &op, rc, start);
 
     if (rc != KH_OK) {
         ngx_keyhold_log_failure(ngx_keyhold_handshake_connection(hs)->log, &op,
@@ -320,8 +316,10 @@ static void
 ngx_keyhold_log_failure(ngx_log_t *log, ngx_keyhold_op_t *op, kh_result rc,
     ngx_uint_t usec)
 {
-    u_char               *p, key[KH_NAME_MAX + 80];
+    u_char               *p, key[KH_NAME_MAX + 80], others[80];
     ngx_keyhold_agent_t  *agent, **agents;
+    static time_t         silenced_since;
+    static ngx_uint_t     silenced;
 
     p = ngx_keyhold_key_text(key, key + sizeof(key), op->req);
 
@@ -345,92 +343,30 @@ ngx_keyhold_log_failure(ngx_log_t *log, ngx_keyhold_op_t *op, kh_result rc,
         ngx_cpystrn(op->detail, agent->why, NGX_KEYHOLD_DETAIL_LEN);
     }
 
-    ngx_log_error(NGX_LOG_ERR, log, 0,
-                  "keyhold: handshake failed: %s with key %*s at agent %V: "
-                  "%s%s%s, after %uA.%03uA s",
-                  kh_op_name(op->req->op), p - key, key, &agent->name,
-                  kh_result_text(rc), op->detail[0] ? ": " : "", op->detail,
-                  (ngx_atomic_uint_t) usec / 1000000,
-                  (ngx_atomic_uint_t) usec / 1000 % 1000);
-}
+    others[0] = '\0';
 
+    if (op->gone) {
 
-/* Where nothing can be parked: over a connection of its own. */
+        /* there may be thousands of them, and they all say the same */
 
-static kh_result
-ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap, size_t *len)
-{
-    char                   detail[NGX_KEYHOLD_DETAIL_LEN];
-    u_char                *p, key[KH_NAME_MAX + 80];
-    kh_reply               reply;
-    kh_result              rc;
-    ngx_log_t             *log;
-    ngx_keyhold_agent_t   *agent, **agents;
-    static ngx_uint_t      warned;
+        if (silenced_since == ngx_time()) {
+            silenced++;
+            return;
+        }
 
-    log = ngx_cycle->log;
-    detail[0] = '\0';
-    *len = 0;
+        silenced_since = ngx_time();
 
-    if (ngx_keyhold_conf == NULL) {
-        ngx_log_error(NGX_LOG_ERR, log, 0,
-                      "keyhold: a key reference is used, but there is no "
-                      "\"keyhold_agent\", or no worker yet");
-        return KH_E_UNAVAILABLE;
-    }
-
-    if (!warned) {
-        warned = 1;
-        ngx_log_error(NGX_LOG_WARN, log, 0,
-                      "keyhold: a key is used where the worker can not go on "
-                      "meanwhile (QUIC?): it waits for the agent");
-    }
-
-    agents = ngx_keyhold_conf->agents.elts;
-    agent = agents[0];
-
-    if (ngx_keyhold_sync_client == NULL) {
-        rc = kh_client_open((char *) agent->name.data, agent->cred, "nginx",
-                            ngx_keyhold_conf->connect_timeout,
-                            &ngx_keyhold_sync_client, detail, sizeof(detail));
-        if (rc != KH_OK) {
-            ngx_keyhold_sync_client = NULL;
-            goto failed;
+        if (silenced) {
+            ngx_sprintf(others, " (and %ui handshakes before)%Z", silenced);
+            silenced = 0;
         }
     }
 
-    req->deadline_ms = ngx_min(ngx_keyhold_conf->timeout, KH_DEADLINE_MAX_MS);
-
-    rc = kh_client_call(ngx_keyhold_sync_client, req, &reply);
-
-    if (rc != KH_OK) {
-        kh_client_close(ngx_keyhold_sync_client);
-        ngx_keyhold_sync_client = NULL;
-        goto failed;
-    }
-
-    rc = reply.status;
-
-    if (rc == KH_OK && reply.data.len > cap) {
-        rc = KH_E_TOO_LARGE;
-    }
-
-    if (rc == KH_OK) {
-        ngx_memcpy(out, reply.data.data, reply.data.len);
-        *len = reply.data.len;
-        return KH_OK;
-    }
-
-    ngx_keyhold_detail((u_char *) detail, rc, reply.detail);
-
-failed:
-
-    p = ngx_keyhold_key_text(key, key + sizeof(key), req);
-
     ngx_log_error(NGX_LOG_ERR, log, 0,
-                  "keyhold: %s with key %*s at agent %V failed: %s%s%s",
-                  kh_op_name(req->op), p - key, key, &agent->name,
-                  kh_result_text(rc), detail[0] ? ": " : "", detail);
-
-    return rc;
+                  "keyhold: handshake failed: %s with key %*s at agent %V: "
+                  "%s%s%s, after %uA.%03uA s%s",
+                  kh_op_name(op->req->op), p - key, key, &agent->name,
+                  kh_result_text(rc), op->detail[0] ? ": " : "", op->detail,
+                  (ngx_atomic_uint_t) usec / 1000000,
+                  (ngx_atomic_uint_t) usec / 1000 % 1000, others);
 }

@@ -8,6 +8,75 @@
 #include "ngx_keyhold.h"
 
 
+static char *ngx_keyhold_reference(ngx_conf_t *cf, ngx_str_t *cert,
+    ngx_str_t *ref);
+
+
+char *
+ngx_keyhold_references(ngx_conf_t *cf, ngx_uint_t own, ngx_array_t *certs,
+    ngx_array_t **keys)
+{
+    ngx_str_t           *cert, *ref;
+    ngx_uint_t           i;
+    ngx_array_t         *refs;
+    ngx_keyhold_conf_t  *kcf;
+
+    kcf = (ngx_keyhold_conf_t *) ngx_get_conf(cf->cycle->conf_ctx,
+                                              ngx_keyhold_module);
+    kcf->on = 1;
+
+    if (*keys != NGX_CONF_UNSET_PTR) {
+
+        /* of this very server: a local key, or a reference */
+
+        if (own) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"keyhold on\" and \"ssl_certificate_key\" in "
+                               "the same server: use one of them");
+            return NGX_CONF_ERROR;
+        }
+
+        return NGX_CONF_OK;
+    }
+
+    if (certs == NGX_CONF_UNSET_PTR || certs == NULL) {
+        return NGX_CONF_OK;
+    }
+
+    refs = ngx_array_create(cf->pool, certs->nelts, sizeof(ngx_str_t));
+    if (refs == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    cert = certs->elts;
+
+    for (i = 0; i < certs->nelts; i++) {
+
+        if (ngx_strlchr(cert[i].data, cert[i].data + cert[i].len, '$')) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"keyhold on\" can not be used with variables "
+                               "in \"ssl_certificate\" (\"%V\"): give key "
+                               "reference files in \"ssl_certificate_key\" "
+                               "(keyholdctl key reference)", &cert[i]);
+            return NGX_CONF_ERROR;
+        }
+
+        ref = ngx_array_push(refs);
+        if (ref == NULL) {
+            return NGX_CONF_ERROR;
+        }
+
+        if (ngx_keyhold_reference(cf, &cert[i], ref) != NGX_CONF_OK) {
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    *keys = refs;
+
+    return NGX_CONF_OK;
+}
+
+
 static char *
 ngx_keyhold_certificate_spki(ngx_str_t *cert, u_char *spki, size_t *len)
 {
@@ -48,7 +117,7 @@ ngx_keyhold_certificate_spki(ngx_str_t *cert, u_char *spki, size_t *len)
 }
 
 
-char *
+static char *
 ngx_keyhold_reference(ngx_conf_t *cf, ngx_str_t *cert, ngx_str_t *ref)
 {
     char       *err;

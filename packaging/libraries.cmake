@@ -4,7 +4,7 @@
 include(CMakePackageConfigHelpers)
 find_package(SQLite3 REQUIRED)
 
-set(kh_protocol_parts keyhold-types keyhold-wire keyhold-keyid keyhold-client)
+set(kh_protocol_parts keyhold-types keyhold-wire keyhold-keyid keyhold-tls keyhold-client)
 set(kh_keystore_parts keyhold-keystore keyhold-kernels keyhold-kernels-portable)
 if(TARGET keyhold-kernels-ifma)
     list(APPEND kh_keystore_parts keyhold-kernels-ifma)
@@ -29,7 +29,7 @@ foreach(room protocol keystore)
     install(FILES ${CMAKE_CURRENT_BINARY_DIR}/libkeyhold-${room}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig
             COMPONENT development)
 endforeach()
-target_link_libraries(keyhold-libprotocol INTERFACE OpenSSL::Crypto)
+target_link_libraries(keyhold-libprotocol INTERFACE OpenSSL::SSL OpenSSL::Crypto Threads::Threads)
 target_link_libraries(keyhold-libkeystore INTERFACE keyhold-libprotocol OpenSSL::Crypto SQLite::SQLite3 Threads::Threads)
 
 install(EXPORT Keyhold NAMESPACE Keyhold:: FILE KeyholdTargets.cmake DESTINATION ${kh_config_dir} COMPONENT development)

@@ -1,63 +1,44 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The blocking client: kh_session over one Unix socket, with poll. Every wait ends at the deadline of the
- * call. */
-#include <keyhold/client.h>
+/* The blocking client: kh_session over one link, with poll. Every wait ends at the deadline of the call. */
+#include "link.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <time.h>
-#include <unistd.h>
-
-#define KH_UNIX_PREFIX "unix:"
-#define KH_CONNECT_RETRY_MS 5 /* a full backlog cannot be polled for */
+#include <errno.h>
 
 struct kh_client {
-    int fd; /* -1: not connected */
-    kh_session *session;
-    struct sockaddr_un address;
+    kh_link *link;
+    kh_session *session; /* NULL: not connected */
     bool has_credential;
     kh_credential credential;
     bool write_closed; /* the agent reads no more; what it said before is still to be read */
     char name[KH_NAME_MAX + 1];
     char known_as[KH_NAME_MAX + 1];
-    char detail[320];
 };
-
-static uint64_t kh_now_ms(void)
-{
-    struct timespec now = {0};
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 static void kh_client_disconnect(kh_client *client)
 {
-    if (client->fd >= 0) {
-        close(client->fd);
+    if (client->link != NULL) {
+        client->link->ops->disconnect(client->link);
     }
-    client->fd = -1;
     client->write_closed = false;
     kh_session_free(client->session);
     client->session = NULL;
 }
 
-/* Notes why the session is lost, in the agent's words if it had any. */
+/* Notes why the session is lost, in the agent's words if it had any, else in the link's. */
 static kh_result kh_client_lost(kh_client *client)
 {
+    kh_link *link = client->link;
     const char *words = "";
     kh_result why = kh_session_why(client->session, &words);
 
-    snprintf(client->detail, sizeof(client->detail), "%s%s%s", kh_result_text(why),
-             *words != '\0' ? ": " : "", words);
+    if (*words != '\0' || link->detail[0] == '\0') {
+        snprintf(link->detail, sizeof(link->detail), "%s%s%s", kh_result_text(why), *words != '\0' ? ": " : "", words);
+    }
     return why;
 }
 
@@ -65,23 +46,19 @@ static kh_result kh_client_lost(kh_client *client)
 static void kh_client_flush(kh_client *client, uint64_t *sent)
 {
     kh_bytes output = kh_session_output(client->session);
+    kh_result result = KH_OK;
 
-    while (output.len > 0 && !client->write_closed) {
-        ssize_t n = send(client->fd, output.data, output.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (output.len > 0 && !client->write_closed && result == KH_OK) {
+        size_t n = 0;
 
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0) {
-            client->write_closed = errno == EPIPE || errno == ECONNRESET;
-            if (!client->write_closed && errno != EAGAIN && errno != EWOULDBLOCK) {
-                kh_session_abort(client->session, KH_E_IO);
-            }
-            return;
-        }
+        result = client->link->ops->write(client->link, output.data, output.len, &n);
         *sent += (uint64_t)n;
-        kh_session_sent(client->session, (size_t)n);
+        kh_session_sent(client->session, n);
         output = kh_session_output(client->session);
+    }
+    client->write_closed = client->write_closed || result == KH_E_CLOSED;
+    if (result != KH_OK && result != KH_AGAIN && result != KH_E_CLOSED) {
+        kh_session_abort(client->session, result);
     }
 }
 
@@ -89,71 +66,18 @@ static void kh_client_flush(kh_client *client, uint64_t *sent)
 static void kh_client_fill(kh_client *client)
 {
     size_t cap = 0;
+    size_t got = 0;
     uint8_t *room = kh_session_read_buffer(client->session, &cap);
-    ssize_t n = 0;
+    kh_result result = KH_E_MEMORY;
 
-    if (room == NULL) {
-        kh_session_abort(client->session, KH_E_MEMORY);
-        return;
+    if (room != NULL) {
+        result = client->link->ops->read(client->link, room, cap, &got);
     }
-    do {
-        n = recv(client->fd, room, cap, MSG_DONTWAIT);
-    } while (n < 0 && errno == EINTR);
-    if (n > 0) {
-        kh_session_fed(client->session, (size_t)n);
-    } else if (n == 0) {
-        kh_session_abort(client->session, KH_E_CLOSED);
-    } else if (errno != EAGAIN && errno != EWOULDBLOCK) {
-        kh_session_abort(client->session, errno == ECONNRESET ? KH_E_CLOSED : KH_E_IO);
+    if (got > 0) {
+        kh_session_fed(client->session, got);
+    } else if (result != KH_AGAIN) {
+        kh_session_abort(client->session, result);
     }
-}
-
-/* Waits until there is something to read, or to write if that is wanted. KH_E_DEADLINE: too late. */
-static kh_result kh_client_wait(kh_client *client, uint64_t deadline_ms)
-{
-    struct pollfd pollfd = {.fd = client->fd, .events = POLLIN};
-    uint64_t now = kh_now_ms();
-
-    if (now >= deadline_ms) {
-        return KH_E_DEADLINE;
-    }
-    if (kh_session_output(client->session).len > 0 && !client->write_closed) {
-        pollfd.events |= POLLOUT;
-    }
-    if (poll(&pollfd, 1, deadline_ms - now < INT_MAX ? (int)(deadline_ms - now) : INT_MAX) < 0 &&
-        errno != EINTR) {
-        return KH_E_IO;
-    }
-    return KH_OK;
-}
-
-static kh_result kh_client_connect_socket(kh_client *client, uint64_t deadline_ms)
-{
-    int error = 0;
-
-    client->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (client->fd < 0) {
-        error = errno;
-    } else {
-        while (connect(client->fd, (struct sockaddr *)&client->address, sizeof(client->address)) != 0) {
-            error = errno;
-            if (error != EAGAIN && error != EINTR) {
-                break;
-            }
-            error = 0;
-            if (kh_now_ms() >= deadline_ms) {
-                snprintf(client->detail, sizeof(client->detail),
-                         "%s: the agent does not accept connections in time", client->address.sun_path);
-                return KH_E_DEADLINE;
-            }
-            poll(NULL, 0, KH_CONNECT_RETRY_MS);
-        }
-    }
-    if (error == 0) {
-        return KH_OK;
-    }
-    snprintf(client->detail, sizeof(client->detail), "%s: %s", client->address.sun_path, strerror(error));
-    return error == ENOENT || error == ECONNREFUSED ? KH_E_UNAVAILABLE : KH_E_IO;
 }
 
 static kh_result kh_client_start_session(kh_client *client)
@@ -174,6 +98,7 @@ static kh_result kh_client_start_session(kh_client *client)
 /* Hello and auth. */
 static kh_result kh_client_handshake(kh_client *client, uint64_t deadline_ms)
 {
+    kh_link *link = client->link;
     kh_reply reply;
     void *user = NULL;
     uint64_t sent = 0;
@@ -189,9 +114,9 @@ static kh_result kh_client_handshake(kh_client *client, uint64_t deadline_ms)
             return KH_OK;
         }
         kh_client_flush(client, &sent);
-        result = kh_client_wait(client, deadline_ms);
+        result = kh_link_wait(link, deadline_ms);
         if (result != KH_OK) {
-            snprintf(client->detail, sizeof(client->detail), "%s: %s", client->address.sun_path,
+            snprintf(link->detail, sizeof(link->detail), "%s: %s", link->name,
                      result == KH_E_DEADLINE ? "no answer in time" : strerror(errno));
             return result;
         }
@@ -204,7 +129,8 @@ static kh_result kh_client_connect(kh_client *client, uint64_t deadline_ms)
     kh_result result = KH_OK;
 
     kh_client_disconnect(client);
-    result = kh_client_connect_socket(client, deadline_ms);
+    client->link->detail[0] = '\0';
+    result = client->link->ops->connect(client->link, deadline_ms);
     if (result == KH_OK) {
         result = kh_client_start_session(client);
     }
@@ -217,34 +143,18 @@ static kh_result kh_client_connect(kh_client *client, uint64_t deadline_ms)
     return result;
 }
 
-static kh_result kh_client_set_address(kh_client *client, const char *address)
-{
-    const size_t prefix_len = sizeof(KH_UNIX_PREFIX) - 1;
-    size_t len = strlen(address);
-
-    if (strncmp(address, KH_UNIX_PREFIX, prefix_len) != 0 || len == prefix_len ||
-        len - prefix_len >= sizeof(client->address.sun_path)) {
-        snprintf(client->detail, sizeof(client->detail), "%.200s: not an address of the form unix:/path",
-                 address);
-        return KH_E_INVALID;
-    }
-    client->address.sun_family = AF_UNIX;
-    memcpy(client->address.sun_path, address + prefix_len, len - prefix_len + 1);
-    return KH_OK;
-}
-
-kh_result kh_client_open(const char *address, const kh_credential *cred, const char *client_name,
-                         uint32_t timeout_ms, kh_client **client, char *detail, size_t detail_cap)
+/* Opens a client on a link, which it takes over. */
+static kh_result kh_client_start(kh_link *link, const kh_credential *cred, const char *client_name, uint64_t deadline_ms,
+                                 kh_client **client, char *detail)
 {
     kh_client *made = calloc(1, sizeof(*made));
-    uint64_t deadline_ms = kh_now_ms() + timeout_ms;
     kh_result result = KH_E_MEMORY;
 
-    *client = NULL;
     if (made == NULL) {
-        goto done;
+        link->ops->free(link);
+        return result;
     }
-    made->fd = -1;
+    made->link = link;
     if (client_name != NULL) {
         snprintf(made->name, sizeof(made->name), "%s", client_name);
     }
@@ -252,22 +162,53 @@ kh_result kh_client_open(const char *address, const kh_credential *cred, const c
         made->credential = *cred;
         made->has_credential = true;
     }
-    result = kh_client_set_address(made, address);
-    if (result == KH_OK) {
-        result = kh_client_connect(made, deadline_ms);
-    }
-done:
-    if (detail != NULL && detail_cap > 0) {
-        const char *words = made != NULL ? made->detail : "";
-
-        snprintf(detail, detail_cap, "%s",
-                 *words != '\0' || result == KH_OK ? words : kh_result_text(result));
-    }
+    result = kh_client_connect(made, deadline_ms);
     if (result != KH_OK) {
+        snprintf(detail, KH_LINK_DETAIL_MAX, "%s", link->detail);
         kh_client_close(made);
         made = NULL;
     }
     *client = made;
+    return result;
+}
+
+/* What the caller is told of a failure. */
+static void kh_client_tell(kh_result result, const char *words, char *detail, size_t detail_cap)
+{
+    if (detail != NULL && detail_cap > 0) {
+        snprintf(detail, detail_cap, "%s", *words != '\0' || result == KH_OK ? words : kh_result_text(result));
+    }
+}
+
+kh_result kh_client_open(const char *address, const kh_credential *cred, const char *client_name,
+                         uint32_t timeout_ms, kh_client **client, char *detail, size_t detail_cap)
+{
+    uint64_t deadline_ms = kh_link_now_ms() + timeout_ms;
+    char words[KH_LINK_DETAIL_MAX] = "";
+    kh_link *link = NULL;
+    kh_result result = kh_link_unix(address, &link, words);
+
+    *client = NULL;
+    if (result == KH_OK) {
+        result = kh_client_start(link, cred, client_name, deadline_ms, client, words);
+    }
+    kh_client_tell(result, words, detail, detail_cap);
+    return result;
+}
+
+kh_result kh_client_open_tls(const char *address, const kh_client_tls *tls, const char *client_name,
+                             uint32_t timeout_ms, kh_client **client, char *detail, size_t detail_cap)
+{
+    uint64_t deadline_ms = kh_link_now_ms() + timeout_ms;
+    char words[KH_LINK_DETAIL_MAX] = "";
+    kh_link *link = NULL;
+    kh_result result = kh_link_tcp(address, tls, &link, words);
+
+    *client = NULL;
+    if (result == KH_OK) {
+        result = kh_client_start(link, NULL, client_name, deadline_ms, client, words);
+    }
+    kh_client_tell(result, words, detail, detail_cap);
     return result;
 }
 
@@ -277,6 +218,7 @@ void kh_client_close(kh_client *client)
         return;
     }
     kh_client_disconnect(client);
+    client->link->ops->free(client->link);
     kh_credential_wipe(&client->credential);
     free(client);
 }
@@ -306,7 +248,7 @@ static kh_result kh_client_exchange(kh_client *client, const kh_request *req, ui
                                     kh_reply *reply, uint64_t *sent)
 {
     kh_request timed = *req;
-    uint64_t now = kh_now_ms();
+    uint64_t now = kh_link_now_ms();
     uint32_t id = 0;
     void *user = NULL;
     kh_result result = KH_OK;
@@ -323,7 +265,7 @@ static kh_result kh_client_exchange(kh_client *client, const kh_request *req, ui
         if (result != KH_AGAIN) {
             return result;
         }
-        result = kh_client_wait(client, deadline_ms);
+        result = kh_link_wait(client->link, deadline_ms);
         if (result == KH_OK) {
             kh_client_fill(client);
         }
@@ -337,7 +279,7 @@ static kh_result kh_client_exchange(kh_client *client, const kh_request *req, ui
 
 kh_result kh_client_call(kh_client *client, const kh_request *req, kh_reply *reply)
 {
-    uint64_t deadline_ms = kh_now_ms() + req->deadline_ms;
+    uint64_t deadline_ms = kh_link_now_ms() + req->deadline_ms;
     uint64_t sent = 0;
     bool fresh = false;
     kh_result result = KH_OK;

@@ -235,7 +235,7 @@ static const char *advice(kh_result result)
         {KH_E_FORBIDDEN, "run this as root on the agent's host"},
         {KH_E_UNAUTHENTICATED, "give the right --token"},
         {KH_E_STORAGE, "make room and check the store's directory"},
-        {KH_E_DAMAGED, "run keyholdctl store check and restore the store from its backup"},
+        {KH_E_DAMAGED, "run keyholdctl store fsck and restore the store from its backup"},
         {KH_E_DISABLED, "enable it with keyholdctl key enable"},
         {KH_E_LOCKED, "stop the other agent"},
         {KH_E_CRYPTO, "was the store made anew? see its import.pub"},
@@ -266,15 +266,28 @@ static kh_result fail_call(ctl_agent *agent, kh_result result, const char *what,
     return ctl_fail(agent->error, result, "%s: %s; %s", what, text, advice(result));
 }
 
-kh_result ctl_agent_admin(ctl_agent *agent, const kh_record *record, const char *what, uint8_t *out,
-                          size_t cap, size_t *out_len)
+kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd, const char *what, uint8_t *out,
+                               size_t cap, size_t *out_len)
 {
-    kh_result result = kh_admin_call(agent->admin, record, out, cap, out_len, agent->timeout_ms);
+    kh_result result = kh_admin_call_long(agent->admin, record, fd, NULL, NULL, out, cap, out_len, agent->timeout_ms);
 
+    /* The keeper's own words say what to do, too. */
+    if (result != KH_OK && *out_len > 0) {
+        return ctl_fail(agent->error, result, "%s: %.*s", what, (int)*out_len, (const char *)out);
+    }
+    if (result == KH_E_IO && fd >= 0 && access(agent->admin, W_OK) == 0) {
+        return ctl_fail(agent->error, result, "%s: %s", what, kh_result_text(result)); /* the file, not the socket */
+    }
     if (result == KH_E_UNAVAILABLE || result == KH_E_CLOSED || result == KH_E_IO) {
         return cannot_reach(agent->error, agent->admin, kh_result_text(result));
     }
     return result == KH_OK ? KH_OK : fail_call(agent, result, what, (kh_bytes){NULL, 0});
+}
+
+kh_result ctl_agent_admin(ctl_agent *agent, const kh_record *record, const char *what, uint8_t *out,
+                          size_t cap, size_t *out_len)
+{
+    return ctl_agent_admin_file(agent, record, -1, what, out, cap, out_len);
 }
 
 kh_result ctl_agent_wire(ctl_agent *agent, kh_request *request, const char *what, kh_reply *reply)

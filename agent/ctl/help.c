@@ -127,14 +127,18 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
         "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} word skip='' count=0\n"
         "    local command='' group='' options='' operands='' globals=()\n"
         "    COMPREPLY=()\n"
+        "    # --option=value comes in three words\n"
+        "    if [ \"$cur\" = = ]; then cur=''; elif [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
         "    for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+        "        [ \"$word\" = = ] && continue\n"
         "        if [ -n \"$skip\" ]; then [ \"$skip\" = keep ] && globals+=(\"$word\"); skip=''; continue; "
         "fi\n"
         "        case $word in\n"
         "        --config | --socket | --token) globals+=(\"$word\") skip=keep ;;\n"
         "        --out | --type | --usage | --cert | --pin | --passphrase-file | --passphrase-env | "
         "--subject | --san | --days | \\\n"
-        "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout) skip=drop ;;\n"
+        "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout | --store | --kek-file | \\\n"
+        "            --keys) skip=drop ;;\n"
         "        -*) ;;\n"
         "        *) if [ -n \"$command\" ]; then count=$((count + 1))\n"
         "           elif [ -n \"$group\" ]; then command=\"$group $word\"\n"
@@ -154,19 +158,19 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
     }
     (void)printf("    esac\n"
                  "    case $prev in\n"
-                 "    --config | --token | --cert | --out | --pin | --passphrase-file) COMPREPLY=($(compgen "
+                 "    --config | --token | --cert | --out | --pin | --passphrase-file | --store | --kek-file) COMPREPLY=($(compgen "
                  "-f -- \"$cur\")); return ;;\n"
                  "    --dir | --prefix) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n"
                  "    --user-front | --user-keeper) COMPREPLY=($(compgen -u -- \"$cur\")); return ;;\n"
                  "    --type) COMPREPLY=($(compgen -W \"rsa2048 rsa3072 rsa4096 p256 p384 p521 ed25519\" -- "
                  "\"$cur\")); return ;;\n"
-                 "    --usage) COMPREPLY=($(compgen -W \"");
+                 "    --usage) word=${cur%%\"${cur##*,}\"}; COMPREPLY=($(compgen -P \"$word\" -W \"");
 #define KH_X(constant, bit, name) (void)printf(" %s", name);
     KH_USAGES(KH_X)
 #undef KH_X
     (void)printf(
-        "\" -- \"$cur\")); return ;;\n"
-        "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env) return ;;\n"
+        "\" -- \"${cur##*,}\")); return ;;\n"
+        "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env | --keys) return ;;\n"
         "    esac\n"
         "    case $cur in\n"
         "    -*) COMPREPLY=($(compgen -W \"$options");

@@ -76,6 +76,28 @@ static const ctl_option check_nginx_options[] = {
     {NULL, NULL, NULL},
 };
 
+static const ctl_option restore_options[] = {
+    {"kek-file", "FILE", "the key-encryption key of the backup (default: the configuration's)"},
+    {"passphrase-file", "FILE", "the passphrase that seals it is the first line of FILE (\"-\": ask)"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option fsck_options[] = {
+    {"store", "FILE", "check this file, which no agent has open, instead of the agent's store"},
+    {"kek-file", "FILE", "the key-encryption key of that file (default: the configuration's)"},
+    {"passphrase-file", "FILE", "the passphrase that seals it is the first line of FILE (\"-\": ask)"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option export_options[] = {
+    {"keys", "GLOBS", "only keys of these names: 'www.*,shop' (default: all)"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option store_import_options[] = {
+    {"allow-purged", NULL, "keys that were purged here may come back"},
+    {"kek-file", "FILE", "the export was made under this key-encryption key instead of the agent's"},
+    {"passphrase-file", "FILE", "it was made under the passphrase in the first line of FILE (\"-\": ask)"},
+    {NULL, NULL, NULL},
+};
+
 static const ctl_command commands[] = {
     {NULL, "init", "", 0, 0, init_options, "make the store, its keys and a configuration; never overwrites",
      ctl_cmd_init},
@@ -105,8 +127,17 @@ static const ctl_command commands[] = {
      ctl_cmd_status},
     {NULL, "check-nginx", "FILE", 1, 1, check_nginx_options,
      "say whether the agent has the key of each certificate", ctl_cmd_check_nginx},
-    {"store", "check", "", 0, 0, NULL, "check the integrity of every stored key (admin socket)",
-     ctl_cmd_store_check},
+    {"store", "backup", "FILE", 1, 1, NULL, "copy the store while the agent serves (admin socket)",
+     ctl_cmd_store_backup},
+    {"store", "restore", "FILE", 1, 1, restore_options, "put a backup in place while the agent is stopped",
+     ctl_cmd_store_restore},
+    {"store", "fsck", "", 0, 0, fsck_options, "check the store and every key in it (admin socket, or --store FILE)",
+     ctl_cmd_store_fsck},
+    {"store", "check", "", 0, 0, fsck_options, "the same as fsck", ctl_cmd_store_fsck},
+    {"store", "export", "FILE", 1, 1, export_options, "write sealed keys for another agent with the same KEK (admin socket)",
+     ctl_cmd_store_export},
+    {"store", "import", "FILE", 1, 1, store_import_options, "take the keys of an export (admin socket)",
+     ctl_cmd_store_import},
     {NULL, "version", "", 0, 0, NULL, "print the version", ctl_cmd_version},
     {NULL, "help", "[COMMAND]", 0, 2, NULL, "say what there is, or more of one command", ctl_cmd_help},
     {NULL, "completion", "SHELL", 1, 1, NULL, "print the completion for a shell (bash)", ctl_cmd_completion},

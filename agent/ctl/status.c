@@ -6,7 +6,10 @@
 #include "agent.h"
 #include "output.h"
 
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,42 +35,42 @@ static const char *put_number(char cell[CELL_MAX], json_int_t value)
 
 /* ---- The parts ---- */
 
-static void print_uptime(json_int_t seconds)
+static void print_uptime(FILE *out, json_int_t seconds)
 {
     if (seconds >= 86400) {
-        (void)printf("up %lld d %lld h", (long long)(seconds / 86400), (long long)(seconds / 3600 % 24));
+        (void)fprintf(out, "up %lld d %lld h", (long long)(seconds / 86400), (long long)(seconds / 3600 % 24));
     } else if (seconds >= 3600) {
-        (void)printf("up %lld h %lld min", (long long)(seconds / 3600), (long long)(seconds / 60 % 60));
+        (void)fprintf(out, "up %lld h %lld min", (long long)(seconds / 3600), (long long)(seconds / 60 % 60));
     } else {
-        (void)printf("up %lld min %lld s", (long long)(seconds / 60), (long long)(seconds % 60));
+        (void)fprintf(out, "up %lld min %lld s", (long long)(seconds / 60), (long long)(seconds % 60));
     }
 }
 
-static void print_head(const json_t *status)
+static void print_head(FILE *out, const json_t *status)
 {
     const json_t *keeper = json_object_get(status, "keeper");
     const json_t *processes = json_object_get(status, "processes");
     const json_t *process = NULL;
     size_t index = 0;
 
-    (void)printf("keyholdd %s, ", text(status, "version"));
-    print_uptime(number(status, "uptime_s"));
+    (void)fprintf(out, "keyholdd %s, ", text(status, "version"));
+    print_uptime(out, number(status, "uptime_s"));
     json_array_foreach(processes, index, process)
     {
-        (void)printf("%s %s %lld", index > 0 ? "," : "; processes:", text(process, "role"),
-                     (long long)number(process, "pid"));
+        (void)fprintf(out, "%s %s %lld", index > 0 ? "," : "; processes:", text(process, "role"),
+                      (long long)number(process, "pid"));
     }
-    (void)printf("\nkeeper %s, %lld workers, kernels %s; keys in memory %lld, loaded %lld, evicted %lld; "
-                 "refused for usage "
-                 "%lld; lost %lld times\n",
-                 json_is_true(json_object_get(keeper, "running")) ? "running" : "NOT RUNNING",
-                 (long long)number(keeper, "workers"), text(keeper, "kernels"),
-                 (long long)number(keeper, "keys_resident"), (long long)number(keeper, "keys_loaded"),
-                 (long long)number(keeper, "keys_evicted"), (long long)number(keeper, "refused_usage"),
-                 (long long)number(keeper, "losses"));
+    (void)fprintf(out,
+                  "\nkeeper %s, %lld workers, kernels %s; keys in memory %lld, loaded %lld, evicted %lld; "
+                  "refused for usage %lld; lost %lld times\n",
+                  json_is_true(json_object_get(keeper, "running")) ? "running" : "NOT RUNNING",
+                  (long long)number(keeper, "workers"), text(keeper, "kernels"),
+                  (long long)number(keeper, "keys_resident"), (long long)number(keeper, "keys_loaded"),
+                  (long long)number(keeper, "keys_evicted"), (long long)number(keeper, "refused_usage"),
+                  (long long)number(keeper, "losses"));
     if (number(status, "delay_ms") > 0) {
-        (void)printf("every operation is DELAYED by %lld ms (debug_delay_ms)\n",
-                     (long long)number(status, "delay_ms"));
+        (void)fprintf(out, "every operation is DELAYED by %lld ms (debug_delay_ms)\n",
+                      (long long)number(status, "delay_ms"));
     }
 }
 
@@ -116,7 +119,7 @@ static double rate_of(const json_t *lane, const json_t *last_lane, double second
 }
 
 /* The lanes in their order; those that never had an operation are left out. */
-static kh_result print_lanes(const json_t *status, const json_t *last, double seconds)
+static kh_result print_lanes(FILE *out, const json_t *status, const json_t *last, double seconds)
 {
     static const char *const headings[] = {"LANE",    "OPS/S", "DONE",    "ERRORS",       "EXPIRED", "BATCH",
                                            "BATCHES", "WAY",   "WAITING", "QUEUE p50 µs", "p99 µs"};
@@ -146,14 +149,14 @@ static kh_result print_lanes(const json_t *status, const json_t *last, double se
                 put_number(cells[10], number(queue, "p99"))});
     }
     if (table != NULL) {
-        (void)putchar('\n');
-        result = shown > 0 ? output_table_print(table, stdout) : KH_OK;
+        (void)fputc('\n', out);
+        result = shown > 0 ? output_table_print(table, out) : KH_OK;
     }
     output_table_free(table);
     return result;
 }
 
-static kh_result print_operations(const json_t *status)
+static kh_result print_operations(FILE *out, const json_t *status)
 {
     static const char *const headings[] = {"OPERATION", "OK", "OTHER", "p50 µs", "p99 µs", "p999 µs"};
     output_table *table = output_table_new(headings, 6);
@@ -185,14 +188,14 @@ static kh_result print_operations(const json_t *status)
                                     latency != NULL ? put_number(cells[5], number(latency, "p999")) : "-"});
     }
     if (table != NULL) {
-        (void)putchar('\n');
-        result = output_table_print(table, stdout);
+        (void)fputc('\n', out);
+        result = output_table_print(table, out);
     }
     output_table_free(table);
     return result;
 }
 
-static kh_result print_identities(const json_t *status)
+static kh_result print_identities(FILE *out, const json_t *status)
 {
     static const char *const headings[] = {"CALLER", "CONNECTIONS", "REQUESTS", "DONE", "REFUSED", "WAITING"};
     output_table *table = output_table_new(headings, 6);
@@ -215,19 +218,20 @@ static kh_result print_identities(const json_t *status)
                                                  put_number(cells[5], number(identity, "waiting"))});
     }
     if (table != NULL) {
-        (void)putchar('\n');
-        result = output_table_print(table, stdout);
+        (void)fputc('\n', out);
+        result = output_table_print(table, out);
     }
     output_table_free(table);
     return result;
 }
 
-static void print_tail(const json_t *status)
+static void print_tail(FILE *out, const json_t *status)
 {
     const json_t *queues = json_object_get(status, "queues");
     const json_t *connections = json_object_get(status, "connections");
 
-    (void)printf(
+    (void)fprintf(
+        out,
         "\nqueues: %lld waiting of at most %lld\n"
         "connections: %lld open of at most %lld, %lld accepted; refused: %lld full, %lld not known; closed: "
         "%lld idle, "
@@ -240,19 +244,19 @@ static void print_tail(const json_t *status)
         (long long)number(connections, "closed_protocol"));
 }
 
-static kh_result print_status(const json_t *status, const json_t *last, double seconds)
+static kh_result print_status(FILE *out, const json_t *status, const json_t *last, double seconds)
 {
     kh_result result = KH_OK;
 
-    print_head(status);
-    result = print_lanes(status, last, seconds);
+    print_head(out, status);
+    result = print_lanes(out, status, last, seconds);
     if (result == KH_OK) {
-        result = print_operations(status);
+        result = print_operations(out, status);
     }
     if (result == KH_OK) {
-        result = print_identities(status);
+        result = print_identities(out, status);
     }
-    print_tail(status);
+    print_tail(out, status);
     return result;
 }
 
@@ -286,40 +290,89 @@ static kh_result fetch(ctl_run *ctl, ctl_agent **agent, json_t **status)
     return result;
 }
 
+static void on_resize(int number)
+{
+    (void)number; /* it ends the sleep */
+}
+
+/* A picture in the place of the one before, cut to what the terminal shows. */
+static void paint(const char *picture)
+{
+    struct winsize size = {.ws_row = 24, .ws_col = 80};
+    const char *line = picture;
+
+    (void)ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    (void)fputs("\033[H\033[2J", stdout);
+    for (unsigned row = 1; *line != '\0' && (row < size.ws_row || size.ws_row == 0); row++) {
+        size_t len = strcspn(line, "\n"), shown = 0;
+
+        for (unsigned column = 0; shown < len && (column < size.ws_col || size.ws_col == 0); column++) {
+            do {
+                shown++;
+            } while (shown < len && ((unsigned char)line[shown] & 0xc0) == 0x80); /* the rest of a character */
+        }
+        (void)printf("%.*s\n", (int)shown, line);
+        line += len + (line[len] == '\n');
+    }
+    (void)fflush(stdout);
+}
+
+/* One picture of what the agent says, or of why it says nothing; to be freed. NULL: out of memory. */
+static char *draw(const ctl_run *ctl, const json_t *status, const json_t *last, double seconds)
+{
+    char *picture = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&picture, &len);
+    kh_result result = KH_E_MEMORY;
+
+    if (out == NULL) {
+        return NULL;
+    }
+    if (status == NULL) {
+        result = fprintf(out, "%s\n", ctl->error.text) > 0 ? KH_OK : KH_E_MEMORY;
+    } else if (ctl->json) {
+        result = json_dumpf(status, out, JSON_COMPACT | JSON_PRESERVE_ORDER) == 0 ? KH_OK : KH_E_MEMORY;
+        (void)fputc('\n', out);
+    } else {
+        result = print_status(out, status, last, seconds);
+    }
+    if (fclose(out) != 0 || result != KH_OK) {
+        free(picture);
+        picture = NULL;
+    }
+    return picture;
+}
+
 /* Until somebody ends it: an agent that restarts meanwhile is waited for. */
 static kh_result watch(ctl_run *ctl, unsigned interval_s)
 {
-    bool terminal = isatty(STDOUT_FILENO);
+    const struct sigaction resized = {.sa_handler = on_resize};
+    bool terminal = isatty(STDOUT_FILENO) && !ctl->json;
     ctl_agent *agent = NULL;
     json_t *last = NULL;
     struct timespec before = {0, 0};
     kh_result result = KH_OK;
 
+    (void)sigaction(SIGWINCH, &resized, NULL);
     while (!ferror(stdout)) {
         struct timespec now;
         json_t *status = NULL;
+        char *picture = NULL;
 
         result = fetch(ctl, &agent, &status);
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
         if (result != KH_OK && ctl->error.exit_code != CTL_UNREACHABLE) {
             break;
         }
-        if (terminal && !ctl->json) {
-            (void)fputs("\033[H\033[2J", stdout);
-        }
-        if (status == NULL) {
-            (void)printf("%s\n", ctl->error.text);
-        } else if (ctl->json) {
-            (void)json_dumpf(status, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
-            (void)putchar('\n');
+        picture = draw(ctl, status, last,
+                       (double)(now.tv_sec - before.tv_sec) + (double)(now.tv_nsec - before.tv_nsec) / 1e9);
+        if (terminal) {
+            paint(picture != NULL ? picture : "out of memory\n");
         } else {
-            double seconds =
-                (double)(now.tv_sec - before.tv_sec) + (double)(now.tv_nsec - before.tv_nsec) / 1e9;
-
-            result = print_status(status, last, seconds);
-            (void)fputs(terminal ? "" : "\n", stdout);
+            (void)printf("%s%s", picture != NULL ? picture : "", ctl->json ? "" : "\n");
+            (void)fflush(stdout);
         }
-        (void)fflush(stdout);
+        free(picture);
         json_decref(last);
         last = status;
         before = now;
@@ -352,7 +405,7 @@ kh_result ctl_cmd_status(ctl_run *ctl)
     if (ctl->json) {
         return output_json(status, &ctl->error);
     }
-    result = print_status(status, NULL, 0);
+    result = print_status(stdout, status, NULL, 0);
     json_decref(status);
     return result == KH_OK ? KH_OK : ctl_fail(&ctl->error, result, "cannot print the status: out of memory");
 }

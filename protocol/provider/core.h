@@ -27,7 +27,7 @@ typedef struct kh_prov {
 } kh_prov;
 
 /* A key: its public half and how the agent knows it. Counted, since operations keep theirs. */
-typedef struct kh_prov_key {
+struct kh_prov_key {
     atomic_uint refs;
     kh_prov *prov;
     EVP_PKEY *pub; /* in prov->libctx */
@@ -35,7 +35,7 @@ typedef struct kh_prov_key {
     unsigned bits;
     uint8_t id[KH_KEY_ID_LEN];
     char name[KH_NAME_MAX + 12]; /* "name", "name/version", or "" for the id */
-} kh_prov_key;
+};
 
 extern const kh_provider_host *kh_prov_host; /* never NULL; without a host every request fails */
 

@@ -97,7 +97,7 @@ int kh_prov_perform(const kh_prov_key *key, kh_request *req, uint8_t *out, size_
 
     kh_prov_key_name(key, req);
     *len = 0;
-    rc = kh_prov_host->perform(kh_prov_host->ctx, req, out, cap, len);
+    rc = kh_prov_host->perform(kh_prov_host->ctx, key, req, out, cap, len);
     if (rc == KH_OK && *len <= cap) {
         return 1;
     }

@@ -119,14 +119,15 @@ static void client_give(kh_client *client, unsigned serial)
     kh_client_close(client);
 }
 
-static kh_result host_perform(void *ctx, kh_request *req, uint8_t *out, size_t cap, size_t *len)
+static kh_result host_perform(void *ctx, const kh_prov_key *key, kh_request *req, uint8_t *out, size_t cap,
+                              size_t *len)
 {
     kh_client *client = NULL;
     settings with = {0};
     kh_reply reply;
     kh_result rc = KH_OK;
 
-    (void)ctx;
+    (void)ctx, (void)key;
     *len = 0;
     rc = client_take(&client, &with);
     if (rc != KH_OK) {

@@ -11,9 +11,9 @@
 #include <stdarg.h>
 #include <string.h>
 
-static kh_result no_host(void *ctx, kh_request *req, uint8_t *out, size_t cap, size_t *len)
+static kh_result no_host(void *ctx, const kh_prov_key *key, kh_request *req, uint8_t *out, size_t cap, size_t *len)
 {
-    (void)ctx, (void)req, (void)out, (void)cap;
+    (void)ctx, (void)key, (void)req, (void)out, (void)cap;
     *len = 0;
     return KH_E_UNAVAILABLE;
 }

@@ -224,9 +224,10 @@ def end_everything():
 class Agent:
     """keyholdd with a directory of its own, as `keyholdctl init --dir` makes it."""
 
-    def __init__(self, ws, name, preset, delay_ms, config, args, env, daemon):
+    def __init__(self, ws, name, preset, delay_ms, config, args, env, daemon, wrap):
         self.ws, self.preset, self.delay_ms, self.args, self.env = ws, preset, delay_ms, list(args), env
         self.daemon = daemon
+        self.exe, self.prefix = None, list(wrap)  # another place of the program; what its command line begins with
         self.dir = os.path.join(ws.dir, name)
         self.socket = os.path.join(self.dir, "agent.sock")
         self.conf = os.path.join(self.dir, "keyhold.conf")
@@ -249,7 +250,7 @@ class Agent:
                        f'        operations = {{{listed}}}\n    }}\n}}')
 
     def start(self, wait=True):
-        argv = [artefact(self.daemon, self.preset), "--config", self.conf, "--foreground", *self.args]
+        argv = [*self.prefix, self.exe or artefact(self.daemon, self.preset), "--config", self.conf, "--foreground", *self.args]
         if self.delay_ms:
             argv += ["--delay-ms", str(self.delay_ms)]
         self.process = popen(argv, self.log_path, self.env)
@@ -411,6 +412,17 @@ class Load:
         self.process = popen([artefact("keyhold-bench"), "load", "--json", "--connect", f"127.0.0.1:{port}", *args],
                              self.out)
 
+    def window(self):
+        """What happened since the window before this one: {"seconds", "measured", "failed", "latency_ms"}."""
+        before = self.windows()
+        kill_pid(self.process.pid, signal.SIGUSR1)
+        wait_until(lambda: len(self.windows()) > len(before) or self.process.poll() is not None, "the load client's window")
+        check(self.process.poll() is None, "the load client has ended:", read(self.out))
+        return json.loads(self.windows()[-1])["window"]
+
+    def windows(self):
+        return [line for line in read(self.out).split("\n")[:-1] if line.startswith('{"window"')]
+
     def stop(self, seconds=60):
         """Asks it to finish what it has begun, and returns its report."""
         kill_pid(self.process.pid, signal.SIGTERM)
@@ -419,7 +431,8 @@ class Load:
     def wait(self, seconds=300):
         status = self.process.wait(seconds)
         check(status in (0, 1), "the load client could not run:", read(self.out))
-        return json.loads(read(self.out))
+        return json.loads(read(self.out).split("".join(line + "\n" for line in self.windows()), 1)[-1]
+                          if self.windows() else read(self.out))
 
 
 class Workspace:
@@ -435,8 +448,9 @@ class Workspace:
         return f"{kind}{self.count}"
 
     def agent(self, preset="release", delay_ms=0, config="", args=(), env=None, start=True,
-              daemon="keyholdd"):
-        agent = Agent(self, self.new_name("agent"), preset, delay_ms, config, args, env, daemon)
+              daemon="keyholdd", wrap=()):
+        """wrap: a program with its options that becomes the daemon (setpriv, prlimit)."""
+        agent = Agent(self, self.new_name("agent"), preset, delay_ms, config, args, env, daemon, wrap)
         return agent.start() if start else agent
 
     def make_key(self, kind, name=None):

@@ -175,6 +175,10 @@ def test_reload(ws):
     agent.configure("cache_keys = 77")
     reload(agent)
     check("restart_needed option=cache_keys" in agent.log(), agent.log())
+    check("restart_needed option=max_connections" not in agent.log(), agent.log())
+    agent.configure("max_connections = 5000")
+    reload(agent)
+    check("restart_needed option=max_connections" in agent.log(), agent.log())
     connection.close()
 
 

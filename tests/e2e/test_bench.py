@@ -5,8 +5,10 @@ import os
 import socket
 import struct
 import threading
+import time
 
 import harness
+import wire
 from harness import check
 
 
@@ -96,6 +98,29 @@ def test_full_handshakes_and_cpu_time(ws):
         check(report["first"]["protocol"] == "TLSv" + version, report["first"])
         check(100 < report["server_cpu_us"] < 20000, "an RSA signature alone takes longer than 100 µs:", report)
     check("r" not in harness.read(os.path.join(ws.dir, "reuse.log")), "a session was resumed")
+
+
+def test_rate_and_windows(ws):
+    """The rate is kept; a window has what happened in it; those that a server that stands still keeps from beginning count."""
+    key = ws.make_key("p256")
+    nginx = ws.local_nginx(ws.server(key, local=True))
+    load = ws.load(key, "--clients", 5, "--seconds", 0, "--rate", 50)
+    time.sleep(1)
+    load.window()
+    time.sleep(1)
+    even = load.window()
+    check(0.9 < even["seconds"] and 40 < even["measured"] / even["seconds"] < 60 and even["failed"] == 0, even)
+    worker = nginx.workers()[0]
+    wire.freeze(worker)
+    late = ws.load(key, "--clients", 5, "--count", 40, "--rate", 50)
+    time.sleep(1)
+    wire.thaw(worker)
+    report = late.wait()
+    check(report["failed"] == 0 and report["latency_ms"]["p50"] > 400, "40 that were due within 800 ms, for 5 clients:", report)
+    nginx.stop()
+    harness.wait_until(lambda: load.window()["failed"] > 0, "failures in a window")
+    report = load.stop()
+    check(report["failed"] > 0 and report["started"] == report["failed"] + report["done"], report)
 
 
 if __name__ == "__main__":

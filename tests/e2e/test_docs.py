@@ -89,8 +89,8 @@ def test_tests_run_by_name(_):
 def test_directives_and_variables(_):
     """docs/nginx.md and ngx_http_keyhold_module(5) have what the module's tables have, and nothing else."""
     folder = os.path.join(ROOT, "nginx-module")
-    code = "".join(read(os.path.join(folder, one)) for one in sorted(os.listdir(folder)) if one.endswith(".c"))
-    directives = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\),\n +NGX_HTTP', code))
+    code = "".join(read(os.path.join(folder, one)) for one in sorted(os.listdir(folder)) if one.endswith((".c", ".h")))
+    directives = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\),[ \\]*\n +(?:NGX_HTTP|\(context\))', code))
     variables = set(re.findall(r'\{ ngx_string\("(keyhold\w*)"\), NULL', code))
     check(len(directives) >= 5 and len(variables) >= 3, directives, variables)
     page = document("docs/man/ngx_http_keyhold_module.5")
@@ -325,8 +325,11 @@ def operations_story():
     story += renewal(left)
     story += monitoring(left)
     story += everyday()
-    story += take(left, "sh", "cp -a /var/lib/keyhold")
-    story += ("keyholdctl store check\nsleep 1\nget www.example ca.crt | grep served\ntest -s /var/backups/keyhold/keys.db\n"
+    story += take(left, "sh", "keyholdctl store backup") + "test -s /var/backups/keyhold/keys.db\n"
+    story += "keyholdctl key create since --type p256\n" + take(left, "sh", "keyholdctl store restore")
+    story += "! keyholdctl key show since\n"
+    story += take(left, "sh", "keyholdctl store export") + take(left, "sh", "keyholdctl store import")
+    story += ("keyholdctl store fsck\nsleep 1\nget www.example ca.crt | grep served\n"
               "stat -c '%a %U %n' /etc/keyhold/* /var/lib/keyhold /run/keyhold/*\n"
               # the table of events
               "systemctl stop keyhold\nnot get www.example ca.crt\ngrep 'keyhold: handshake failed: sign with key' /run/nginx.log\n"

@@ -35,6 +35,7 @@ share/man/man1/keyholdctl.1
 share/man/man3/libkeyhold-protocol.3
 share/man/man5/keyhold.conf.5
 share/man/man5/ngx_http_keyhold_module.5
+share/man/man5/ngx_stream_keyhold_module.5
 share/man/man7/keyhold-provider.7
 share/man/man8/keyholdd.8
 {lib}/cmake/Keyhold/KeyholdConfig.cmake
@@ -46,6 +47,7 @@ share/man/man8/keyholdd.8
 {lib}/pkgconfig/libkeyhold-keystore.pc
 {lib}/pkgconfig/libkeyhold-protocol.pc
 {nginx}/ngx_http_keyhold_module.so
+{nginx}/ngx_stream_keyhold_module.so
 {openssl}/keyhold.so
 """
 
@@ -241,6 +243,18 @@ def test_provider_as_its_manual_says(ws):
     ctl(ws, "key", "reference", "site", "--out", reference + ".site")
     done = run("openssl", "req", "-new", "-key", reference + ".site", "-subj", "/CN=site", env=env, ok=False)
     check(done.returncode != 0 and "usage" in done.stderr, "a tls-server key makes no request:", done.stderr)
+
+
+def test_module_refuses_another_nginx(ws):
+    """Configured for an nginx of another version than the sources: refused, with both versions and what to do."""
+    other = os.path.join(ws.dir, "nginx-other")
+    for says, complaint in (("nginx version: nginx/1.9.99", "is nginx 1.9.99, but the sources"), ("something", "does not say which version")):
+        with open(other, "w") as file:
+            file.write(f"#!/bin/sh\necho '{says}' >&2\n")
+        os.chmod(other, 0o755)
+        done = run("cmake", "-S", ROOT, "-B", os.path.join(ws.dir, "other"), f"-DKH_NGINX_BIN={other}", ok=False, timeout=300)
+        text = " ".join(done.stderr.split())
+        check(done.returncode != 0 and complaint in text, text)
 
 
 if __name__ == "__main__":

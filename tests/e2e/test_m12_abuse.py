@@ -217,12 +217,12 @@ def test_m12_graceful_shutdown(ws):
 
 
 def test_m12_fast_shutdown(ws):
-    agent = FakeAgent(ws, "--delay-ms", 3000)
+    agent = FakeAgent(ws, "--silent")
     keys, http = two_keys(ws, agent)
     agent.start()
-    nginx = start(ws, agent, http)
+    nginx = start(ws, agent, http + "    keyhold_timeout 50s;\n")
     threads, results = several(ws, keys[1], 15)
-    wait_until(lambda: agent.counters()[1] >= 15, "all are parked")
+    wait_until(lambda: agent.counters()[0] >= 15, "all are parked")
     begun = time.monotonic()
     finish(ws, nginx, signal.SIGTERM)
     check(time.monotonic() - begun < 8, "a fast shutdown waits for nobody")

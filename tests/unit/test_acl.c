@@ -51,28 +51,51 @@ static void test_choose(void **state)
     const kh_key_info *chosen = NULL;
 
     (void)state;
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos, 4, false, &chosen), KH_OK);
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, 0, infos, 4, false, &chosen), KH_OK);
     assert_int_equal(chosen->ref, 2); /* the first enabled and permitted one */
     infos[1].state = KH_STATE_DISABLED;
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos, 4, false, &chosen), KH_OK);
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, 0, infos, 4, false, &chosen), KH_OK);
     assert_int_equal(chosen->ref, 3);
     infos[2].state = KH_STATE_DELETED;
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos, 4, false, &chosen), KH_E_DISABLED);
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, 0, infos, 4, false, &chosen), KH_E_DISABLED);
     assert_null(chosen);
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_PUBLIC_KEY, infos, 4, true, &chosen), KH_OK);
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_PUBLIC_KEY, 0, infos, 4, true, &chosen), KH_OK);
     assert_int_equal(chosen->ref, 2);
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos, 1, false, &chosen), KH_E_NOT_FOUND);
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos, 0, false, &chosen), KH_E_NOT_FOUND);
-    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, infos + 2, 1, true, &chosen),
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, 0, infos, 1, false, &chosen), KH_E_NOT_FOUND);
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, 0, infos, 0, false, &chosen), KH_E_NOT_FOUND);
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, 0, infos + 2, 1, true, &chosen),
                      KH_E_NOT_FOUND); /* deleted */
-    assert_int_equal(kh_acl_choose(&nobody, KH_OP_SIGN, infos, 4, true, &chosen), KH_E_NOT_FOUND);
-    assert_int_equal(kh_acl_choose(NULL, KH_OP_SIGN, infos, 4, false, &chosen), KH_OK);
+    assert_int_equal(kh_acl_choose(&nobody, KH_OP_SIGN, 0, infos, 4, true, &chosen), KH_E_NOT_FOUND);
+    assert_int_equal(kh_acl_choose(NULL, KH_OP_SIGN, 0, infos, 4, false, &chosen), KH_OK);
     assert_int_equal(chosen->ref, 1);
+}
+
+/* The same key under several names, with different usages: the one that can do it is taken. */
+static void test_choose_by_usage(void **state)
+{
+    kh_key_info infos[4] = {{.ref = 1, .state = KH_STATE_ENABLED, .usage = KH_USAGE_SIGN, .name = "secret"},
+                            {.ref = 2, .state = KH_STATE_ENABLED, .usage = KH_USAGE_DECRYPT, .name = "www"},
+                            {.ref = 3, .state = KH_STATE_ENABLED, .usage = KH_USAGE_TLS_SERVER, .name = "site-a"},
+                            {.ref = 4, .state = KH_STATE_DISABLED, .usage = KH_USAGE_SIGN, .name = "site-b"}};
+    const kh_key_info *chosen = NULL;
+
+    (void)state;
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, KH_USAGE_TLS_SERVER | KH_USAGE_SIGN, infos, 4, false, &chosen),
+                     KH_OK);
+    assert_int_equal(chosen->ref, 3);
+    assert_int_equal(kh_acl_choose(NULL, KH_OP_SIGN, KH_USAGE_TLS_SERVER | KH_USAGE_SIGN, infos, 4, false, &chosen),
+                     KH_OK);
+    assert_int_equal(chosen->ref, 1); /* root may use that one too */
+    /* None that is enabled and permitted can: the first, so that the keeper names the reason. */
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, KH_USAGE_SIGN, infos, 4, false, &chosen), KH_OK);
+    assert_int_equal(chosen->ref, 2);
+    assert_int_equal(kh_acl_choose(&edge, KH_OP_SIGN, KH_USAGE_SIGN, infos + 3, 1, false, &chosen), KH_E_DISABLED);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_allows), cmocka_unit_test(test_choose)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_allows), cmocka_unit_test(test_choose),
+                                       cmocka_unit_test(test_choose_by_usage)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

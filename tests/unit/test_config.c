@@ -135,6 +135,8 @@ static void test_mistakes(void **state)
         {BASE "listen \"tcp:443\" {}\n", ":4: ", "unix:PATH"},
         {BASE "listen \"unix:\" {}\n", ":4: ", "unix:PATH"},
         {BASE "listen \"unix:x\" { mode = 01777 }\n", ":4: ", "out of range"},
+        {BASE "listen \"unix:x\" { mode = 666 }\n", ":4: ", "in octal"},
+        {BASE "\"open\nend\" = 1\n", ":", "open"},
         {BASE "listen \"unix:./agent.sock\" {}\nlisten \"unix:/etc/keyhold/agent.sock\" {}\n",
          ":5: ", "declared twice"},
         {BASE "identity \"a b\" { uid = 3 }\n", ":4: ", "a name has"},
@@ -189,6 +191,7 @@ static void test_mistakes(void **state)
             fail_msg("case %zu: \"%s\" does not begin with \"%s\" and contain \"%s\"", i, error, start,
                      table[i].what);
         }
+        assert_null(strchr(error, '\n')); /* one line of a log */
     }
 }
 
@@ -225,6 +228,7 @@ static void test_binary_and_missing(void **state)
     assert_int_equal(kh_config_load("/nonexistent/keyhold.conf", &config, error), KH_E_IO);
     assert_non_null(strstr(error, "/nonexistent/keyhold.conf: No such file"));
     assert_int_equal(kh_config_load("/", &config, error), KH_E_IO);
+    assert_non_null(strstr(error, "/: Is a directory"));
 }
 
 static void test_users(void **state)

@@ -11,12 +11,6 @@
 
 ngx_uint_t ngx_pagesize;
 
-void *ngx_calloc(size_t size, ngx_log_t *log)
-{
-    (void)log;
-    return calloc(1, size);
-}
-
 static int lines; /* of log */
 
 void ngx_log_error_core(ngx_uint_t level, ngx_log_t *log, ngx_err_t err, const char *fmt, ...)

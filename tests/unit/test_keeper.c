@@ -8,10 +8,12 @@
 
 #include "keeper_rig.h"
 
+#include <dirent.h>
 #include <openssl/bn.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <openssl/rsa.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -601,6 +603,69 @@ static void test_change_under_load(void **state)
     change_under_load(*state, 3, KH_E_NOT_FOUND);
 }
 
+/* Waits until each thread of the keeper sleeps. */
+static void wait_until_asleep(pid_t pid)
+{
+    bool asleep = false;
+
+    while (!asleep) {
+        char path[300], line[300];
+        struct dirent *entry = NULL;
+        DIR *dir = NULL;
+
+        snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+        assert_non_null(dir = opendir(path));
+        asleep = true;
+        while ((entry = readdir(dir)) != NULL) {
+            FILE *file = NULL;
+
+            snprintf(path, sizeof(path), "/proc/%d/task/%.20s/stat", (int)pid, entry->d_name);
+            if (entry->d_name[0] == '.' || (file = fopen(path, "r")) == NULL) {
+                continue;
+            }
+            asleep = asleep && fgets(line, sizeof(line), file) != NULL && strstr(line, ") S ") != NULL;
+            fclose(file);
+        }
+        closedir(dir);
+        sched_yield();
+    }
+}
+
+/*
+ * P-521 has no kernel, so company gains nothing: of two operations each worker takes one. A worker wakes by itself twice a
+ * second, and then may take both.
+ */
+static void test_single_operations_are_shared(void **state)
+{
+    keeper_rig *rig = *state;
+    const uint8_t message[5] = "hello";
+    unsigned shared = 0;
+    uint64_t cookie = 0;
+    kh_key_info info;
+
+    assert_int_equal(rig_create(rig, "shared", KH_KEY_P521, 0, KH_USAGE_SIGN, 0, &info), KH_OK);
+    kh_record record = {.op = KH_STORE_SIGN,
+                        .key_ref = info.ref,
+                        .scheme = KH_ECDSA_SHA512,
+                        .data = message,
+                        .data_len = 5};
+    assert_int_equal(rig_call(rig, &record)->result, KH_OK);
+    for (unsigned round = 0; round < 100; round++) {
+        uint32_t batches[2] = {0};
+
+        wait_until_asleep(rig->pid);
+        for (unsigned i = 0; i < 2; i++) {
+            assert_int_equal(kh_keystore_submit(rig->keystore, &record), KH_OK);
+        }
+        kh_keystore_flush(rig->keystore);
+        for (unsigned i = 0; i < 2; i++) {
+            batches[i] = rig_wait(rig, &cookie)->batch;
+        }
+        shared += batches[0] == 1 && batches[1] == 1;
+    }
+    assert_true(shared >= 90);
+}
+
 static void test_restart(void **state)
 {
     keeper_rig *rig = *state;
@@ -629,7 +694,7 @@ int main(void)
         cmocka_unit_test(test_tls_rsa_kx),      cmocka_unit_test(test_deadline_and_batches),
         cmocka_unit_test(test_new_ring),        cmocka_unit_test(test_change_under_load),
         cmocka_unit_test(test_root_over_front), cmocka_unit_test(test_check),
-        cmocka_unit_test(test_restart),
+        cmocka_unit_test(test_single_operations_are_shared), cmocka_unit_test(test_restart),
     };
 
     kh_secure_openssl();

@@ -61,7 +61,32 @@ static kh_result host_sign(const kh_request *req, uint8_t *out, size_t cap, size
     return KH_OK;
 }
 
-static kh_result host_perform(void *ctx, kh_request *req, uint8_t *out, size_t cap, size_t *len)
+/* What a host can ask about a reply, of a good one and of bad ones. */
+static void check_checks(const kh_prov_key *key, const kh_request *req, const uint8_t *sig, size_t len)
+{
+    uint8_t bad[KH_SIGNATURE_MAX + 1];
+
+    assert_true(kh_provider_reply_shape(key, req, sig, len));
+    assert_true(kh_provider_signature_good(key, req, sig, len));
+    memcpy(bad, sig, len);
+    bad[len] = 0;
+    assert_false(kh_provider_reply_shape(key, req, bad, len + 1));
+    assert_false(kh_provider_reply_shape(key, req, bad, len - 1));
+    assert_false(kh_provider_reply_shape(key, req, bad, 0));
+    bad[len / 3] ^= 1;
+    assert_false(kh_provider_signature_good(key, req, bad, len));
+    bad[len / 3] ^= 1;
+    if (kh_provider_key_type(key) == KH_KEY_P256) {
+        bad[0] ^= 1;
+        assert_false(kh_provider_reply_shape(key, req, bad, len));
+        bad[0] ^= 1;
+        bad[4] |= 0x80; /* a negative number, or one with a byte too many */
+        assert_false(kh_provider_reply_shape(key, req, bad, len));
+    }
+    ERR_clear_error();
+}
+
+static kh_result host_perform(void *ctx, const kh_prov_key *key, kh_request *req, uint8_t *out, size_t cap, size_t *len)
 {
     (void)ctx;
     host.calls++;
@@ -72,7 +97,9 @@ static kh_result host_perform(void *ctx, kh_request *req, uint8_t *out, size_t c
         return host.fail;
     }
     if (req->op == KH_OP_SIGN) {
-        return host_sign(req, out, cap, len);
+        host_sign(req, out, cap, len);
+        check_checks(key, req, out, *len);
+        return KH_OK;
     }
     *len = req->op == KH_OP_TLS_RSA_DECRYPT ? TLS_SECRET_LEN : 5;
     memset(out, 0x5a, *len);

@@ -33,7 +33,11 @@ extern "C" {
     X(KH_STORE_RECOVER, 32, "recover", 1)                                                                   \
     X(KH_STORE_PURGE, 33, "purge", 1)                                                                       \
     X(KH_STORE_CERTIFY, 34, "certify", 1)                                                                   \
-    X(KH_STORE_CHECK, 35, "check", 1)
+    X(KH_STORE_CHECK, 35, "check", 1)                                                                       \
+    X(KH_STORE_BACKUP, 36, "backup", 1)                                                                     \
+    X(KH_STORE_BACKED_UP, 37, "backed-up", 1)                                                               \
+    X(KH_STORE_EXPORT, 38, "export", 1)                                                                     \
+    X(KH_STORE_IMPORT_ALL, 39, "import-all", 1)
 
 typedef enum kh_store_op {
 #define KH_X(constant, number, name, admin) constant = number,
@@ -86,7 +90,13 @@ typedef struct kh_key_info {
  *                what was disabled over the admin socket is enabled only there: KH_E_FORBIDDEN over the ring
  *   recover, purge (admin) data = kh_key_info (name)                               → nothing
  *   certify (admin) key_ref, scheme, data = TBSCertificate or CertificationRequestInfo → signature, whatever the usage
- *   check (admin) → text: one line per damaged row, "ok N keys" at the end; in slices, others are served between them
+ * The following go in slices, and others are served between them; they end when the asker hangs up:
+ *   check (admin) → text: one line per finding, "ok N keys" or "damaged: good are N keys; N findings" at the end
+ *   backup (admin) a descriptor of an empty file                                    → kh_store_report; the file is a store
+ *   backed-up (admin): the backup is where it should be                            → nothing
+ *   export (admin) a descriptor of an empty file; data = globs of names, each with its zero; none: all → kh_store_report
+ *   import-all (admin) a descriptor of an export; data = transfer key (32 bytes) or nothing; flags: KH_IMPORT_PURGED
+ *                → kh_store_report; after a failure a text that names the key. Nothing is stored unless all of it may be.
  */
 typedef struct kh_record {
     uint64_t cookie;      /* the caller's; comes back with the completion */
@@ -100,6 +110,15 @@ typedef struct kh_record {
     uint32_t data_len;    /* at most KH_RECORD_DATA_MAX */
 } kh_record;
 
+#define KH_IMPORT_PURGED 0x1u /* keys that were purged here may come back */
+
+/* What an export, an import or a backup did. */
+typedef struct kh_store_report {
+    uint64_t keys;    /* in the file */
+    uint64_t stored;  /* of them, by this import */
+    uint64_t present; /* of them, there before */
+} kh_store_report;
+
 #define KH_LOOKUP_MAX 8
 #define KH_LIST_PAGE 16
 
@@ -111,6 +130,14 @@ typedef struct kh_completion {
     uint32_t slot;        /* give back with kh_keystore_release */
     uint32_t batch;       /* operations in the batch it was computed in; 0: not computed in a batch */
 } kh_completion;
+
+/* ---- Usage ------------------------------------------------------------------------------------------------------- */
+
+/*
+ * The usages (a set of kh_usage) of which each by itself lets a key of that type sign these bytes; 0: none does. The
+ * keeper decides for itself, whatever the front makes of it: this is for choosing among duplicates of a key.
+ */
+uint32_t kh_usages_to_sign(uint32_t key_type, uint32_t scheme, bool is_digest, const uint8_t *data, size_t len);
 
 /* ---- Lane groups: what may share a batch ------------------------------------------------------------------------ */
 
@@ -137,6 +164,7 @@ const char *kh_lane_name(int lane);
 kh_lane kh_lane_of(int key_type, unsigned bits);
 
 #define KH_BATCH_MAX 8
+#define KH_STORE_ID_LEN 16 /* random; names a store and its copies */
 
 /* ---- The front's side ------------------------------------------------------------------------------------------- */
 
@@ -160,7 +188,7 @@ KH_MUST_USE kh_result kh_keystore_attach(int fds[3], kh_keystore **keystore);
 void kh_keystore_free(kh_keystore *keystore); /* NULL is fine. Outstanding operations are simply forgotten. */
 /* Copies the record into a free slot. KH_E_OVERLOADED: no slot free. KH_E_TOO_LARGE. Does not wake the keeper. */
 KH_MUST_USE kh_result kh_keystore_submit(kh_keystore *keystore, const kh_record *record);
-/* Wakes sleeping workers, as many as there is new work for. Once per event loop turn. No system call if none sleeps. */
+/* Wakes sleeping workers, one for each batch of new work. Once per event loop turn. No system call if none sleeps. */
 void kh_keystore_flush(kh_keystore *keystore);
 /* Takes up to max completions; never blocks. Each slot must be released afterwards. */
 size_t kh_keystore_collect(kh_keystore *keystore, kh_completion *completions, size_t max);
@@ -190,6 +218,8 @@ typedef struct kh_keeper_stats {
     uint32_t workers, kernels; /* kernels: 0 openssl, 1 portable, 2 avx512-ifma */
     uint32_t running;          /* 1 while a keeper serves this ring */
     uint32_t kernels_failed;   /* 1: they failed their test at start, and OpenSSL computes all */
+    uint64_t last_backup;      /* Unix time; 0: never */
+    uint8_t store_id[KH_STORE_ID_LEN];
 } kh_keeper_stats;
 
 void kh_keystore_stats(const kh_keystore *keystore, kh_keeper_stats *stats);
@@ -245,6 +275,15 @@ KH_MUST_USE kh_result kh_keeper_send_stop(int control_fd);
  */
 KH_MUST_USE kh_result kh_admin_call(const char *socket_path, const kh_record *record, uint8_t *out, size_t cap,
                                     size_t *out_len, uint32_t timeout_ms);
+
+/* What came before the answer: a piece of it, or nothing but a sign of life. */
+typedef void (*kh_admin_part_fn)(void *ctx, const uint8_t *data, size_t len);
+/*
+ * The same for operations that take long or need a file: a duplicate of fd (-1: none) goes along, and timeout_ms is what may
+ * pass without a sign of life. part may be NULL. After a failure out may have a text that says why (*out_len > 0).
+ */
+KH_MUST_USE kh_result kh_admin_call_long(const char *socket_path, const kh_record *record, int fd, kh_admin_part_fn part,
+                                         void *ctx, uint8_t *out, size_t cap, size_t *out_len, uint32_t timeout_ms);
 
 /* ---- Making a store (keyholdctl init) --------------------------------------------------------------------------- */
 

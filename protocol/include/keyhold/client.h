@@ -57,10 +57,30 @@ typedef struct kh_client kh_client;
 
 /*
  * address: "unix:/path". cred: NULL to be known by the peer's uid; copied. Connects and does hello and auth within timeout_ms.
+ * (An agent behind "tcp:HOST:PORT" is opened with kh_client_open_tls; here that is KH_E_INVALID.)
  * On failure *detail (may be NULL) points at static or client-owned text for people.
  */
 KH_MUST_USE kh_result kh_client_open(const char *address, const kh_credential *cred, const char *client_name,
                                      uint32_t timeout_ms, kh_client **client, char *detail, size_t detail_cap);
+/*
+ * What a caller of an agent behind TCP has: PEM files, all of them needed. TLS 1.3 only, with certificates on both sides; the
+ * agent must show one for server_name (a DNS name or an IP address), and knows the caller by a SAN of its certificate.
+ */
+typedef struct kh_client_tls {
+    const char *ca_file;          /* who signs the agents' certificates; nobody else is trusted */
+    const char *certificate_file; /* the caller's own, with what lies between it and the CA that the agent knows */
+    const char *key_file;         /* its private key, unencrypted; mode & 007 is refused with KH_E_FORBIDDEN */
+    const char *server_name;      /* NULL: HOST of the address */
+} kh_client_tls;
+
+/*
+ * address: "tcp:HOST:PORT", "tcp:[IPV6]:PORT". tls: copied; its files are read now, and again for each new connection, so that
+ * renewed certificates are taken up. As kh_client_open; besides KH_E_UNAUTHENTICATED: one side does not accept the other's
+ * certificate. A new connection of the same client resumes the TLS session of the one before. A HOST that is a name is
+ * resolved by the system's resolver, which has time limits of its own.
+ */
+KH_MUST_USE kh_result kh_client_open_tls(const char *address, const kh_client_tls *tls, const char *client_name,
+                                         uint32_t timeout_ms, kh_client **client, char *detail, size_t detail_cap);
 void kh_client_close(kh_client *client);
 /* Who the agent takes this client for. Valid as long as the client. */
 const char *kh_client_identity(const kh_client *client);
@@ -70,6 +90,16 @@ const char *kh_client_identity(const kh_client *client);
  * A connection that is found dead before anything was sent on it is opened anew once.
  */
 KH_MUST_USE kh_result kh_client_call(kh_client *client, const kh_request *req, kh_reply *reply);
+
+/*
+ * For event-driven callers with sockets of their own: an SSL_CTX for the files, and an SSL of it made ready for an agent (SNI,
+ * verification of its certificate, connect state). TLS 1.3, ALPN "keyhold/1", our certificate, nobody trusted but ca_file. It
+ * lives in a library context of its own, so that a program's providers and openssl.cnf have no part in it. Failures fill
+ * detail (may be NULL). KH_E_IO, KH_E_FORBIDDEN, KH_E_MALFORMED, KH_E_MISMATCH (key and certificate), KH_E_MEMORY.
+ */
+KH_MUST_USE kh_result kh_client_tls_context(const kh_client_tls *tls, SSL_CTX **ctx, char *detail, size_t detail_cap);
+/* server_name: a DNS name or an IP address, without brackets. KH_E_INVALID, KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_client_tls_prepare(SSL *ssl, const char *server_name);
 
 #ifdef __cplusplus
 }

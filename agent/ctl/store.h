@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the store commands share. */
+#ifndef KEYHOLD_CTL_STORE_H
+#define KEYHOLD_CTL_STORE_H
+
+#include "agent.h"
+#include "newfile.h"
+
+/* Lets the agent write into the file; what: for the error. *report: what it did. */
+KH_MUST_USE kh_result store_fill_file(ctl_run *ctl, ctl_agent *agent, const kh_record *record, const ctl_newfile *file,
+                                      const char *what, kh_store_report *report);
+/* A backup of the agent's store into a new file. */
+KH_MUST_USE kh_result store_backup_into(ctl_run *ctl, ctl_agent *agent, const ctl_newfile *file,
+                                        kh_store_report *report);
+
+#endif
