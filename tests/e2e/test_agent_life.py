@@ -325,6 +325,17 @@ def test_socket_activation(ws):
         agent.wait_ready()
         agent.stop()
         check(os.path.exists(agent.socket), "systemd's socket is not ours to remove")
+        # Who comes while there is no agent waits in the queue, and is served by the next.
+        early = wire.Caller(agent.socket)
+        early.send(wire.HELLO, 1, 1, 65536, "early", "", os.urandom(32))
+        check(not early.ready(0.3), "nobody is there yet")
+        with open(agent.log_path, "ab") as log:
+            agent.process = subprocess.Popen([sys.executable, "-c", script, str(listener.fileno()), artefact("keyholdd", PRESET),
+                                              "--config", agent.conf], pass_fds=[listener.fileno()], stdout=log, stderr=log)
+        check(early.reply()[:2] == [wire.HELLO, wire.OK], "the one who waited is served")
+        early.close()
+        agent.wait_ready()
+        agent.stop()
 
 
 # ---- Processes that stand still -----------------------------------------------------------------------------------------------------

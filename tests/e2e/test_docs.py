@@ -209,6 +209,7 @@ def test_nothing_of_the_makers_machine(_):
 # A machine of one's own: nothing that follows is seen outside. systemctl has no systemd here, and does what the unit says.
 PROLOGUE = r"""
 set -e
+trap 'status=$?; [ $status = 0 ] || tail -n 15 /run/nginx.log /run/keyholdd.log >&2' EXIT
 mount --make-rprivate /
 mkdir "$HOME_DIR/box" && mount -t tmpfs none "$HOME_DIR/box" && cd "$HOME_DIR/box" && mkdir usr usr-work bin
 mount -t overlay overlay -o "lowerdir=/usr,upperdir=$PWD/usr,workdir=$PWD/usr-work" /usr
@@ -218,9 +219,13 @@ mkdir -p /var/lib/nginx
 cat > bin/systemctl <<'END'
 #!/bin/bash
 unit=/usr/lib/systemd/system/keyhold.service
+socket=$(cat /run/keyhold.socket 2>/dev/null)
+activate="import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o666); s.listen(1024); os.dup2(s.fileno(), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); os.execv(sys.argv[2], sys.argv[2:])"
 start() {
     $(sed -n 's/^ExecStartPre=//p' $unit) || exit 1
-    setsid $(sed -n 's/^ExecStart=//p' $unit) >>/run/keyholdd.log 2>&1 </dev/null &
+    setsid ${socket:+python3 -c "$activate" $socket} $(sed -n 's/^ExecStart=//p' $unit) >>/run/keyholdd.log 2>&1 </dev/null &
     echo $! >/run/keyholdd.pid
     for _ in $(seq 300); do keyholdctl ping >/dev/null 2>&1 && return; sleep 0.1; done
     exit 1
@@ -228,6 +233,12 @@ start() {
 case $* in
     daemon-reload) ;;
     "enable --now keyhold" | "start keyhold") [ -e /run/keyholdd.pid ] || start ;;
+    "restart keyhold") "$0" stop keyhold && "$0" start keyhold ;;
+    "reload nginx") nginx -s reload && sleep 0.3 ;;
+    "enable --now keyhold.socket") sed -n 's/^ListenStream=//p' /usr/lib/systemd/system/keyhold.socket >/run/keyhold.socket ;;
+    "enable --now keyhold-renew@"*.timer) # what the timer does when its time has come
+        name=${3#keyhold-renew@} && name=${name%.timer} && test -e /usr/lib/systemd/system/keyhold-renew@.timer
+        $(sed -n "s/^ExecStart=//p" /usr/lib/systemd/system/keyhold-renew@.service | sed "s/%i/$name/") ;;
     "reload keyhold") kill -HUP "$(cat /run/keyholdd.pid)" && sleep 0.3 ;;
     "stop keyhold")
         kill "$(cat /run/keyholdd.pid)"
@@ -245,6 +256,7 @@ cmake() { # what it builds is built already
         *) echo "cmake $*: not known here" >&2 && return 1 ;;
     esac
 }
+not() { ! "$@"; } # `set -e` does not look at what begins with an exclamation mark
 apt-get() { :; } # the list of packages has a test of its own
 get() { curl -sS --noproxy '*' --max-time 20 --cacert "$2" --resolve "$1:443:127.0.0.1" "https://$1/"; }
 python3 - <<'END' # the loopback device of this network
@@ -303,15 +315,15 @@ def operations_story():
                         "        ssl_certificate_key /etc/ssl/private/shop.example.key;\n"
                         '        location / { return 200 "shop\\n"; } }\n}\n')
     story += "nginx -t && nginx\nget www.example ca.crt | grep served\nget shop.example /etc/ssl/shop.example.crt | grep shop\n"
-    story += take(left, "sh", "key import shop.example")
-    story += ("sed -i 's,ssl_certificate_key .*,keyhold on;,' /etc/nginx/nginx.conf\nnginx -t && nginx -s reload && sleep 0.5\n"
-              "get shop.example /etc/ssl/shop.example.crt | grep shop\nrm /etc/ssl/private/shop.example.key\n")
+    story += migration(left)
     story += take(left, "sh", "token create edge1")
     identity = take(left, "", 'identity "edge1"')
     story += f"cat >> /etc/keyhold/keyhold.conf <<'END'\n{identity}END\n" + take(left, "sh", "systemctl reload keyhold")
     story += "keyholdctl --token /etc/keyhold/edge1.token ping | grep edge1\n"
     story += "keyholdctl --token /etc/keyhold/edge1.token key show www.example\n"
-    story += "! keyholdctl --token /etc/keyhold/edge1.token key show shop.example\n"
+    story += "not keyholdctl --token /etc/keyhold/edge1.token key show shop.example\n"
+    story += renewal(left)
+    story += monitoring(left)
     story += everyday()
     story += take(left, "sh", "keyholdctl store backup") + "test -s /var/backups/keyhold/keys.db\n"
     story += "keyholdctl key create since --type p256\n" + take(left, "sh", "keyholdctl store restore")
@@ -320,16 +332,99 @@ def operations_story():
     story += ("keyholdctl store fsck\nsleep 1\nget www.example ca.crt | grep served\n"
               "stat -c '%a %U %n' /etc/keyhold/* /var/lib/keyhold /run/keyhold/*\n"
               # the table of events
-              "systemctl stop keyhold\n! get www.example ca.crt\ngrep 'keyhold: handshake failed: sign with key' /run/nginx.log\n"
+              "systemctl stop keyhold\nnot get www.example ca.crt\ngrep 'keyhold: handshake failed: sign with key' /run/nginx.log\n"
               "mv /etc/keyhold/kek kek && head -c 32 /dev/urandom > /etc/keyhold/kek && chmod 600 /etc/keyhold/kek\n"
-              "! timeout 20 keyholdd\nmv kek /etc/keyhold/kek\nsystemctl start keyhold\n"
-              "sed 's,/run/keyhold/,/run/,' /etc/keyhold/keyhold.conf > /etc/keyhold/second.conf\n"
-              "! timeout 20 keyholdd --config /etc/keyhold/second.conf 2>second.log\ngrep -i 'lock\\|another agent' second.log\n"
+              "not timeout 20 keyholdd\nmv kek /etc/keyhold/kek\nsystemctl start keyhold\n"
+              "sed -e 's,/run/keyhold/,/run/,' -e /^metrics/d /etc/keyhold/keyhold.conf > /etc/keyhold/second.conf\n"
+              "not timeout 20 keyholdd --config /etc/keyhold/second.conf 2>second.log\ngrep -i 'lock\\|another agent' second.log\n"
               "keyholdctl key disable www.example && nginx -s reload && sleep 1\n"
               "grep 'keyhold: key id .*, which the configuration needs, can not be used at agent' /run/nginx.log\n"
               "get shop.example /etc/ssl/shop.example.crt | grep shop\n")
     check(not left, "operations.md has blocks that are not tested:", left)
     return story
+
+
+# What nginx has done with keys so far, by the agent's own count.
+SIGNED = "keyholdctl status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"lanes\"][\"rsa2048\"][\"operations\"])'"
+
+
+def migration(left):
+    """Canary, change, way back, and the change again: which key serves is seen at the agent's counter."""
+    serves = "get shop.example /etc/ssl/shop.example.crt | grep shop\n"
+    story = take(left, "sh", "key import shop.example")
+    canary = take(left, "nginx", "listen 8443").replace("server {", 'server { location / { return 200 "canary\\n"; }', 1)
+    story += f"cat > canary.conf <<'END'\n{canary}END\nsed -i -e '/^http {{/r canary.conf' /etc/nginx/nginx.conf\n"
+    story += "{\n" + take(left, "sh", "--connect-to") + "} | tee canary.txt\ngrep canary canary.txt && grep -w '0 failed' canary.txt\n"
+    story += f"before=$({SIGNED})\ntest $before -gt 10\n" + serves + f"test $({SIGNED}) = $before # the site's own key file\n"
+    story += take(left, "sh", "nginx.conf.before-keyhold\n") + "sleep 0.5\n" + serves + f"test $({SIGNED}) -gt $before\n"
+    story += take(left, "sh", "cp -p /etc/nginx/nginx.conf.before-keyhold") + "sleep 0.5\n"
+    story += f"before=$({SIGNED})\n" + serves + f"test $({SIGNED}) = $before # the way back\n"
+    story += "sed -i 's,ssl_certificate_key .*,keyhold on;,' /etc/nginx/nginx.conf\nnginx -t && nginx -s reload && sleep 0.5\n"
+    return story + serves + "rm /etc/ssl/private/shop.example.key\n"
+
+
+# Plays certbot and the authority behind it: takes certbot's options, and signs with the test's own authority.
+CERTBOT = r"""
+cat > bin/certbot <<'END'
+#!/usr/bin/env python3
+import os, subprocess, sys
+words = sys.argv[1:]
+assert words[:2] == ["certonly", "--non-interactive"] and "--webroot" in words, words
+option = lambda name: words[words.index(name) + 1]
+box = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+with open(box + "/asked", "a") as file:
+    file.write(" ".join(words) + "\n")
+days = open(box + "/days").read().strip()
+request = option("--csr")
+if os.path.exists(box + "/wrong"):
+    subprocess.run(["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", box + "/o.key", "-subj", "/CN=www.example",
+                    "-out", box + "/o.csr"], check=True, stderr=subprocess.DEVNULL)
+    request = box + "/o.csr"
+subprocess.run(["openssl", "x509", "-req", "-in", request, "-CA", box + "/here/ca.crt", "-CAkey", box + "/here/ca.key",
+                "-CAcreateserial", "-copy_extensions", "copy", "-days", days, "-out", option("--cert-path")], check=True)
+cert, ca = open(option("--cert-path")).read(), open(box + "/here/ca.crt").read()
+open(option("--chain-path"), "w").write(ca)
+open(option("--fullchain-path"), "w").write(cert + ca)
+END
+chmod 755 bin/certbot
+"""
+
+
+def renewal(left):
+    """Due, not yet due, and what goes wrong: an authority's mistake and an nginx that would not start change nothing."""
+    serial = "openssl x509 -in /etc/keyhold/www.example.crt -noout -serial"
+    renew = "/usr/share/keyhold/keyhold-renew"
+    story = "cd ..\n" + CERTBOT + "echo 90 >days\ncd here\n" + f"first=$({serial})\n" + take(left, "sh", "keyhold-renew --force")
+    story += (f"second=$({serial})\ntest \"$first\" != \"$second\"\ntest $(wc -l <../asked) = 1 # the timer: not yet due\n"
+              "sleep 0.5\nget www.example ca.crt | grep served\n"
+              "openssl s_client -connect 127.0.0.1:443 -servername www.example </dev/null 2>/dev/null | openssl x509 -noout -serial "
+              "| grep \"$second\"\n"
+              f"echo 'DAYS=100' >>/etc/keyhold/renew/www.example.conf\n{renew} www.example\n"
+              f"third=$({serial})\ntest \"$third\" != \"$second\" # now it was due\n"
+              # the authority is wrong
+              f"touch ../wrong\nnot {renew} --force www.example\nrm ../wrong\ntest \"$({serial})\" = \"$third\"\n"
+              f"echo 0 >../days\nnot {renew} --force www.example\necho 90 >../days\ntest \"$({serial})\" = \"$third\"\n"
+              # nginx would not like it: the old one is put back
+              "cp -p /etc/nginx/nginx.conf kept.conf\necho nonsense >>/etc/nginx/nginx.conf\n"
+              f"not {renew} --force www.example\ncp -p kept.conf /etc/nginx/nginx.conf\ntest \"$({serial})\" = \"$third\"\n"
+              "get www.example ca.crt | grep served\n"
+              # as certbot's deploy hook
+              "mkdir -p lineage/www.example\nkeyholdctl cert csr www.example --subject /CN=www.example --out hook.csr\n"
+              "openssl x509 -req -in hook.csr -CA ca.crt -CAkey ca.key -CAcreateserial -copy_extensions copy -days 60 "
+              "-out lineage/www.example/fullchain.pem\n"
+              f"RENEWED_LINEAGE=$PWD/lineage/www.example RENEWED_DOMAINS=www.example {renew}\n"
+              "cmp lineage/www.example/fullchain.pem /etc/keyhold/www.example.crt\nsleep 0.5\nget www.example ca.crt | grep served\n")
+    return story
+
+
+def monitoring(left):
+    metrics = take(left, "", "metrics ")
+    story = f"cat >> /etc/keyhold/keyhold.conf <<'END'\n{metrics}END\n"
+    story += "{\n" + take(left, "sh", "keyhold-tcp.conf") + "} >metrics.txt\n"
+    story += ("test $(grep -c '^keyhold_keeper_up 1$' metrics.txt) = 2\ngrep -q '^keyhold_operations_total{op=\"ping\"' metrics.txt\n"
+              "sleep 1\nget www.example ca.crt | grep served\n")
+    story += take(left, "sh", "keyhold.socket")
+    return story + "sleep 1\nget www.example ca.crt | grep served\ntest -S /run/keyhold/agent.sock\n"
 
 
 def everyday():

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include "config.h"
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,9 +60,13 @@ static void test_everything(void **state)
         "    token = \"edge.token\"\n"
         "    allow { keys = {\"site-*\", \"www\"}  operations = {\"sign\", \"public-key\"} }\n"
         "    allow { keys = {\"kx\"} operations = {\"tls-rsa-decrypt\"} }\n"
-        "    queue_max = 10 weight = 3\n"
+        "    queue_max = 10 weight = 3 max_connections = 5\n"
         "}\n"
-        "identity \"php\" { uid = 33 }\n";
+        "identity \"php\" { uid = 33 }\n"
+        "metrics \"unix:m.sock\" { mode = 0600 group = \"4\" }\n"
+        "metrics \"tcp:127.1.2.3:9464\" {}\n"
+        "metrics \"tcp:[::1]:1\" {}\n"
+        "metrics \"tcp:[::]:65535\" { public = true }\n";
     char error[KH_CONFIG_ERROR_MAX];
     kh_config *config = NULL;
     kh_user user = {0, 0};
@@ -86,6 +91,19 @@ static void test_everything(void **state)
     assert_int_equal(config->identities[0].weight, 3);
     assert_int_equal(config->identities[1].uid, 33);
     assert_null(config->identities[1].token);
+    assert_int_equal(config->identities[0].max_connections, 5);
+    assert_int_equal(config->identities[1].max_connections, 0);
+    assert_int_equal(config->metrics_count, 4);
+    assert_string_equal(config->metrics[0].path, "/etc/keyhold/m.sock");
+    assert_string_equal(config->metrics[0].address, "unix:m.sock");
+    assert_int_equal(config->metrics[0].mode, 0600);
+    assert_string_equal(config->metrics[0].group, "4");
+    assert_null(config->metrics[1].path);
+    assert_int_equal(config->metrics[1].tcp.in.sin_family, AF_INET);
+    assert_int_equal(ntohl(config->metrics[1].tcp.in.sin_addr.s_addr), 0x7f010203);
+    assert_int_equal(ntohs(config->metrics[1].tcp.in.sin_port), 9464);
+    assert_int_equal(config->metrics[2].tcp.in6.sin6_family, AF_INET6);
+    assert_true(config->metrics[3].is_public && !config->metrics[2].is_public);
     kh_config_free(config);
 }
 
@@ -122,6 +140,15 @@ static void test_mistakes(void **state)
         {BASE "listen \"unix:./agent.sock\" {}\nlisten \"unix:/etc/keyhold/agent.sock\" {}\n",
          ":5: ", "declared twice"},
         {BASE "identity \"a b\" { uid = 3 }\n", ":4: ", "a name has"},
+        {BASE "identity \"a\" { uid = 3 max_connections = 0 }\n", ":4: ", "out of range"},
+        {BASE "metrics \"http://x\" {}\n", ":4: ", "tcp:ADDRESS:PORT"},
+        {BASE "metrics \"tcp:128.0.0.1:1\" {}\n", ":4: ", "public = true"},
+        {BASE "metrics \"tcp:[::ffff:10.0.0.1]:1\" {}\n", ":4: ", "public = true"},
+        {BASE "metrics \"tcp:127.0.0.1:+1\" {}\n", ":4: ", "numeric"},
+        {BASE "metrics \"tcp:[127.0.0.1]:1\" {}\n", ":4: ", "numeric"},
+        {BASE "metrics \"unix:agent.sock\" {}\n", ":4: ", "something else"},
+        {BASE "metrics \"unix:a\" {}\nmetrics \"unix:./a\" {}\nmetrics \"unix:/etc/keyhold/a\" {}\n", ":6: ",
+         "something else"},
         {BASE "identity \"root\" { uid = 3 }\n", ":4: ", "operator"},
         {BASE "identity \"a\" { uid = 0 }\n", ":4: ", "operator"},
         {BASE "identity \"a\" { uid = 4294967295 }\n", ":4: ", "out of range"},
