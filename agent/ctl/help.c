@@ -134,7 +134,8 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
         "        --config | --socket | --token) globals+=(\"$word\") skip=keep ;;\n"
         "        --out | --type | --usage | --cert | --pin | --passphrase-file | --passphrase-env | "
         "--subject | --san | --days | \\\n"
-        "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout | --store | --kek-file | \\\n"
+        "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout | --store | "
+        "--kek-file | \\\n"
         "            --keys) skip=drop ;;\n"
         "        -*) ;;\n"
         "        *) if [ -n \"$command\" ]; then count=$((count + 1))\n"
@@ -155,7 +156,8 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
     }
     (void)printf("    esac\n"
                  "    case $prev in\n"
-                 "    --config | --token | --cert | --out | --pin | --passphrase-file | --store | --kek-file) COMPREPLY=($(compgen "
+                 "    --config | --token | --cert | --out | --pin | --passphrase-file | --store | "
+                 "--kek-file) COMPREPLY=($(compgen "
                  "-f -- \"$cur\")); return ;;\n"
                  "    --dir | --prefix) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n"
                  "    --user-front | --user-keeper) COMPREPLY=($(compgen -u -- \"$cur\")); return ;;\n"
@@ -165,12 +167,12 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
 #define KH_X(constant, bit, name) (void)printf(" %s", name);
     KH_USAGES(KH_X)
 #undef KH_X
-    (void)printf(
-        "\" -- \"$cur\")); return ;;\n"
-        "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env | --keys) return ;;\n"
-        "    esac\n"
-        "    case $cur in\n"
-        "    -*) COMPREPLY=($(compgen -W \"$options");
+    (void)printf("\" -- \"$cur\")); return ;;\n"
+                 "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env | "
+                 "--keys) return ;;\n"
+                 "    esac\n"
+                 "    case $cur in\n"
+                 "    -*) COMPREPLY=($(compgen -W \"$options");
     print_option_words(ctl_global_options);
     (void)printf("\" -- \"$cur\")); return ;;\n"
                  "    esac\n");

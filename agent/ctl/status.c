@@ -43,6 +43,18 @@ static void print_uptime(json_int_t seconds)
     }
 }
 
+/* Which store it is, and when it was backed up. */
+static void print_store(const json_t *store)
+{
+    char when[32];
+    long long last = (long long)number(store, "last_backup");
+
+    if (store != NULL) {
+        (void)printf("store %.8s, %s%s\n", text(store, "id"), last > 0 ? "backed up " : "never backed up",
+                     last > 0 ? output_time((uint64_t)last, when) : "");
+    }
+}
+
 static void print_head(const json_t *status)
 {
     const json_t *keeper = json_object_get(status, "keeper");
@@ -65,6 +77,7 @@ static void print_head(const json_t *status)
                  (long long)number(keeper, "keys_resident"), (long long)number(keeper, "keys_loaded"),
                  (long long)number(keeper, "keys_evicted"), (long long)number(keeper, "refused_usage"),
                  (long long)number(keeper, "losses"));
+    print_store(json_object_get(keeper, "store"));
     if (number(status, "delay_ms") > 0) {
         (void)printf("every operation is DELAYED by %lld ms (debug_delay_ms)\n",
                      (long long)number(status, "delay_ms"));
