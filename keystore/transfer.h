@@ -2,11 +2,13 @@
 /*
  * Export files: keys on their way between stores that have the same KEK. All numbers are big-endian.
  *
- *   header   "keyhold-export", format (2 bytes: 1); kind of the KEK and its parameters (20, as in the store);
- * time (8); the store's id (16); the file key, sealed under the transfer key of the KEK (60); SHA-256 of all
- * this entries  length of what follows (4); created (8), version, type, bits, usage, state, policy (4 each),
- * length of the name (2), name, id (32), length of the public key (2), public key; the private key, sealed
- * under the file key end      0 (4); number of entries (8); a seal of nothing (28)
+ * - header: "keyhold-export", format (2 bytes: 1); kind of the KEK and its parameters (20, as in the store);
+ *   time (8); the store's id (16); the file key, sealed under the transfer key of the KEK (60); SHA-256 of
+ * all this
+ * - entries: length of what follows (4); created (8), version, type, bits, usage, state, policy (4 each);
+ *   length of the name (2), name, id (32), length of the public key (2), public key; the private key, sealed
+ *   under the file key
+ * - end: 0 (4); number of entries (8); a seal of nothing (28)
  *
  * Entries are in the order of names and versions. What a seal of an entry protects beside the key is its
  * number in the file and all of the entry before it; of the end, the number of entries and the SHA-256 of all
