@@ -231,7 +231,8 @@ static const char *advice(kh_result result)
         {KH_E_NOT_FOUND, "see keyholdctl key list"},
         {KH_E_EXISTS, "choose another name, or add a version with --new-version"},
         {KH_E_DUPLICATE, "use that one, or add --allow-duplicate"},
-        {KH_E_WEAK, "use rsa2048 or more with the public exponent 65537 or more, p256, p384, p521 or ed25519"},
+        {KH_E_WEAK,
+         "use rsa2048 or more with the public exponent 65537 or more, p256, p384, p521 or ed25519"},
         {KH_E_FORBIDDEN, "run this as root on the agent's host"},
         {KH_E_UNAUTHENTICATED, "give the right --token"},
         {KH_E_STORAGE, "make room and check the store's directory"},
@@ -266,17 +267,19 @@ static kh_result fail_call(ctl_agent *agent, kh_result result, const char *what,
     return ctl_fail(agent->error, result, "%s: %s; %s", what, text, advice(result));
 }
 
-kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd, const char *what, uint8_t *out,
-                               size_t cap, size_t *out_len)
+kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd, const char *what,
+                               uint8_t *out, size_t cap, size_t *out_len)
 {
-    kh_result result = kh_admin_call_long(agent->admin, record, fd, NULL, NULL, out, cap, out_len, agent->timeout_ms);
+    kh_result result =
+        kh_admin_call_long(agent->admin, record, fd, NULL, NULL, out, cap, out_len, agent->timeout_ms);
 
     /* The keeper's own words say what to do, too. */
     if (result != KH_OK && *out_len > 0) {
         return ctl_fail(agent->error, result, "%s: %.*s", what, (int)*out_len, (const char *)out);
     }
     if (result == KH_E_IO && fd >= 0 && access(agent->admin, W_OK) == 0) {
-        return ctl_fail(agent->error, result, "%s: %s", what, kh_result_text(result)); /* the file, not the socket */
+        return ctl_fail(agent->error, result, "%s: %s", what,
+                        kh_result_text(result)); /* the file, not the socket */
     }
     if (result == KH_E_UNAVAILABLE || result == KH_E_CLOSED || result == KH_E_IO) {
         return cannot_reach(agent->error, agent->admin, kh_result_text(result));
