@@ -13,7 +13,7 @@ const ctl_option ctl_global_options[] = {
     {"config", "FILE", "the agent's configuration (default " CTL_DEFAULT_CONFIG ")"},
     {"socket", "ADDR", "talk to the agent at unix:/path instead of the one in the configuration"},
     {"token", "FILE", "prove who is calling with this token"},
-    {"timeout", "MS", "wait at most so many milliseconds for each answer (default 10000)"},
+    {"timeout", "MS", "wait at most so many milliseconds for each answer (default 10000; key create: 60000)"},
     {"json", NULL, "print JSON for programs"},
     {"help", NULL, "print help, for a command too"},
     {"version", NULL, "print the version"},
