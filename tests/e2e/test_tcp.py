@@ -453,10 +453,13 @@ def test_dead_peers_are_noticed(_):
     with site.call() as caller:
         local = caller.socket.getsockname()[1]
         tail = f":{site.port:04X} "
-        lines = [line.split() for line in read("/proc/net/tcp").splitlines() if tail in line and f":{local:04X} 01 " in line]
-        check(len(lines) == 1, "the agent's end", lines)
-        timer, when = lines[0][5].split(":")
-        check(timer == "02" and 0 < int(when, 16) <= 30 * os.sysconf("SC_CLK_TCK"), "no keepalive timer", lines[0])
+
+        def keepalive():
+            lines = [line.split() for line in read("/proc/net/tcp").splitlines() if tail in line and f":{local:04X} 01 " in line]
+            timer, when = lines[0][5].split(":")
+            return timer == "02" and 0 < int(when, 16) <= 30 * os.sysconf("SC_CLK_TCK")
+
+        wait_until(keepalive, "the agent's end has a keepalive timer", 10)
 
 
 # ---- What may be done -----------------------------------------------------------------------------------------------------------
@@ -504,8 +507,8 @@ def test_keyholdctl_from_afar(ws):
         file.write("keyhold-import-1 " + "11" * 32 + "\n")
     done = admin.ctl("key", "import", "remote", key.key, "--pin", wrong, ok=False)
     check(done.returncode == 1 and "is pinned; nothing was sent" in done.stderr, "a wrong pin:", done.stderr)
-    done = admin.ctl("key", "import", "remote", key.key, ok=False)
-    check(done.returncode == 2 and "--pin" in done.stderr, "no pin:", done.stderr)
+    done = admin.ctl("key", "import", "remote", key.key, "--config", os.path.join(ws.dir, "keyhold.conf"), ok=False)
+    check(done.returncode == 1 and "give --pin" in done.stderr, "no pin:", done.stderr)
     check("remote" not in admin.agent.ctl("key", "list").stdout, "it was imported nevertheless")
     admin.ctl("key", "import", "remote", key.key, "--pin", os.path.join(admin.agent.dir, "import.pub"))
     check("remote" in admin.agent.ctl("key", "list").stdout, "import")
@@ -513,7 +516,7 @@ def test_keyholdctl_from_afar(ws):
     done = admin.ctl("key", "purge", "remote", "--yes", ok=False)
     check(done.returncode == 2 and "admin socket" in done.stderr, "purge:", done.stderr)
     done = admin.ctl("--agent-name", "other.example", "ping", ok=False)
-    check(done.returncode == 3 and "hostname mismatch" in done.stderr.lower(), "another name:", done.stderr)
+    check(done.returncode == 1 and "hostname mismatch" in done.stderr.lower(), "another name:", done.stderr)
     admin.ctl("--agent-name", "agent.example", "ping")
     stranger = pki.Authority(ws.dir, ws.new_name("stranger")).issue("edge", "DNS:edge1.example")
     done = admin.ctl("ping", identity=stranger, ok=False)
@@ -538,7 +541,8 @@ def test_provider_over_tcp(_):
         file.write(site.agent.ctl("key", "public", KEY).stdout)
     run("openssl", "dgst", "-sha256", "-verify", public, "-signature", signature, message)
     env["KH_NAME"] = "other.example"
-    check(run(*args, env=env, ok=False).returncode != 0, "another name")
+    done = run(*args, env=env, ok=False)
+    check(done.returncode != 0 and "hostname mismatch" in done.stderr.lower(), "another name:", done.stderr)
 
 
 # ---- What --check says ------------------------------------------------------------------------------------------------------------
@@ -560,7 +564,7 @@ def test_check_of_the_files(ws):
         with open(os.path.join(folder, name), "w") as file:
             file.write(text)
 
-    says("1 identities", status=0)
+    says("2 listeners, 2 identities", status=0)
     put("tls.key", read(checked.edge.key))
     says(f"{agent.conf}:{line}: certificate_key", "does not belong to the certificate")
     put("tls.key", good["tls.key"])
@@ -577,7 +581,7 @@ def test_check_of_the_files(ws):
     old = checked.agents.issue("old", "IP:127.0.0.1", -7200, -3600)
     checked.use(old)
     says("warning: ", f":{line}: certificate", "it expired", status=0)
-    soon = checked.agents.issue("soon", "IP:127.0.0.1", -7200, 3600)
+    soon = checked.agents.issue("soon", "IP:127.0.0.1", -72000, 3600)
     checked.use(soon)
     says("warning: ", "it expires soon", status=0)
 

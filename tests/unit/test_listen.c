@@ -131,6 +131,71 @@ static void test_bad(void **state)
     assert_int_not_equal(access(path, F_OK), 0); /* nothing left behind */
 }
 
+/* What the connections of a TCP listener inherit, which the front cannot set. */
+static void test_tcp(void **state)
+{
+    static const struct {
+        int level, name, value;
+    } table[] = {{IPPROTO_TCP, TCP_NODELAY, 1},   {SOL_SOCKET, SO_KEEPALIVE, 1},  {IPPROTO_TCP, TCP_KEEPIDLE, 30},
+                 {IPPROTO_TCP, TCP_KEEPINTVL, 10}, {IPPROTO_TCP, TCP_KEEPCNT, 3}, {IPPROTO_TCP, TCP_USER_TIMEOUT, 30000}};
+    char name[] = "tcp:127.0.0.1:0", error[KH_CONFIG_ERROR_MAX] = "";
+    kh_config_listener listener = {.address = name};
+    socklen_t len = sizeof listener.tcp.in;
+    kh_socket sock, second;
+    int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd = -1;
+
+    (void)state;
+    listener.tcp.in.sin_family = AF_INET;
+    listener.tcp.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(kh_socket_open_listener(&listener, &sock, error), KH_OK);
+    assert_string_equal(sock.address, name);
+    assert_int_equal(getsockname(sock.fd, &listener.tcp.any, &len), 0);
+    assert_int_equal(connect(client, &listener.tcp.any, len), 0);
+    while ((fd = accept4(sock.fd, NULL, NULL, SOCK_CLOEXEC)) < 0) {
+        assert_int_equal(errno, EAGAIN);
+    }
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        int value = 0;
+
+        len = sizeof value;
+        assert_int_equal(getsockopt(fd, table[i].level, table[i].name, &value, &len), 0);
+        assert_int_equal(value, table[i].value);
+    }
+    assert_int_equal(kh_socket_open_listener(&listener, &second, error), KH_E_EXISTS);
+    assert_non_null(strstr(error, "in use"));
+    assert_int_equal(second.fd, -1);
+    close(fd);
+    close(client);
+    kh_socket_close(&sock);
+    assert_int_equal(kh_socket_open_listener(&listener, &sock, error), KH_OK); /* at once, though one was just closed */
+    kh_socket_close(&sock);
+}
+
+/* A socket that systemd passes is taken by its address, and gets the same options. */
+static void test_inherited(void **state)
+{
+    char name[] = "tcp:127.0.0.1:0", error[KH_CONFIG_ERROR_MAX] = "";
+    kh_config_listener listener = {.address = name};
+    socklen_t len = sizeof listener.tcp.in;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), value = 0;
+    kh_socket sock;
+
+    (void)state;
+    listener.tcp.in.sin_family = AF_INET;
+    listener.tcp.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(bind(fd, &listener.tcp.any, len), 0);
+    assert_int_equal(listen(fd, 5), 0);
+    assert_int_equal(getsockname(fd, &listener.tcp.any, &len), 0);
+    assert_int_equal(kh_socket_open_listener(&listener, &sock, error), KH_OK); /* ours: see main */
+    assert_int_equal(getsockname(sock.fd, &listener.tcp.any, &len), 0);
+    len = sizeof value;
+    assert_int_equal(getsockopt(sock.fd, SOL_SOCKET, SO_KEEPALIVE, &value, &len), 0);
+    assert_int_equal(value, 1);
+    assert_int_equal(sock.ino, 0);
+    kh_socket_close(&sock);
+    close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_fresh),    cmocka_unit_test(test_alive),
