@@ -6,7 +6,7 @@
  */
 #include "confine.h"
 #include "front.h"
-#include "material.h"
+#include "tls_material.h"
 #include "secret.h"
 #include <openssl/crypto.h>
 #include <stdlib.h>

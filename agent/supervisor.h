@@ -14,7 +14,7 @@
 #include "config.h"
 #include "credentials.h"
 #include "listen.h"
-#include "material.h"
+#include "tls_material.h"
 #include <ev.h>
 
 typedef struct kh_options {

@@ -6,7 +6,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include "listen.h"
+#include <errno.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,14 +144,16 @@ static void test_tcp(void **state)
     kh_config_listener listener = {.address = name};
     socklen_t len = sizeof listener.tcp.in;
     kh_socket sock, second;
-    int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd = -1;
+    int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     (void)state;
     listener.tcp.in.sin_family = AF_INET;
     listener.tcp.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(bind(fd, &listener.tcp.any, len), 0); /* a port that is free */
+    assert_int_equal(getsockname(fd, &listener.tcp.any, &len), 0);
+    close(fd);
     assert_int_equal(kh_socket_open_listener(&listener, &sock, error), KH_OK);
     assert_string_equal(sock.address, name);
-    assert_int_equal(getsockname(sock.fd, &listener.tcp.any, &len), 0);
     assert_int_equal(connect(client, &listener.tcp.any, len), 0);
     while ((fd = accept4(sock.fd, NULL, NULL, SOCK_CLOEXEC)) < 0) {
         assert_int_equal(errno, EAGAIN);
@@ -171,36 +175,57 @@ static void test_tcp(void **state)
     kh_socket_close(&sock);
 }
 
-/* A socket that systemd passes is taken by its address, and gets the same options. */
+static kh_tcp_address passed; /* what systemd listens on for us; see pass_socket */
+
+/* As systemd starts a service with a socket: descriptor 3. */
+static void pass_socket(void)
+{
+    socklen_t len = sizeof passed.in;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    char pid[16];
+
+    passed.in.sin_family = AF_INET;
+    passed.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (bind(fd, &passed.any, len) != 0 || listen(fd, 5) != 0 || getsockname(fd, &passed.any, &len) != 0 ||
+        dup2(fd, 3) != 3) {
+        abort();
+    }
+    if (fd != 3) {
+        close(fd);
+    }
+    snprintf(pid, sizeof pid, "%d", (int)getpid());
+    setenv("LISTEN_PID", pid, 1);
+    setenv("LISTEN_FDS", "1", 1);
+}
+
+/* It is taken by its address, and gets the options that one of ours gets. */
 static void test_inherited(void **state)
 {
-    char name[] = "tcp:127.0.0.1:0", error[KH_CONFIG_ERROR_MAX] = "";
-    kh_config_listener listener = {.address = name};
-    socklen_t len = sizeof listener.tcp.in;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), value = 0;
+    char name[] = "tcp:127.0.0.1:1", error[KH_CONFIG_ERROR_MAX] = "";
+    kh_config_listener listener = {.address = name, .tcp = passed};
+    kh_tcp_address bound;
+    socklen_t len = sizeof bound;
     kh_socket sock;
+    int value = 0;
 
     (void)state;
-    listener.tcp.in.sin_family = AF_INET;
-    listener.tcp.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    assert_int_equal(bind(fd, &listener.tcp.any, len), 0);
-    assert_int_equal(listen(fd, 5), 0);
-    assert_int_equal(getsockname(fd, &listener.tcp.any, &len), 0);
-    assert_int_equal(kh_socket_open_listener(&listener, &sock, error), KH_OK); /* ours: see main */
-    assert_int_equal(getsockname(sock.fd, &listener.tcp.any, &len), 0);
+    assert_int_equal(kh_socket_open_listener(&listener, &sock, error), KH_OK); /* else: the address is in use */
+    assert_int_equal(getsockname(sock.fd, &bound.any, &len), 0);
+    assert_int_equal(bound.in.sin_port, passed.in.sin_port);
     len = sizeof value;
-    assert_int_equal(getsockopt(sock.fd, SOL_SOCKET, SO_KEEPALIVE, &value, &len), 0);
+    assert_int_equal(getsockopt(sock.fd, IPPROTO_TCP, TCP_NODELAY, &value, &len), 0);
     assert_int_equal(value, 1);
-    assert_int_equal(sock.ino, 0);
     kh_socket_close(&sock);
-    close(fd);
+    assert_int_equal(kh_socket_inherited("/nonexistent"), -1);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_fresh),    cmocka_unit_test(test_alive),
                                        cmocka_unit_test(test_stale),    cmocka_unit_test(test_not_a_socket),
-                                       cmocka_unit_test(test_replaced), cmocka_unit_test(test_bad)};
+                                       cmocka_unit_test(test_replaced), cmocka_unit_test(test_bad),
+                                       cmocka_unit_test(test_tcp),      cmocka_unit_test(test_inherited)};
 
+    pass_socket();
     return cmocka_run_group_tests(tests, setup, teardown);
 }

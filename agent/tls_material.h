@@ -4,8 +4,8 @@
  * gets what is in them. Certificates travel in sealed memory files, the key in the message, from locked memory to
  * locked memory.
  */
-#ifndef KH_AGENT_MATERIAL_H
-#define KH_AGENT_MATERIAL_H
+#ifndef KH_AGENT_TLS_MATERIAL_H
+#define KH_AGENT_TLS_MATERIAL_H
 
 #include "channel.h"
 #include "config.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The certificates and the key of a TCP listener: from files, through the channel, into a kh_tls_server. */
-#include "material.h"
+#include "tls_material.h"
 #include "../protocol/tls/files.h"
 #include "boot.h"
 #include "credentials.h"
