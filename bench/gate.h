@@ -3,7 +3,7 @@
 #ifndef KH_GATE_H
 #define KH_GATE_H
 
-#include "bench.h"
+#include "op_flight.h"
 
 #include <limits.h>
 

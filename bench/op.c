@@ -4,6 +4,7 @@
  * the client library, and the bare OpenSSL operation with the same key in this process, taking turns in one run.
  */
 #include "bench.h"
+#include "op_flight.h"
 #include "op_key.h"
 
 #include <getopt.h>
@@ -106,7 +107,8 @@ static const char *const usage =
     "  --socket PATH    the agent's Unix socket       --token FILE   who we are; without it, our uid\n"
     "  --rounds N       turns (20)                    --per-round N  operations in each half of a turn (100)\n"
     "\n"
-    "       keyhold-bench op … --agent tcp:HOST:PORT --agent-ca FILE --agent-cert FILE --agent-key FILE [--in-flight N]\n"
+    "       keyhold-bench op … --agent tcp:HOST:PORT --agent-ca FILE --agent-cert FILE --agent-key FILE\n"
+    "                             [--agent-name NAME] [--in-flight N]\n"
     "Over TCP with TLS and over the Unix socket, in turns, with N operations in flight (64) on one connection.\n";
 
 static void print_report(const kh_op_result *result, bool as_json)

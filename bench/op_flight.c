@@ -4,7 +4,7 @@
  * same agent, the same number of operations always in flight, in turns in one run.
  */
 #include "../protocol/link.h"
-#include "bench.h"
+#include "op_flight.h"
 #include "op_key.h"
 
 #include <openssl/rand.h>
