@@ -234,7 +234,7 @@ static bool tcp_parse(const char *address, kh_tcp_link *tcp)
     if (host_len > 2 && host[0] == '[' && host[host_len - 1] == ']') {
         host++;
         host_len -= 2;
-    } else if (memchr(host, ':', host_len) != NULL) {
+    } else if (strcspn(host, ":[]") < host_len) {
         return false;
     }
     if (host_len == 0 || host_len > KH_HOST_MAX || port_len == 0 || port_len > KH_PORT_MAX ||
