@@ -37,6 +37,9 @@
 /* a second look at what is overdue and found nobody else */
 #define NGX_KEYHOLD_OVERDUE_MSEC    100
 
+/* that an agent refuses is said no oftener than so */
+#define NGX_KEYHOLD_REFUSAL_MSEC    10000
+
 /* so many that wait for one certain agent are looked at in one go */
 #define NGX_KEYHOLD_PASSED_MAX      64
 
@@ -79,6 +82,8 @@ static void ngx_keyhold_route_wait(ngx_keyhold_op_t *op, ngx_queue_t *queue,
 static ngx_uint_t ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op);
 static void ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent,
     ngx_msec_t msec);
+static void ngx_keyhold_route_say_refusal(ngx_keyhold_op_t *op,
+    kh_result status);
 static ngx_int_t ngx_keyhold_route_again(ngx_keyhold_op_t *op,
     ngx_uint_t free);
 static void ngx_keyhold_route_later(ngx_keyhold_op_t *op, ngx_msec_t msec);
@@ -637,6 +642,7 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
 
         if (agent->refusals == 0) {
             agent->refused = ngx_current_msec;
+            ngx_keyhold_route_say_refusal(op, status);
         }
 
         /* what it had when it became unable is as good as lost */
@@ -748,6 +754,31 @@ ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent, ngx_msec_t msec)
     agent->share.avoided = 1;
     agent->share.avoid = msec;
     agent->refusals++;
+}
+
+
+/* The others do what it refuses, so that no handshake's own line says it. */
+
+static void
+ngx_keyhold_route_say_refusal(ngx_keyhold_op_t *op, kh_result status)
+{
+    ngx_keyhold_agent_t  *agent;
+
+    agent = op->agent;
+
+    if (agent->refusal_said
+        && ngx_current_msec - agent->refusal_told < NGX_KEYHOLD_REFUSAL_MSEC)
+    {
+        return;
+    }
+
+    agent->refusal_said = 1;
+    agent->refusal_told = ngx_current_msec;
+
+    ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
+                  "keyhold: agent %V refuses work: %s%s%s, asking others",
+                  &agent->name, kh_result_text(status),
+                  op->detail[0] ? ": " : "", op->detail);
 }
 
 
