@@ -26,10 +26,6 @@ class Ways:
         conn.tell([wire.DECRYPT if reply[0] == wire.SIGN else wire.SIGN, *reply[1:]])
 
     @staticmethod
-    def wrong_status(conn, reply):
-        conn.tell([*reply[:2], 9999, 0, "no such status"])
-
-    @staticmethod
     def swapped(conn, reply):
         """The next two answers, each with the id of the other."""
         if conn.held is None:
