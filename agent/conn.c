@@ -4,10 +4,8 @@
  * the loop; it is freed only at the end of a turn, so that nobody holds a pointer to a freed one.
  */
 #include "front.h"
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define READS_PER_TURN 4
@@ -80,7 +78,7 @@ void kh_conn_close(kh_conn *conn, const char *why)
     if (conn->state == KH_CONN_CLOSED) {
         return;
     }
-    kh_log(KH_LOG_DEBUG, "connection_close", KH_LT("why", why), KH_LN("peer_pid", conn->pid));
+    kh_log(KH_LOG_DEBUG, "connection_close", KH_LT("why", why), KH_LOG_PEER(conn));
     kh_operation_abandon(conn);
     if (conn->counted) {
         conn->identity->connections--;
@@ -113,8 +111,7 @@ static void process(kh_conn *conn)
             front->stats.closed_protocol++;
             if (kh_log_allowed(&front->log_protocol, kh_front_ms(front), &suppressed)) {
                 kh_log(KH_LOG_WARN, "protocol_error", KH_LT("why", kh_result_name(result)),
-                       KH_LN("peer_uid", conn->uid), KH_LN("peer_pid", conn->pid),
-                       KH_LN("suppressed", suppressed));
+                       KH_LOG_PEER(conn), KH_LN("suppressed", suppressed));
             }
             conn->state = KH_CONN_LAST;
         } else if (req.op == KH_OP_HELLO) {
@@ -144,10 +141,13 @@ static void touch(kh_conn *conn)
 
 static void read_some(kh_conn *conn)
 {
-    for (int i = 0; i < READS_PER_TURN && conn->state < KH_CONN_LAST; i++) {
-        size_t cap = 0;
+    kh_transport *transport = conn->transport;
+    bool came = false;
+
+    for (int i = 0; conn->state < KH_CONN_LAST && (i < READS_PER_TURN || transport->held); i++) {
+        size_t cap = 0, got = 0;
         uint8_t *room = kh_server_read_buffer(conn->server, &cap);
-        ssize_t got = 0;
+        kh_result result = KH_OK;
 
         if (room == NULL) {
             if (kh_server_wants_read(conn->server)) {
@@ -155,46 +155,43 @@ static void read_some(kh_conn *conn)
             }
             return;
         }
-        got = recv(conn->io.fd, room, cap, 0);
-        if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-            if (i == 0) {
-                return;
-            }
+        result = transport->ops->read(transport, room, cap, &got);
+        if (result == KH_AGAIN) {
             break;
         }
-        if (got < 0) {
-            kh_conn_close(conn, "read failed");
+        if (result != KH_OK) {
+            kh_conn_close(conn, result == KH_E_CLOSED ? "end of file" : "read failed");
             return;
         }
-        if (got == 0) {
-            kh_conn_close(conn, "end of file");
-            return;
-        }
-        kh_server_fed(conn->server, (size_t)got);
+        came = true;
+        kh_server_fed(conn->server, got);
         process(conn);
-        if ((size_t)got < cap) {
+        if (got < cap && !transport->held) {
             break;
         }
     }
-    touch(conn);
+    if (came) {
+        touch(conn);
+    }
 }
 
 static void write_some(kh_conn *conn)
 {
     kh_bytes out = kh_server_output(conn->server);
-    ssize_t sent = 0;
+    kh_result result = KH_OK;
+    size_t sent = 0;
 
     if (out.len == 0) {
         conn->stalled_ms = 0;
         return;
     }
-    sent = send(conn->io.fd, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+    result = conn->transport->ops->write(conn->transport, out.data, out.len, &sent);
+    if (result != KH_OK && result != KH_AGAIN) {
         kh_conn_close(conn, "write failed");
         return;
     }
     if (sent > 0) {
-        kh_server_sent(conn->server, (size_t)sent);
+        kh_server_sent(conn->server, sent);
         conn->stalled_ms = 0;
     }
     if (kh_server_output(conn->server).len > 0 && conn->stalled_ms == 0) {
@@ -211,15 +208,20 @@ static void on_conn(struct ev_loop *loop, ev_io *io, int events)
     if ((events & EV_WRITE) != 0) {
         mark_dirty(conn); /* the end of this turn writes */
     }
-    if ((events & EV_READ) != 0) {
+    if ((events & EV_READ) != 0 || conn->transport->wants_write) {
         read_some(conn);
+    }
+    if (conn->transport->wants_write) {
+        mark_dirty(conn); /* the end of this turn asks for the event */
     }
 }
 
 static void destroy(kh_conn *conn)
 {
     list_remove(conn);
+    conn->transport->ops->free(conn->transport);
     close(conn->io.fd);
+    kh_listener_release(conn->listener);
     kh_server_free(conn->server);
     free(conn);
 }
@@ -233,7 +235,7 @@ static void settle(kh_conn *conn)
         kh_conn_close(conn, "done");
         return;
     }
-    want_events(conn, (unsent ? EV_WRITE : 0) |
+    want_events(conn, (unsent || conn->transport->wants_write ? EV_WRITE : 0) |
                           (conn->state < KH_CONN_LAST && kh_server_wants_read(conn->server) ? EV_READ : 0));
 }
 
@@ -253,6 +255,9 @@ void kh_conns_flush(kh_front *front)
         write_some(conn);
         if (held && conn->state < KH_CONN_LAST) {
             process(conn); /* requests that waited for the peer to read */
+        }
+        if (conn->transport->held && conn->state < KH_CONN_LAST && kh_server_wants_read(conn->server)) {
+            read_some(conn); /* bytes that waited for the same, and that no event will tell of */
         }
         if (conn->state != KH_CONN_CLOSED) {
             settle(conn);
@@ -279,7 +284,7 @@ bool kh_conns_pending(kh_front *front)
 static bool still_known(const kh_conn *conn)
 {
     return conn->by_token ? conn->identity->credential != NULL && conn->identity->same_token
-                          : kh_identity_by_uid(conn->front, conn->uid) == conn->identity;
+                          : conn->transport->ops->identify(conn->transport, conn->front) == conn->identity;
 }
 
 void kh_conns_apply(kh_front *front)
@@ -289,7 +294,7 @@ void kh_conns_apply(kh_front *front)
     for (kh_conn *conn = front->ready.first; conn != NULL; conn = next) {
         next = conn->next;
         if (conn->state == KH_CONN_READY && !still_known(conn)) {
-            kh_conn_close(conn, "identity removed or token changed");
+            kh_conn_close(conn, "identity removed, token or certificates changed");
         }
     }
 }
@@ -322,8 +327,7 @@ static void sweep_stalled(kh_front *front)
             if (conn->state != KH_CONN_CLOSED && conn->stalled_ms != 0 &&
                 conn->stalled_ms + limit_ms <= now_ms) {
                 front->stats.closed_stalled++;
-                kh_log(KH_LOG_INFO, "connection_stalled", KH_LN("peer_pid", conn->pid),
-                       KH_LN("peer_uid", conn->uid));
+                kh_log(KH_LOG_INFO, "connection_stalled", KH_LOG_PEER(conn));
                 kh_conn_close(conn, "does not read");
             }
         }
@@ -375,25 +379,24 @@ static bool make_room(kh_front *front)
     return true;
 }
 
-kh_result kh_conn_open(kh_front *front, int fd)
+kh_result kh_conn_open(kh_listener *listener, int fd, const struct sockaddr *peer)
 {
+    kh_front *front = listener->front;
     kh_server_config config = {.max_frame = (uint32_t)front->config->frame_max,
                                .credit = (uint32_t)front->config->credit};
     kh_conn *conn = calloc(1, sizeof *conn);
-    struct ucred peer = {.pid = 0, .uid = (uid_t)-1};
-    socklen_t len = sizeof peer;
 
-    if (!make_room(front) || conn == NULL || kh_server_new(&config, &conn->server) != KH_OK) {
+    if (!make_room(front) || conn == NULL || kh_server_new(&config, &conn->server) != KH_OK ||
+        (listener->is_tcp ? kh_transport_tls(listener, fd, peer, &conn->transport)
+                          : kh_transport_unix(fd, &conn->transport)) != KH_OK) {
+        kh_server_free(conn != NULL ? conn->server : NULL);
         free(conn);
         close(fd);
         return KH_E_OVERLOADED;
     }
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) {
-        peer.uid = (uid_t)-1;
-    }
     conn->front = front;
-    conn->uid = peer.uid;
-    conn->pid = peer.pid;
+    conn->listener = listener;
+    listener->connections++;
     conn->active_ms = kh_front_ms(front);
     ev_io_init(&conn->io, on_conn, fd, EV_READ);
     conn->io.data = conn;

@@ -14,6 +14,7 @@
 #include "config.h"
 #include "credentials.h"
 #include "listen.h"
+#include "material.h"
 #include <ev.h>
 
 typedef struct kh_options {
@@ -46,6 +47,7 @@ typedef struct kh_child {
 typedef struct kh_settings {
     kh_config *config;
     kh_credential *credentials; /* KH_IDENTITIES_MAX, kh_secret_alloc */
+    kh_material *materials;     /* of the listeners, by their index */
     int text_fd;                /* sealed memfd of config->text */
 } kh_settings;
 

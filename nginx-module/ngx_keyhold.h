@@ -72,7 +72,8 @@ typedef struct {
     ngx_str_t                 certificate;         /* for agents on TCP */
     ngx_str_t                 certificate_key;
     ngx_str_t                 trusted_certificate;
-    SSL_CTX                  *ssl_ctx;
+    SSL_CTX                  *ssl_ctx;             /* to them, in the event loop */
+    SSL_CTX                  *sync_ctx;            /* and out of it */
     ngx_int_t                 max_inflight;  /* per worker */
     ngx_pool_t               *pool;
     unsigned                  on:1;          /* "keyhold on" somewhere */
@@ -191,8 +192,8 @@ void ngx_keyhold_route_dispatch(void);
 void ngx_keyhold_route_down(void);
 /* Whether it has been out of reach for so long that nobody waits for it. */
 ngx_uint_t ngx_keyhold_agent_gone(ngx_keyhold_agent_t *agent);
-/* Nothing has come from it though something should have. */
-ngx_uint_t ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent);
+/* It was answered, or given up, after so long. */
+void ngx_keyhold_route_took(ngx_keyhold_op_t *op);
 
 
 /* ---- whether to believe an agent ---- */
@@ -252,6 +253,7 @@ struct ngx_keyhold_agent_s {
     ngx_msec_t                refused;    /* since when it refuses */
     ngx_uint_t                refusals;   /* in a row */
     ngx_msec_t                refusal_told;
+    ngx_msec_t                latency;    /* smoothed, in 1/8 msec; 0: unknown */
     ngx_keyhold_missing_t    *missing;
 
     /* replies (ngx_keyhold_check.c) */

@@ -537,7 +537,9 @@ ngx_keyhold_conn_input(ngx_keyhold_agent_t *agent)
                 detail = ngx_keyhold_tls_why(agent);
             }
 
-            ngx_keyhold_conn_lost(agent, 0, "the agent closed the connection",
+            ngx_keyhold_conn_lost(agent, 0, (n == NGX_ERROR && agent->tls)
+                                            ? "TLS failed"
+                                            : "the agent closed the connection",
                                   detail);
             return;
         }

@@ -11,7 +11,7 @@
  *   tried again a little later.
  *   One without a reply within keyhold_try_timeout goes to another agent, and
  *   the first is told to forget it.  An agent from which nothing at all came
- *   meanwhile, while another is well, loses its connection, and so all of them.
+ *   meanwhile, while another is fast, loses its connection, and so all of them.
  *
  * An operation sent once more to spare time is a second try, and there may be
  * one for ten operations, and fifty saved up (ngx_keyhold_balance.c), so that
@@ -89,6 +89,7 @@ static ngx_int_t ngx_keyhold_route_again(ngx_keyhold_op_t *op,
 static void ngx_keyhold_route_later(ngx_keyhold_op_t *op, ngx_msec_t msec);
 static ngx_int_t ngx_keyhold_route_move(ngx_keyhold_op_t *op,
     ngx_keyhold_set_t not);
+static ngx_uint_t ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent);
 static ngx_uint_t ngx_keyhold_route_others(ngx_keyhold_agent_t *agent,
     ngx_keyhold_set_t *silent);
 static void ngx_keyhold_route_overdue_handler(ngx_event_t *ev);
@@ -785,12 +786,33 @@ ngx_keyhold_route_say_refusal(ngx_keyhold_op_t *op, kh_result status)
 /* ---- slow and silent ---- */
 
 
-/* Nothing has come for half a try, though the first asked was as long ago. */
+void
+ngx_keyhold_route_took(ngx_keyhold_op_t *op)
+{
+    ngx_msec_t            msec;
+    ngx_keyhold_agent_t  *agent;
 
-ngx_uint_t
+    agent = op->agent;
+    msec = ngx_current_msec - op->sent;
+
+    if (agent->latency == 0) {
+        agent->latency = msec * 8 + 1;
+
+    } else {
+        agent->latency += msec - agent->latency / 8;
+    }
+}
+
+
+/*
+ * Nothing has come for half a try, though the first asked was as long ago; from
+ * one that is known to take its time, for twice of that.
+ */
+
+static ngx_uint_t
 ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent)
 {
-    ngx_msec_t         half;
+    ngx_msec_t         msec;
     ngx_queue_t       *q;
     ngx_keyhold_op_t  *op;
 
@@ -800,14 +822,14 @@ ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent)
 
     q = ngx_queue_head(&agent->sent);
     op = ngx_queue_data(q, ngx_keyhold_op_t, queue);
-    half = ngx_keyhold_conf->try_timeout / 2;
+    msec = ngx_max(ngx_keyhold_conf->try_timeout / 2, agent->latency / 4);
 
-    return ngx_current_msec - op->sent >= half
-           && ngx_current_msec - agent->received >= half;
+    return ngx_current_msec - op->sent >= msec
+           && ngx_current_msec - agent->received >= msec;
 }
 
 
-/* How many others are well, and which are silent. */
+/* How many others are known to be fast enough, and which are silent. */
 
 static ngx_uint_t
 ngx_keyhold_route_others(ngx_keyhold_agent_t *agent, ngx_keyhold_set_t *silent)
@@ -829,10 +851,12 @@ ngx_keyhold_route_others(ngx_keyhold_agent_t *agent, ngx_keyhold_set_t *silent)
             || ngx_keyhold_share_reluctant(&other->share, ngx_current_msec))
         {
             *silent |= ngx_keyhold_bit(i);
-            continue;
-        }
 
-        n++;
+        } else if (other->latency
+                   && other->latency / 8 <= ngx_keyhold_conf->try_timeout / 2)
+        {
+            n++;
+        }
     }
 
     return n;
@@ -879,8 +903,7 @@ ngx_keyhold_route_overdue_handler(ngx_event_t *ev)
             return;
         }
 
-        if (others == 0 || op->only != NULL
-            || ngx_keyhold_route_move(op, not) != NGX_OK)
+        if (op->only != NULL || ngx_keyhold_route_move(op, not) != NGX_OK)
         {
             next = NGX_KEYHOLD_OVERDUE_MSEC;
         }
@@ -932,6 +955,10 @@ ngx_keyhold_route_move(ngx_keyhold_op_t *op, ngx_keyhold_set_t not)
     op->tried |= ngx_keyhold_bit(agent->index);
 
     ngx_keyhold_conn_cancel(agent, id);
+
+    /* so long it took at least */
+
+    agent->latency += ngx_current_msec - sent - agent->latency / 8;
 
     return NGX_OK;
 }

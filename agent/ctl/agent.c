@@ -148,10 +148,21 @@ static kh_result open_admin(ctl_run *ctl, const char *path, ctl_agent **out)
     return KH_OK;
 }
 
+/* The first Unix socket that the agent listens on; NULL: there is none. */
+static const char *local_address(const kh_config *config)
+{
+    for (size_t i = 0; i < config->listener_count; i++) {
+        if (config->listeners[i].path != NULL) {
+            return config->listeners[i].address;
+        }
+    }
+    return NULL;
+}
+
 static kh_result open_configured(ctl_run *ctl, ctl_way way, const char *token, ctl_agent **out)
 {
     kh_config *config = NULL;
-    char *address = NULL;
+    const char *address = NULL;
     kh_result result = ctl_load_config(ctl, &config);
 
     if (result != KH_OK) {
@@ -165,14 +176,14 @@ static kh_result open_configured(ctl_run *ctl, ctl_way way, const char *token, c
     } else if (way == CTL_WAY_ADMIN || (way == CTL_WAY_ANY && token == NULL && config->admin_socket != NULL &&
                                         access(config->admin_socket, W_OK) == 0)) {
         result = open_admin(ctl, config->admin_socket, out);
-    } else if (asprintf(&address, "unix:%s", config->listeners[0].path) < 0) {
-        address = NULL;
-        result = ctl_fail(&ctl->error, KH_E_MEMORY, "cannot reach the agent: out of memory");
+    } else if ((address = local_address(config)) == NULL) {
+        result = ctl_fail(&ctl->error, KH_E_INVALID,
+                          "%s has no Unix socket to listen on; name the agent's TCP address with --agent",
+                          config->path);
     } else {
         result = ctl_agent_open_at(ctl, address, token, out);
     }
 done:
-    free(address);
     kh_config_free(config);
     return result;
 }
