@@ -338,6 +338,8 @@ void ngx_keyhold_coro_check(ngx_int_t n, ngx_log_t *log);
 
 /* Once per process, before any SSL is made. */
 ngx_int_t ngx_keyhold_gate_init(ngx_log_t *log);
+/* Whose handshake libssl is in that is not suspended; NULL: in none. */
+ngx_connection_t *ngx_keyhold_gate_unsuspended(void);
 /* In a worker. */
 void ngx_keyhold_handshake_init(void);
 /* Ends all that are parked: the worker exits. */

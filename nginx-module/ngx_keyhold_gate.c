@@ -35,6 +35,7 @@ static int          ngx_keyhold_index = -1;          /* of the handshake */
 static int          ngx_keyhold_outcome_index = -1;
 static BIO_METHOD  *ngx_keyhold_gate_method;
 static BIO         *ngx_keyhold_gate_bio;            /* one for all */
+static ngx_connection_t  *ngx_keyhold_unsuspended;   /* in its handshake */
 
 
 ngx_int_t
@@ -179,7 +180,13 @@ ngx_keyhold_info_callback(const ngx_ssl_conn_t *ssl_conn, int where, int ret)
         return;
     }
 
-    if ((where & SSL_CB_EXIT) && hs != NULL && hs->failed && ret <= 0) {
+    if (hs == NULL) {
+        ngx_keyhold_unsuspended = (where & SSL_CB_LOOP)
+                                  ? ngx_ssl_get_connection(ssl) : NULL;
+        return;
+    }
+
+    if ((where & SSL_CB_EXIT) && hs->failed && ret <= 0) {
 
         /*
          * the log has our line already; nginx sees a connection that broke,
@@ -219,11 +226,11 @@ ngx_keyhold_gate(ngx_ssl_conn_t *ssl)
         return;
     }
 
-#if (defined NGX_QUIC && NGX_QUIC)
-    if (c->quic) {
+    /* QUIC calls libssl while it takes a datagram apart */
+
+    if (c->type == SOCK_DGRAM) {
         return;
     }
-#endif
 
     /* a client's key is known by now, a server's only after the ClientHello */
 
@@ -312,6 +319,13 @@ void
 ngx_keyhold_gate_open(ngx_ssl_conn_t *ssl)
 {
     (void) SSL_set_ex_data(ssl, ngx_keyhold_index, NULL);
+}
+
+
+ngx_connection_t *
+ngx_keyhold_gate_unsuspended(void)
+{
+    return ngx_keyhold_unsuspended;
 }
 
 

@@ -32,6 +32,7 @@ static void ngx_keyhold_run_main(void *data);
 static void ngx_keyhold_after(ngx_keyhold_handshake_t *hs, ngx_uint_t ended);
 static void ngx_keyhold_give(ngx_keyhold_handshake_t *hs);
 static void ngx_keyhold_wrap(ngx_keyhold_handshake_t *hs);
+static ngx_uint_t ngx_keyhold_connected(ngx_keyhold_handshake_t *hs);
 static void ngx_keyhold_unpark(ngx_keyhold_handshake_t *hs);
 static void ngx_keyhold_abort(ngx_keyhold_handshake_t *hs, ngx_err_t err);
 static void ngx_keyhold_abandon(ngx_keyhold_handshake_t *hs);
@@ -60,7 +61,12 @@ ngx_keyhold_handshake_exit(void)
         q = ngx_queue_head(&ngx_keyhold_parked);
         hs = ngx_queue_data(q, ngx_keyhold_handshake_t, queue);
 
-        ngx_keyhold_abort(hs, NGX_ECONNRESET);
+        if (ngx_keyhold_connected(hs)) {
+            ngx_keyhold_abort(hs, NGX_ECONNRESET);
+
+        } else {
+            ngx_keyhold_abandon(hs);
+        }
     }
 }
 
@@ -314,23 +320,36 @@ ngx_keyhold_handshake_park(ngx_keyhold_handshake_t *hs, ngx_keyhold_op_t *op)
 void
 ngx_keyhold_handshake_wake(ngx_keyhold_op_t *op)
 {
-    ngx_connection_t         *c;
     ngx_keyhold_handshake_t  *hs;
 
     hs = op->data;
-    c = hs->connection;
 
-    if (c->fd != hs->fd
-        || c->number != hs->number
-        || c->ssl == NULL
-        || c->ssl->connection != hs->ssl)
-    {
+    if (!ngx_keyhold_connected(hs)) {
         ngx_keyhold_abandon(hs);
         return;
     }
 
     ngx_keyhold_unpark(hs);
     ngx_keyhold_after(hs, ngx_keyhold_coro_resume(hs->coro));
+}
+
+
+/*
+ * Whether a parked handshake still has its connection.  One to an upstream of
+ * stream{} is closed before the pool, the client's, in which the cleanup is.
+ */
+
+static ngx_uint_t
+ngx_keyhold_connected(ngx_keyhold_handshake_t *hs)
+{
+    ngx_connection_t  *c;
+
+    c = hs->connection;
+
+    return c->fd == hs->fd
+           && c->number == hs->number
+           && c->ssl != NULL
+           && c->ssl->connection == hs->ssl;
 }
 
 

@@ -26,11 +26,13 @@ ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap, size_t *len)
     char                   detail[NGX_KEYHOLD_DETAIL_LEN];
     kh_result              rc;
     ngx_log_t             *log;
+    ngx_connection_t      *c;
     ngx_uint_t             i, n, backups, index;
     ngx_keyhold_agent_t   *agent, **agents;
     static ngx_uint_t      warned;
 
-    log = ngx_cycle->log;
+    c = ngx_keyhold_gate_unsuspended();
+    log = c ? c->log : ngx_cycle->log;
     *len = 0;
 
     if (ngx_keyhold_conf == NULL) {
@@ -43,8 +45,11 @@ ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap, size_t *len)
     if (!warned) {
         warned = 1;
         ngx_log_error(NGX_LOG_WARN, log, 0,
-                      "keyhold: a key is used where the worker can not go on "
-                      "meanwhile (QUIC?): it waits for the agent");
+                      "keyhold: a key is used in %s, where the worker can not "
+                      "go on meanwhile: it waits for the agent",
+                      c == NULL ? "no handshake of nginx's"
+                      : c->type == SOCK_DGRAM ? "a QUIC (HTTP/3) handshake"
+                      : "a handshake that could not be suspended");
     }
 
     agents = ngx_keyhold_conf->agents.elts;

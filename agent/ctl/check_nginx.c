@@ -28,10 +28,12 @@
     X(V_MISSING, "MISSING", 1)                                                                               \
     X(V_DISABLED, "DISABLED", 1)                                                                             \
     X(V_USAGE, "WRONG USAGE: not for tls-server", 1)                                                         \
+    X(V_USAGE_CLIENT, "WRONG USAGE: not for tls-client", 1)                                                  \
     X(V_UNREADABLE, "CERTIFICATE NOT READABLE", 1)                                                           \
     X(V_UNSUPPORTED, "KEY TYPE NOT SUPPORTED", 1)                                                            \
     X(V_OTHER_KEY, "REFERENCE IS TO ANOTHER KEY", 1)                                                         \
     X(V_NO_KEY, "NO KEY: neither keyhold on nor ssl_certificate_key", 1)                                     \
+    X(V_NO_CLIENT_KEY, "NO KEY: the directive with _key is missing", 1)                                      \
     X(V_VARIABLE_ON, "VARIABLES with keyhold on: use a key reference", 1)
 
 typedef enum verdict {
@@ -99,8 +101,9 @@ static kh_result agent_at(checker *c, const char *address, const char *token, ct
 }
 
 /* What one agent says of a key. Only a failure to ask is a failure. */
-static kh_result ask(checker *c, ctl_agent *agent, const uint8_t *id, verdict *says)
+static kh_result ask(checker *c, ctl_agent *agent, const uint8_t *id, bool client, verdict *says)
 {
+    const unsigned useful = KH_USAGE_SIGN | (client ? KH_USAGE_TLS_CLIENT : KH_USAGE_TLS_SERVER);
     kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
     size_t count = 0;
     kh_result result = infos != NULL ? ctl_agent_lookup(agent, NULL, id, infos, KH_LOOKUP_MAX, &count)
@@ -110,7 +113,7 @@ static kh_result ask(checker *c, ctl_agent *agent, const uint8_t *id, verdict *s
         *says = V_DISABLED;
         for (size_t i = 0; i < count; i++) {
             if (infos[i].state == KH_STATE_ENABLED && *says != V_OK) {
-                *says = (infos[i].usage & (KH_USAGE_TLS_SERVER | KH_USAGE_SIGN)) != 0 ? V_OK : V_USAGE;
+                *says = (infos[i].usage & useful) != 0 ? V_OK : client ? V_USAGE_CLIENT : V_USAGE;
             }
         }
     } else if (result == KH_E_NOT_FOUND || result == KH_E_DISABLED) {
@@ -138,7 +141,7 @@ static kh_result ask_all(checker *c, const nginxsite *site, const uint8_t *id, v
         token = token != NULL ? nginxconf_path(c->conf, token) : NULL;
         result = agent_at(c, address, token, &agent);
         if (result == KH_OK) {
-            result = ask(c, agent, id, &says);
+            result = ask(c, agent, id, site->client, &says);
         }
         *worst = result == KH_OK && says > *worst ? says : *worst;
         line = line != NULL ? nginxsites_next_agent(line) : NULL;
@@ -231,7 +234,7 @@ static kh_result judge(checker *c, const nginxsite *site, uint8_t id[KH_KEY_ID_L
     }
     *id_known = true;
     if (!site->keyhold && kind == KEY_NONE) {
-        *says = V_NO_KEY;
+        *says = site->client ? V_NO_CLIENT_KEY : V_NO_KEY;
         return KH_OK;
     }
     if (kind == KEY_REFERENCE && memcmp(reference, id, KH_KEY_ID_LEN) != 0) {
@@ -257,9 +260,9 @@ static kh_result add_row(checker *c, const nginxsite *site, const char *id, verd
     c->bad += bad;
     c->missing += says == V_MISSING;
     if (c->ctl->json) {
-        row = json_pack("{s:s, s:I, s:s, s:s, s:s*, s:b, s:s, s:b}", "file", site->file, "line",
-                        (json_int_t)site->line, "server_name", site->server_name, "certificate",
-                        site->certificate, "key_id", id[0] != '\0' ? id : NULL, "keyhold", site->keyhold,
+        row = json_pack("{s:s, s:I, s:s, s:s, s:s, s:s*, s:b, s:s, s:b}", "file", site->file, "line",
+                        (json_int_t)site->line, "server_name", site->server_name, "directive",
+                        site->directive, "certificate", site->certificate, "key_id", id[0] != '\0' ? id : NULL, "keyhold", site->keyhold,
                         "verdict", verdicts[says].word, "ok", !bad);
         return row != NULL && json_array_append_new(c->json, row) == 0
                    ? KH_OK
@@ -272,8 +275,8 @@ static kh_result add_row(checker *c, const nginxsite *site, const char *id, verd
     } else {
         (void)snprintf(name, sizeof(name), "%.200s", site->server_name[0] != '\0' ? site->server_name : "-");
     }
-    output_table_row(c->table, (const char *[]){place, name, site->certificate, id[0] != '\0' ? id : "-",
-                                                verdicts[says].word});
+    output_table_row(c->table, (const char *[]){place, name, site->directive, site->certificate,
+                                                id[0] != '\0' ? id : "-", verdicts[says].word});
     return KH_OK;
 }
 
@@ -311,7 +314,7 @@ static kh_result check_sites(checker *c)
         result = output_table_print(c->table, stdout);
         (void)printf("\n%zu certificate%s, %zu bad\n", count, count == 1 ? "" : "s", c->bad);
     } else {
-        (void)printf("no TLS server with an ssl_certificate in this configuration\n");
+        (void)printf("nothing in this configuration uses a certificate\n");
     }
     if (result == KH_OK && c->bad > 0) {
         (void)fflush(stdout);
@@ -344,12 +347,13 @@ static char *absolute_name(const char *name)
 
 kh_result ctl_cmd_check_nginx(ctl_run *ctl)
 {
-    static const char *const headings[] = {"FILE:LINE", "SERVER", "CERTIFICATE", "KEY", "VERDICT"};
+    static const char *const headings[] = {"FILE:LINE", "SERVER",  "DIRECTIVE",
+                                           "CERTIFICATE", "KEY", "VERDICT"};
     const char *prefix = ctl_args_value(&ctl->args, "prefix");
     char *path = absolute_name(ctl->args.operands[0]);
     char *dir = path != NULL ? strdup(path) : NULL;
     char error[CTL_ERROR_MAX] = "";
-    checker c = {.ctl = ctl, .table = output_table_new(headings, 5), .json = json_array()};
+    checker c = {.ctl = ctl, .table = output_table_new(headings, 6), .json = json_array()};
     kh_result result = KH_OK;
 
     c.as_nginx = ctl_args_value(&ctl->args, "config") == NULL &&

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From an nginx configuration to the certificates of its TLS servers. See nginxsites.h. */
+/* From an nginx configuration to the certificates that it uses. See nginxsites.h. */
 #include "nginxsites.h"
 
 #include <stdlib.h>
@@ -8,7 +8,17 @@
 typedef struct collector {
     nginxsite *sites;
     size_t count, cap;
+    const nginxconf_directive *agents; /* of whichever block names them: they are nginx's, not the block's */
 } collector;
+
+/* Where nginx shows a certificate of its own to others. stream has only the first. */
+static const struct {
+    const char *certificate, *key;
+} clients[] = {
+    {"proxy_ssl_certificate", "proxy_ssl_certificate_key"},
+    {"grpc_ssl_certificate", "grpc_ssl_certificate_key"},
+    {"uwsgi_ssl_certificate", "uwsgi_ssl_certificate_key"},
+};
 
 static bool is_named(const nginxconf_directive *directive, const char *name)
 {
@@ -30,6 +40,17 @@ static const nginxconf_directive *in_effect(const nginxconf_directive *server, c
     const nginxconf_directive *found = find_from(server->children, name);
 
     return found != NULL ? found : find_from(server->parent->children, name);
+}
+
+/* The directive of that name in the block or in the nearest one around it that has it. */
+static const nginxconf_directive *nearest(const nginxconf_directive *block, const char *name)
+{
+    const nginxconf_directive *found = NULL;
+
+    for (; block != NULL && found == NULL; block = block->parent) {
+        found = find_from(block->children, name);
+    }
+    return found;
 }
 
 static bool is_on(const nginxconf_directive *directive)
@@ -104,11 +125,19 @@ static kh_result add_site(collector *c, const nginxsite *site)
     return KH_OK;
 }
 
+static void set_names(nginxsite *site, const nginxconf_directive *server)
+{
+    const nginxconf_directive *names = server != NULL ? find_from(server->children, "server_name") : NULL;
+
+    site->server_name = names != NULL && names->argc > 1 ? names->argv[1] : "";
+    site->more_names = names != NULL && names->argc > 2 ? names->argc - 2 : 0;
+}
+
 static kh_result add_server(collector *c, const nginxconf_directive *server)
 {
     const nginxconf_directive *certificate = in_effect(server, "ssl_certificate");
     const nginxconf_directive *keys = in_effect(server, "ssl_certificate_key");
-    const nginxconf_directive *names = find_from(server->children, "server_name");
+    const nginxconf_directive *agents = in_effect(server, "keyhold_agent");
     kh_result result = KH_OK;
 
     if (certificate == NULL || (certificate->parent != server && !speaks_tls(server))) {
@@ -118,40 +147,91 @@ static kh_result add_server(collector *c, const nginxconf_directive *server)
         nginxsite site = {
             .file = certificate->file,
             .line = certificate->line,
-            .server = server,
-            .server_name = names != NULL && names->argc > 1 ? names->argv[1] : "",
-            .more_names = names != NULL && names->argc > 2 ? names->argc - 2 : 0,
+            .directive = certificate->argv[0],
             .certificate = certificate->argc > 1 ? certificate->argv[1] : "",
             .key = nth_value(keys, "ssl_certificate_key", i),
             .keyhold = is_on(in_effect(server, "keyhold")),
-            .agents = in_effect(server, "keyhold_agent"),
+            .agents = agents != NULL ? agents : c->agents,
         };
 
+        set_names(&site, server);
         result = add_site(c, &site);
         certificate = find_from(certificate->next, "ssl_certificate");
     }
     return result;
 }
 
-kh_result nginxsites_find(const nginxconf *conf, nginxsite **sites, size_t *count)
+/* What the block itself says of a client certificate; what it only inherits was found where it stands. */
+static kh_result add_clients(collector *c, const nginxconf_directive *block, const nginxconf_directive *server)
 {
-    collector c = {NULL, 0, 0};
     kh_result result = KH_OK;
 
-    for (const nginxconf_directive *top = nginxconf_top(conf); top != NULL; top = top->next) {
-        if (!top->block || (!is_named(top, "http") && !is_named(top, "stream") && !is_named(top, "mail"))) {
+    for (size_t i = 0; i < sizeof(clients) / sizeof(clients[0]) && result == KH_OK; i++) {
+        const nginxconf_directive *certificate = find_from(block->children, clients[i].certificate);
+        const nginxconf_directive *key = find_from(block->children, clients[i].key);
+        nginxsite site = {.client = true, .agents = c->agents};
+
+        if (certificate == NULL && key == NULL) {
             continue;
         }
-        for (const nginxconf_directive *server = top->children; server != NULL && result == KH_OK;
-             server = server->next) {
-            if (server->block && is_named(server, "server")) {
-                result = add_server(&c, server);
+        certificate = certificate != NULL ? certificate : nearest(block->parent, clients[i].certificate);
+        key = key != NULL ? key : nearest(block->parent, clients[i].key);
+        if (certificate == NULL || certificate->argc < 2 || certificate->argv[1][0] == '\0') {
+            continue;
+        }
+        site.file = certificate->file;
+        site.line = certificate->line;
+        site.directive = certificate->argv[0];
+        site.certificate = certificate->argv[1];
+        site.key = key != NULL && key->argc > 1 ? key->argv[1] : NULL;
+        set_names(&site, server);
+        result = add_site(c, &site);
+    }
+    return result;
+}
+
+/* A block and those in it. Nesting is bounded by the parser. */
+static kh_result add_block(collector *c, const nginxconf_directive *block, const nginxconf_directive *server)
+{
+    kh_result result = add_clients(c, block, server);
+
+    for (const nginxconf_directive *inner = block->children; inner != NULL && result == KH_OK;
+         inner = inner->next) {
+        if (!inner->block) {
+            continue;
+        }
+        if (is_named(inner, "server") && block->parent == NULL) {
+            result = add_server(c, inner);
+            result = result == KH_OK ? add_block(c, inner, inner) : result;
+        } else {
+            result = add_block(c, inner, server);
+        }
+    }
+    return result;
+}
+
+kh_result nginxsites_find(const nginxconf *conf, nginxsite **sites, size_t *count)
+{
+    static const char *const blocks[] = {"http", "stream", "mail"};
+    collector c = {NULL, 0, 0, NULL};
+    kh_result result = KH_OK;
+
+    for (const nginxconf_directive *top = nginxconf_top(conf); top != NULL && c.agents == NULL;
+         top = top->next) {
+        c.agents = top->block ? find_from(top->children, "keyhold_agent") : NULL;
+    }
+    for (const nginxconf_directive *top = nginxconf_top(conf); top != NULL && result == KH_OK;
+         top = top->next) {
+        for (size_t i = 0; i < sizeof(blocks) / sizeof(blocks[0]) && result == KH_OK; i++) {
+            if (top->block && is_named(top, blocks[i])) {
+                result = add_block(&c, top, NULL);
             }
         }
     }
     if (result != KH_OK) {
         free(c.sites);
-        c = (collector){NULL, 0, 0};
+        c.sites = NULL;
+        c.count = 0;
     }
     *sites = c.sites;
     *count = c.count;

@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What check-nginx wants to know of an nginx configuration: each certificate that a TLS server of it uses,
- * with nginx's inheritance applied. Pure: works on the tree of nginxconf.h and opens nothing.
+ * What check-nginx wants to know of an nginx configuration: each certificate that a TLS server of it uses, or
+ * nginx as a client of proxied servers, with nginx's inheritance applied. Pure: works on the tree of
+ * nginxconf.h and opens nothing.
  */
 #ifndef KEYHOLD_CTL_NGINXSITES_H
 #define KEYHOLD_CTL_NGINXSITES_H
 
 #include "nginxconf.h"
 
-/* One certificate of one server. All strings are borrowed from the tree. */
+/* One certificate of one server, or for proxied servers. All strings are borrowed from the tree. */
 typedef struct nginxsite {
-    const char *file; /* of the ssl_certificate directive */
+    const char *file; /* of the certificate's directive */
     unsigned line;
-    const nginxconf_directive *server;
+    const char *directive; /* ssl_certificate, proxy_ssl_certificate, … */
+    bool client;           /* nginx shows it to others: the key must have the usage tls-client */
     const char *server_name; /* the first name; "" when there is none */
     unsigned more_names;
     const char *certificate; /* as written */
-    const char *key;         /* the ssl_certificate_key at the same place in its list; NULL: none */
+    const char *key;         /* the …_key at the same place in its list; NULL: none */
     bool keyhold;            /* "keyhold on" is in effect */
     const nginxconf_directive
         *agents; /* the first keyhold_agent in effect; NULL: none. Its siblings follow. */

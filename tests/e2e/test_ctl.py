@@ -708,6 +708,16 @@ server {{ listen 443 ssl; server_name "local.example"; keyhold off;
     ctl("cert", "self-signed", "nginx-sign", "--subject", "/CN=x", "--out", folder + "/sign.crt")
     write(folder + "/one.conf", "http { server { listen 443 ssl; keyhold on; ssl_certificate sign.crt; } }")
     check(sites(folder + "/one.conf", code=1)["sign.crt"]["verdict"].startswith("WRONG USAGE"))
+    write(folder + "/client.ref", ctl("key", "reference", "nginx-sign").stdout)
+    write(folder + "/stream.conf", f"""
+http {{ server {{ listen 80; location / {{ proxy_ssl_certificate sign.crt; proxy_ssl_certificate_key client.ref; }}
+    location /b {{ grpc_ssl_certificate {name[here]}; grpc_ssl_certificate_key here.ref; }} }} }}
+stream {{ server {{ listen 443 ssl; ssl_certificate {name[local]}; keyhold on; }} }}
+""")
+    found = sites(folder + "/stream.conf", code=1)
+    check(found["sign.crt"]["verdict"] == "ok" and found["sign.crt"]["directive"] == "proxy_ssl_certificate", found)
+    check(found[name[here]]["verdict"] == "WRONG USAGE: not for tls-client", found)
+    check(found[name[local]]["verdict"] == "ok" and found[name[local]]["keyhold"], found)
     refuse("check-nginx", folder + "/none.conf", says="No such file")
     write(folder + "/bad.conf", "http {\n  server {\n    listen 443 ssl\n  }\n}\n")
     refuse("check-nginx", folder + "/bad.conf", says=["bad.conf:4", '";"'])

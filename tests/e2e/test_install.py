@@ -28,6 +28,7 @@ share/man/man1/keyholdctl.1
 share/man/man3/libkeyhold-protocol.3
 share/man/man5/keyhold.conf.5
 share/man/man5/ngx_http_keyhold_module.5
+share/man/man5/ngx_stream_keyhold_module.5
 share/man/man7/keyhold-provider.7
 share/man/man8/keyholdd.8
 {lib}/cmake/Keyhold/KeyholdConfig.cmake
@@ -39,6 +40,7 @@ share/man/man8/keyholdd.8
 {lib}/pkgconfig/libkeyhold-keystore.pc
 {lib}/pkgconfig/libkeyhold-protocol.pc
 {nginx}/ngx_http_keyhold_module.so
+{nginx}/ngx_stream_keyhold_module.so
 {openssl}/keyhold.so
 """
 

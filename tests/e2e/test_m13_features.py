@@ -434,7 +434,7 @@ def test_m13_log_variables(ws):
 
 
 def test_m13_stream(ws):
-    """Not promised yet, and free: a stream server with a key reference parks like an http one."""
+    """A stream server with a key reference parks like an http one (test_f7_contexts.py has the rest of stream)."""
     module = "/usr/lib/nginx/modules/ngx_stream_module.so"
     if not os.path.exists(module):
         raise harness.Skip("no stream module")
@@ -443,7 +443,6 @@ def test_m13_stream(ws):
     port = harness.free_port()
     reference = fake_agent.write_reference(ws, key)
     nginx = ws.nginx(agent, "", start=False)
-    # After the http block: that loads the provider.
     with open(nginx.conf, "r+") as file:
         text = f"load_module {module};\n" + file.read()
         file.seek(0)

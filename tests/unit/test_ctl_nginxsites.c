@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What check-nginx finds in a configuration: certificates, inheritance, who speaks TLS, keyhold on, agents.
- */
+/* What check-nginx finds in a configuration: certificates, inheritance, who speaks TLS, keyhold on, agents,
+ * nginx as a client. */
 #include "nginxsites.h"
 
 #include <setjmp.h>
@@ -123,6 +123,42 @@ static void test_odd_words(void **state)
     assert_true(sites[0].keyhold);
 }
 
+static void test_clients(void **state)
+{
+    (void)state;
+    find("http { keyhold_agent unix:/h; proxy_ssl_certificate all; proxy_ssl_certificate_key allkey;\n"
+         "server { listen 80; server_name front;\n"
+         "location /a { proxy_ssl_certificate a; if ($x) { grpc_ssl_certificate g; } }\n"
+         "location /b { proxy_ssl_certificate_key b; uwsgi_ssl_certificate u; uwsgi_ssl_certificate_key uk; }\n"
+         "location /c { proxy_ssl_certificate \"\"; } location /d { proxy_pass https://d; } } }\n"
+         "stream { server { listen 1 ssl; ssl_certificate s; keyhold on; proxy_ssl_certificate p; } }");
+    assert_int_equal(count, 7);
+    assert_string_equal(sites[0].directive, "proxy_ssl_certificate");
+    assert_string_equal(sites[0].certificate, "all");
+    assert_string_equal(sites[0].key, "allkey");
+    assert_string_equal(sites[0].server_name, "");
+    assert_true(sites[0].client);
+    assert_string_equal(sites[1].certificate, "a");
+    assert_string_equal(sites[1].key, "allkey");
+    assert_string_equal(sites[1].server_name, "front");
+    assert_int_equal(sites[1].line, 3);
+    assert_string_equal(sites[2].directive, "grpc_ssl_certificate");
+    assert_null(sites[2].key);
+    assert_string_equal(sites[3].certificate, "all"); /* with another key */
+    assert_string_equal(sites[3].key, "b");
+    assert_string_equal(sites[4].certificate, "u");
+    assert_string_equal(sites[4].key, "uk");
+    /* The settings are nginx's: stream's servers ask http's agent. */
+    assert_string_equal(sites[5].certificate, "s");
+    assert_string_equal(sites[5].directive, "ssl_certificate");
+    assert_true(sites[5].keyhold);
+    assert_false(sites[5].client);
+    assert_string_equal(sites[5].agents->argv[1], "unix:/h");
+    assert_string_equal(sites[6].certificate, "p");
+    assert_string_equal(sites[6].agents->argv[1], "unix:/h");
+    assert_false(sites[6].keyhold);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -130,6 +166,7 @@ int main(void)
         cmocka_unit_test(test_inheritance),
         cmocka_unit_test(test_who_speaks_tls),
         cmocka_unit_test(test_odd_words),
+        cmocka_unit_test(test_clients),
     };
 
     return cmocka_run_group_tests(tests, NULL, forget);
