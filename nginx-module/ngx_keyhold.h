@@ -72,7 +72,8 @@ typedef struct {
     ngx_str_t                 certificate;         /* for agents on TCP */
     ngx_str_t                 certificate_key;
     ngx_str_t                 trusted_certificate;
-    SSL_CTX                  *ssl_ctx;
+    SSL_CTX                  *ssl_ctx;             /* to them, in the event loop */
+    SSL_CTX                  *sync_ctx;            /* and out of it */
     ngx_int_t                 max_inflight;  /* per worker */
     ngx_pool_t               *pool;
     unsigned                  on:1;          /* "keyhold on" somewhere */
@@ -191,8 +192,8 @@ void ngx_keyhold_route_dispatch(void);
 void ngx_keyhold_route_down(void);
 /* Whether it has been out of reach for so long that nobody waits for it. */
 ngx_uint_t ngx_keyhold_agent_gone(ngx_keyhold_agent_t *agent);
-/* Nothing has come from it though something should have. */
-ngx_uint_t ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent);
+/* It was answered, or given up, after so long. */
+void ngx_keyhold_route_took(ngx_keyhold_op_t *op);
 
 
 /* ---- whether to believe an agent ---- */
@@ -238,17 +239,22 @@ struct ngx_keyhold_agent_s {
     ngx_msec_t                down_since;
     ngx_uint_t                strikes;    /* wrong answers, silences */
     u_char                    why[NGX_KEYHOLD_DETAIL_LEN];
+    uint32_t                  news;       /* the reason that was logged last */
+    ngx_msec_t                told;       /* when */
     unsigned                  ready:1;
     unsigned                  down:1;     /* and the log says so */
     unsigned                  full:1;     /* the agent's credit is used up */
     unsigned                  served:1;   /* an operation, on this connection */
     unsigned                  unsteady:1; /* the last one was of no use */
+    unsigned                  refusal_said:1;
 
     /* operations (ngx_keyhold_route.c) */
     ngx_queue_t               sent;       /* the first was sent first */
     ngx_event_t               overdue;    /* timer */
     ngx_msec_t                refused;    /* since when it refuses */
     ngx_uint_t                refusals;   /* in a row */
+    ngx_msec_t                refusal_told;
+    ngx_msec_t                latency;    /* smoothed, in 1/8 msec; 0: unknown */
     ngx_keyhold_missing_t    *missing;
 
     /* replies (ngx_keyhold_check.c) */

@@ -11,7 +11,7 @@
  *   tried again a little later.
  *   One without a reply within keyhold_try_timeout goes to another agent, and
  *   the first is told to forget it.  An agent from which nothing at all came
- *   meanwhile, while another is well, loses its connection, and so all of them.
+ *   meanwhile, while another is fast, loses its connection, and so all of them.
  *
  * An operation sent once more to spare time is a second try, and there may be
  * one for ten operations, and fifty saved up (ngx_keyhold_balance.c), so that
@@ -36,6 +36,9 @@
 
 /* a second look at what is overdue and found nobody else */
 #define NGX_KEYHOLD_OVERDUE_MSEC    100
+
+/* that an agent refuses is said no oftener than so */
+#define NGX_KEYHOLD_REFUSAL_MSEC    10000
 
 /* so many that wait for one certain agent are looked at in one go */
 #define NGX_KEYHOLD_PASSED_MAX      64
@@ -79,11 +82,14 @@ static void ngx_keyhold_route_wait(ngx_keyhold_op_t *op, ngx_queue_t *queue,
 static ngx_uint_t ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op);
 static void ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent,
     ngx_msec_t msec);
+static void ngx_keyhold_route_say_refusal(ngx_keyhold_op_t *op,
+    kh_result status);
 static ngx_int_t ngx_keyhold_route_again(ngx_keyhold_op_t *op,
     ngx_uint_t free);
 static void ngx_keyhold_route_later(ngx_keyhold_op_t *op, ngx_msec_t msec);
 static ngx_int_t ngx_keyhold_route_move(ngx_keyhold_op_t *op,
     ngx_keyhold_set_t not);
+static ngx_uint_t ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent);
 static ngx_uint_t ngx_keyhold_route_others(ngx_keyhold_agent_t *agent,
     ngx_keyhold_set_t *silent);
 static void ngx_keyhold_route_overdue_handler(ngx_event_t *ev);
@@ -637,6 +643,7 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
 
         if (agent->refusals == 0) {
             agent->refused = ngx_current_msec;
+            ngx_keyhold_route_say_refusal(op, status);
         }
 
         /* what it had when it became unable is as good as lost */
@@ -751,15 +758,61 @@ ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent, ngx_msec_t msec)
 }
 
 
+/* The others do what it refuses, so that no handshake's own line says it. */
+
+static void
+ngx_keyhold_route_say_refusal(ngx_keyhold_op_t *op, kh_result status)
+{
+    ngx_keyhold_agent_t  *agent;
+
+    agent = op->agent;
+
+    if (agent->refusal_said
+        && ngx_current_msec - agent->refusal_told < NGX_KEYHOLD_REFUSAL_MSEC)
+    {
+        return;
+    }
+
+    agent->refusal_said = 1;
+    agent->refusal_told = ngx_current_msec;
+
+    ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
+                  "keyhold: agent %V refuses work: %s%s%s, asking others",
+                  &agent->name, kh_result_text(status),
+                  op->detail[0] ? ": " : "", op->detail);
+}
+
+
 /* ---- slow and silent ---- */
 
 
-/* Nothing has come for half a try, though the first asked was as long ago. */
+void
+ngx_keyhold_route_took(ngx_keyhold_op_t *op)
+{
+    ngx_msec_t            msec;
+    ngx_keyhold_agent_t  *agent;
 
-ngx_uint_t
+    agent = op->agent;
+    msec = ngx_current_msec - op->sent;
+
+    if (agent->latency == 0) {
+        agent->latency = msec * 8 + 1;
+
+    } else {
+        agent->latency += msec - agent->latency / 8;
+    }
+}
+
+
+/*
+ * Nothing has come for half a try, though the first asked was as long ago; from
+ * one that is known to take its time, for twice of that.
+ */
+
+static ngx_uint_t
 ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent)
 {
-    ngx_msec_t         half;
+    ngx_msec_t         msec;
     ngx_queue_t       *q;
     ngx_keyhold_op_t  *op;
 
@@ -769,14 +822,14 @@ ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent)
 
     q = ngx_queue_head(&agent->sent);
     op = ngx_queue_data(q, ngx_keyhold_op_t, queue);
-    half = ngx_keyhold_conf->try_timeout / 2;
+    msec = ngx_max(ngx_keyhold_conf->try_timeout / 2, agent->latency / 4);
 
-    return ngx_current_msec - op->sent >= half
-           && ngx_current_msec - agent->received >= half;
+    return ngx_current_msec - op->sent >= msec
+           && ngx_current_msec - agent->received >= msec;
 }
 
 
-/* How many others are well, and which are silent. */
+/* How many others are known to be fast enough, and which are silent. */
 
 static ngx_uint_t
 ngx_keyhold_route_others(ngx_keyhold_agent_t *agent, ngx_keyhold_set_t *silent)
@@ -798,10 +851,12 @@ ngx_keyhold_route_others(ngx_keyhold_agent_t *agent, ngx_keyhold_set_t *silent)
             || ngx_keyhold_share_reluctant(&other->share, ngx_current_msec))
         {
             *silent |= ngx_keyhold_bit(i);
-            continue;
-        }
 
-        n++;
+        } else if (other->latency
+                   && other->latency / 8 <= ngx_keyhold_conf->try_timeout / 2)
+        {
+            n++;
+        }
     }
 
     return n;
@@ -848,8 +903,7 @@ ngx_keyhold_route_overdue_handler(ngx_event_t *ev)
             return;
         }
 
-        if (others == 0 || op->only != NULL
-            || ngx_keyhold_route_move(op, not) != NGX_OK)
+        if (op->only != NULL || ngx_keyhold_route_move(op, not) != NGX_OK)
         {
             next = NGX_KEYHOLD_OVERDUE_MSEC;
         }
@@ -901,6 +955,10 @@ ngx_keyhold_route_move(ngx_keyhold_op_t *op, ngx_keyhold_set_t not)
     op->tried |= ngx_keyhold_bit(agent->index);
 
     ngx_keyhold_conn_cancel(agent, id);
+
+    /* so long it took at least */
+
+    agent->latency += ngx_current_msec - sent - agent->latency / 8;
 
     return NGX_OK;
 }

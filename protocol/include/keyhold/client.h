@@ -71,6 +71,7 @@ typedef struct kh_client_tls {
     const char *certificate_file; /* the caller's own, with what lies between it and the CA that the agent knows */
     const char *key_file;         /* its private key, unencrypted; mode & 007 is refused with KH_E_FORBIDDEN */
     const char *server_name;      /* NULL: HOST of the address */
+    SSL_CTX *context;             /* of kh_client_tls_context, instead of the files; NULL: the files. For this client alone */
 } kh_client_tls;
 
 /*
