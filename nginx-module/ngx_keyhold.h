@@ -249,6 +249,7 @@ struct ngx_keyhold_agent_s {
     ngx_event_t               overdue;    /* timer */
     ngx_msec_t                refused;    /* since when it refuses */
     ngx_uint_t                refusals;   /* in a row */
+    ngx_msec_t                said[2];    /* when the log was told of it */
     ngx_msec_t                latency;    /* smoothed, in 1/8 msec; 0: unknown */
     ngx_keyhold_missing_t    *missing;
 
