@@ -238,6 +238,8 @@ struct ngx_keyhold_agent_s {
     ngx_msec_t                down_since;
     ngx_uint_t                strikes;    /* wrong answers, silences */
     u_char                    why[NGX_KEYHOLD_DETAIL_LEN];
+    uint32_t                  news;       /* the reason that was logged last */
+    ngx_msec_t                told;       /* when */
     unsigned                  ready:1;
     unsigned                  down:1;     /* and the log says so */
     unsigned                  full:1;     /* the agent's credit is used up */
