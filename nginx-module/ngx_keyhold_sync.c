@@ -28,7 +28,6 @@ ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap, size_t *len)
     ngx_log_t             *log;
     ngx_connection_t      *c;
     ngx_uint_t             i, n, backups, index;
-    ngx_connection_t      *c;
     ngx_keyhold_agent_t   *agent, **agents;
     static ngx_uint_t      warned;
 

@@ -106,7 +106,10 @@ static bool take_idle(kh_client **client, settings *copy)
 
 static kh_result open_tcp(const settings *with, kh_client **client, char *detail)
 {
-    const kh_client_tls tls = {with->ca, with->certificate, with->key, with->name};
+    const kh_client_tls tls = {.ca_file = with->ca,
+                               .certificate_file = with->certificate,
+                               .key_file = with->key,
+                               .server_name = with->name};
 
     return kh_client_open_tls(with->agent, &tls, CLIENT_NAME, with->timeout_ms, client, detail, DETAIL_MAX);
 }

@@ -186,7 +186,9 @@ static int teardown(void **state)
 
 static kh_client_tls files(void)
 {
-    return (kh_client_tls){rig.ca.certificate_file, edge.certificate_file, edge.key_file, NULL};
+    return (kh_client_tls){.ca_file = rig.ca.certificate_file,
+                           .certificate_file = edge.certificate_file,
+                           .key_file = edge.key_file};
 }
 
 static void call(kh_client *client)

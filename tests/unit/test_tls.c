@@ -85,7 +85,9 @@ static kh_tls_server *good_server(void)
 
 static SSL_CTX *client_context(const tls_rig_party *own)
 {
-    const kh_client_tls tls = {rig.ca.certificate_file, own->certificate_file, own->key_file, NULL};
+    const kh_client_tls tls = {.ca_file = rig.ca.certificate_file,
+                               .certificate_file = own->certificate_file,
+                               .key_file = own->key_file};
     SSL_CTX *ctx = NULL;
 
     assert_int_equal(kh_client_tls_context(&tls, &ctx, NULL, 0), KH_OK);
@@ -449,7 +451,9 @@ static void write_text(const char *path, const char *text, mode_t mode)
 static void test_files(void **state)
 {
     char path[128], detail[256] = "";
-    kh_client_tls tls = {rig.ca.certificate_file, edge.certificate_file, edge.key_file, NULL};
+    kh_client_tls tls = {.ca_file = rig.ca.certificate_file,
+                         .certificate_file = edge.certificate_file,
+                         .key_file = edge.key_file};
     kh_tls_file file;
     EVP_PKEY *key = NULL;
     SSL_CTX *ctx = NULL;
