@@ -276,6 +276,20 @@ def test_rights_are_those_of_now(ws):
     rights.agent.stop()
 
 
+def test_a_session_that_outlives_its_certificate(_):
+    """It can be resumed, and is nobody's."""
+    ends = time.time() + 6
+    brief = site.edges.issue("brief", "DNS:edge1.example", ends=6)
+    context = wire.tls_context(site.agents.crt, brief)
+    with site.call(brief, context=context) as caller:
+        session = caller.session
+    wait_until(lambda: time.time() > ends + 1, "the certificate's end", 15)
+    resumed = wire.TlsCaller(site.port, site.agents.crt, brief, context=context, session=session)
+    check(resumed.socket.session_reused, "it was not resumed")
+    refused(resumed.handshake, f"({wire.UNAUTHENTICATED},")
+    resumed.close()
+
+
 def test_certificates_are_replaced(ws):
     """SIGHUP: new connections get the new certificate, those that are there stay, sessions of before begin anew."""
     renewed = Site(ws)
