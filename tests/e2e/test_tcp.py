@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 
@@ -333,6 +334,29 @@ def test_a_listener_that_is_removed(ws):
     with gone.call() as caller:
         sign(caller)
     gone.agent.stop()
+
+
+def test_socket_activation(ws):
+    """systemd's socket is taken, in a unit that has no network of its own; what was waiting in it is served."""
+    passed = Site(ws, start=False)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", passed.port))
+        listener.listen()
+        early = socket.create_connection(("127.0.0.1", passed.port), 30)  # before the agent runs
+        script = ("import os,sys\nos.dup2(int(sys.argv[1]), 3)\nos.set_inheritable(3, True)\n"
+                  "os.environ['LISTEN_PID'] = str(os.getpid())\nos.environ['LISTEN_FDS'] = '1'\nos.execv(sys.argv[2], sys.argv[2:])\n")
+        with open(passed.agent.log_path, "ab") as log:
+            passed.agent.process = subprocess.Popen(
+                [sys.executable, "-c", script, str(listener.fileno()), artefact("keyholdd"), "--config", passed.agent.conf],
+                pass_fds=[listener.fileno()], stdout=log, stderr=log)
+        context = wire.tls_context(passed.agents.crt, passed.edge)
+        caller = wire.Caller(None, 30, context.wrap_socket(early, server_hostname="127.0.0.1"))
+        caller.handshake()
+        check(caller.identity == "edge", "known as", caller.identity)
+        caller.close()
+        passed.agent.wait_ready()
+        passed.agent.stop()
 
 
 def test_front_dies(_):
