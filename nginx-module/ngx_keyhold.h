@@ -13,7 +13,8 @@
  *   ngx_keyhold_handshake.c     suspended handshakes
  *   ngx_keyhold_coro.c          stacks, and the switch between them
  *   ngx_keyhold_op.c            operations: deadline, retry, limit
- *   ngx_keyhold_route.c         operations: to which agent, and to which next
+ *   ngx_keyhold_route.c         operations: to which agent
+ *   ngx_keyhold_retry.c         operations: to which next, and when
  *   ngx_keyhold_balance.c       policy: shares, second tries
  *   ngx_keyhold_missing.c       policy: which agent lacks which key
  *   ngx_keyhold_check.c         whether an agent's answers are to be believed
@@ -252,6 +253,7 @@ struct ngx_keyhold_agent_s {
     ngx_event_t               overdue;    /* timer */
     ngx_msec_t                refused;    /* since when it refuses */
     ngx_uint_t                refusals;   /* in a row */
+    ngx_uint_t                slows;      /* not in time, in a row */
     ngx_msec_t                said[2];    /* when the log was told of it */
     ngx_msec_t                latency;    /* smoothed, in 1/8 msec; 0: unknown */
     ngx_keyhold_missing_t    *missing;
