@@ -3,8 +3,9 @@
  * The keeper's inside. Threads:
  *   main       keeper.c     control socket, admin socket, rings; starts and stops the others
  *   workers    worker.c     take records from the ring, form batches, sign
- *   store      storework.c  everything that reads or writes the store; alone with the database (storetask.c:
- * what takes long) generator  generator.c  what takes long: making keys, judging imported ones
+ *   store      storework.c  everything that reads or writes the store; alone with the database
+ *              storetask.c  what of that takes long, in slices
+ *   generator  generator.c  what takes long: making keys, judging imported ones
  *
  * One lock, `lock`, guards what workers share: ring, lanes, completions, statistics. It is in this
  * process's memory, held briefly, and never during a private-key operation or a call of the store.
