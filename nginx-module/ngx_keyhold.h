@@ -245,14 +245,13 @@ struct ngx_keyhold_agent_s {
     unsigned                  full:1;     /* the agent's credit is used up */
     unsigned                  served:1;   /* an operation, on this connection */
     unsigned                  unsteady:1; /* the last one was of no use */
-    unsigned                  refusal_said:1;
 
     /* operations (ngx_keyhold_route.c) */
     ngx_queue_t               sent;       /* the first was sent first */
     ngx_event_t               overdue;    /* timer */
     ngx_msec_t                refused;    /* since when it refuses */
     ngx_uint_t                refusals;   /* in a row */
-    ngx_msec_t                refusal_told;
+    ngx_msec_t                said[2];    /* when the log was told of it */
     ngx_msec_t                latency;    /* smoothed, in 1/8 msec; 0: unknown */
     ngx_keyhold_missing_t    *missing;
 

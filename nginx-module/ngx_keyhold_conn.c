@@ -253,7 +253,8 @@ ngx_keyhold_conn_wrong(ngx_keyhold_agent_t *agent, const char *text)
 
     ngx_keyhold_conn_why(agent, 0, "it answers wrongly", text);
 
-    msec = ngx_keyhold_conn_strike(agent) * 2;
+    msec = ngx_max(ngx_keyhold_conn_strike(agent) * 2,
+                   NGX_KEYHOLD_STRIKE_MSEC);
 
     if (agent->conf->agents.nelts == 1) {
         msec = NGX_KEYHOLD_BACKOFF_MAX;

@@ -37,8 +37,8 @@
 /* a second look at what is overdue and found nobody else */
 #define NGX_KEYHOLD_OVERDUE_MSEC    100
 
-/* that an agent refuses is said no oftener than so */
-#define NGX_KEYHOLD_REFUSAL_MSEC    10000
+/* an agent that refuses, or is slow, again and again is named as often */
+#define NGX_KEYHOLD_SAY_MSEC        10000
 
 /* so many that wait for one certain agent are looked at in one go */
 #define NGX_KEYHOLD_PASSED_MAX      64
@@ -82,8 +82,7 @@ static void ngx_keyhold_route_wait(ngx_keyhold_op_t *op, ngx_queue_t *queue,
 static ngx_uint_t ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op);
 static void ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent,
     ngx_msec_t msec);
-static void ngx_keyhold_route_say_refusal(ngx_keyhold_op_t *op,
-    kh_result status);
+static ngx_uint_t ngx_keyhold_route_say(ngx_msec_t *said);
 static ngx_int_t ngx_keyhold_route_again(ngx_keyhold_op_t *op,
     ngx_uint_t free);
 static void ngx_keyhold_route_later(ngx_keyhold_op_t *op, ngx_msec_t msec);
@@ -599,19 +598,13 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
 
     agent = op->agent;
 
-    if (op->only != NULL) {
+    if (ngx_keyhold_n == 1 || op->only != NULL) {
 
-        /* who asks one agent wants its answer; the table is filled all the same */
+        /* who asks a certain one wants its answer, and the others learn of it */
 
         if (status == KH_E_NOT_FOUND && ngx_keyhold_n > 1) {
             ngx_keyhold_route_lacks(op, agent);
         }
-
-        ngx_keyhold_op_end(op, status);
-        return;
-    }
-
-    if (ngx_keyhold_n == 1) {
 
         if (!kh_result_retryable(status)) {
             ngx_keyhold_op_end(op, status);
@@ -643,7 +636,6 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
 
         if (agent->refusals == 0) {
             agent->refused = ngx_current_msec;
-            ngx_keyhold_route_say_refusal(op, status);
         }
 
         /* what it had when it became unable is as good as lost */
@@ -652,6 +644,13 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
                 && (ngx_msec_int_t) (agent->refused - op->sent) >= 0);
 
         ngx_keyhold_route_avoid(agent, retry_after);
+
+        if (ngx_keyhold_route_say(&agent->said[0])) {
+            ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
+                          "keyhold: agent %V refuses: %s%s%s, others are "
+                          "asked first", &agent->name, kh_result_text(status),
+                          op->detail[0] ? ": " : "", op->detail);
+        }
     }
 
     ngx_keyhold_route_left(op);
@@ -758,28 +757,16 @@ ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent, ngx_msec_t msec)
 }
 
 
-/* The others do what it refuses, so that no handshake's own line says it. */
-
-static void
-ngx_keyhold_route_say_refusal(ngx_keyhold_op_t *op, kh_result status)
+static ngx_uint_t
+ngx_keyhold_route_say(ngx_msec_t *said)
 {
-    ngx_keyhold_agent_t  *agent;
-
-    agent = op->agent;
-
-    if (agent->refusal_said
-        && ngx_current_msec - agent->refusal_told < NGX_KEYHOLD_REFUSAL_MSEC)
-    {
-        return;
+    if (*said && ngx_current_msec - *said < NGX_KEYHOLD_SAY_MSEC) {
+        return 0;
     }
 
-    agent->refusal_said = 1;
-    agent->refusal_told = ngx_current_msec;
+    *said = ngx_current_msec;
 
-    ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
-                  "keyhold: agent %V refuses work: %s%s%s, asking others",
-                  &agent->name, kh_result_text(status),
-                  op->detail[0] ? ": " : "", op->detail);
+    return 1;
 }
 
 
@@ -955,6 +942,13 @@ ngx_keyhold_route_move(ngx_keyhold_op_t *op, ngx_keyhold_set_t not)
     op->tried |= ngx_keyhold_bit(agent->index);
 
     ngx_keyhold_conn_cancel(agent, id);
+
+    if (ngx_keyhold_route_say(&agent->said[1])) {
+        ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
+                      "keyhold: agent %V is slow: no reply within %M ms, "
+                      "others are asked as well", &agent->name,
+                      ngx_keyhold_conf->try_timeout);
+    }
 
     /* so long it took at least */
 
