@@ -94,8 +94,8 @@ void kh_conn_close(kh_conn *conn, const char *why)
 }
 
 /*
- * Takes requests out of the session until it wants more bytes, the connection ends, or its share of this turn is
- * used up: the end of the turn sees to the rest.
+ * Takes requests out of the session until it wants more bytes, the connection ends, or its share of this turn
+ * is used up: the end of the turn sees to the rest.
  */
 static void process(kh_conn *conn)
 {
@@ -251,8 +251,10 @@ static void settle(kh_conn *conn)
         kh_conn_close(conn, "done");
         return;
     }
-    want_events(conn, (unsent ? EV_WRITE : 0) |
-                          (conn->state < KH_CONN_LAST && !conn->more && kh_server_wants_read(conn->server) ? EV_READ : 0));
+    want_events(
+        conn,
+        (unsent ? EV_WRITE : 0) |
+            (conn->state < KH_CONN_LAST && !conn->more && kh_server_wants_read(conn->server) ? EV_READ : 0));
 }
 
 /* Written, and requests taken that waited: for the peer to read, or for this turn. */
