@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The `metrics` blocks of the configuration. Metrics are for everybody who can connect, so a TCP address has to
- * be one of this machine's own unless the configuration says that it is meant: `public = true`.
+ * The `metrics` blocks of the configuration. Metrics are for everybody who can connect, so a TCP address has
+ * to be one of this machine's own unless the configuration says that it is meant: `public = true`.
  */
 #include "config_syntax.h"
 #include <arpa/inet.h>
@@ -106,8 +106,8 @@ static kh_result check_apart(const kh_config *config, const kh_config_metrics *m
         taken = taken || (metrics->path != NULL && config->listeners[i].path != NULL &&
                           strcmp(config->listeners[i].path, metrics->path) == 0);
     }
-    return taken ? kh_config_fail(config, metrics->line, error,
-                                  "something else is to listen there: metrics ", metrics->address)
+    return taken ? kh_config_fail(config, metrics->line, error, "something else is to listen there: metrics ",
+                                  metrics->address)
                  : KH_OK;
 }
 

@@ -155,7 +155,7 @@ struct kh_front {
     /* connections */
     kh_conn_list handshaking, ready;
     kh_conn *dirty;
-    ev_idle busy; /* active while some of them have more for the next turn: the loop does not sleep */
+    ev_idle busy;  /* active while some of them have more for the next turn: the loop does not sleep */
     uint64_t turn; /* of the loop */
     kh_share strangers, accepts;
     uint64_t share_since_ns; /* share.c */
@@ -254,7 +254,8 @@ bool kh_conns_pending(kh_front *front);
 
 /* ---- room.c */
 /*
- * Whether one more caller that is not known may come in; when all is full, one that has said nothing makes room.
+ * Whether one more caller that is not known may come in; when all is full, one that has said nothing makes
+ * room.
  */
 bool kh_room_for_stranger(kh_front *front, uid_t uid);
 /* Whether the identity may have one more connection. What is refused is counted and logged. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The metrics as Prometheus reads them. Every name is in docs/metrics.md, with what it means. Base units:
- * seconds. A metric has the same labels always, and is there before it first counts, where the labels are known.
+ * seconds. A metric has the same labels always, and is there before it first counts, where the labels are
+ * known.
  */
 #include "metrics.h"
 #include <stddef.h>
@@ -147,8 +148,8 @@ static void put_part(text *out, const char *name, const char *suffix, const char
 }
 
 /*
- * Below 2^k microseconds: the values are whole microseconds that were cut off, so `le` the power is exact. The
- * count is taken from the same buckets, so that +Inf is the sum of all.
+ * Below 2^k microseconds: the values are whole microseconds that were cut off, so `le` the power is exact.
+ * The count is taken from the same buckets, so that +Inf is the sum of all.
  */
 static void histogram(text *out, const char *name, const char *label, const char *value,
                       const kh_histogram *of)
@@ -216,7 +217,8 @@ static void put_keeper(text *out, const kh_front *front, const kh_keeper_stats *
     head(out, "keyhold_keeper_info", "gauge", "Which kernels compute batches; always 1.");
     sample(out, "keyhold_keeper_info", "kernels", kernels[stats->kernels < 3 ? stats->kernels : 0], 1);
     alone(out, "keyhold_kernels_failed", "gauge",
-          "1 if the kernels failed their test at start, so that OpenSSL computes all.", stats->kernels_failed);
+          "1 if the kernels failed their test at start, so that OpenSSL computes all.",
+          stats->kernels_failed);
     alone(out, "keyhold_keys_resident", "gauge", "Private keys in the keeper's memory.",
           stats->keys_resident);
     alone(out, "keyhold_keys_loaded_total", "counter", "Private keys taken from the store.",

@@ -7,8 +7,8 @@
 
 /* ---- metrics.c */
 /*
- * The document, made of counters alone: its size follows from the configuration (the number of identities), not
- * from anything that a peer says. To be freed; NULL: no memory.
+ * The document, made of counters alone: its size follows from the configuration (the number of identities),
+ * not from anything that a peer says. To be freed; NULL: no memory.
  */
 char *kh_metrics_document(const kh_front *front, size_t *len);
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Serving the metrics: as much HTTP/1.1 as a scraper needs, one request and one response for each connection.
- * Everything is bounded on its own, so that nobody here takes anything from callers: so many connections, each
- * with a request of so many bytes and so much time; while all are taken, further ones wait in the listener's
- * backlog. The document is made at most ten times a second, however often it is asked for.
+ * Everything is bounded on its own, so that nobody here takes anything from callers: so many connections,
+ * each with a request of so many bytes and so much time; while all are taken, further ones wait in the
+ * listener's backlog. The document is made at most ten times a second, however often it is asked for.
  */
 #include "metrics.h"
 #include <errno.h>
@@ -14,12 +14,12 @@
 #include <unistd.h>
 
 #define CONNS_MAX 16
-#define REQUEST_MAX 8192      /* bytes of request line and headers */
-#define WRITE_MOST 131072     /* bytes in one turn of the loop */
-#define REQUEST_MS 2000       /* to say what it wants */
-#define RESPONSE_MS 10000     /* and to take the answer */
-#define LINGER_MS 1000        /* and to close, so that what it still sends does not reset the answer */
-#define DOCUMENT_MS 100       /* how old a document may be */
+#define REQUEST_MAX 8192  /* bytes of request line and headers */
+#define WRITE_MOST 131072 /* bytes in one turn of the loop */
+#define REQUEST_MS 2000   /* to say what it wants */
+#define RESPONSE_MS 10000 /* and to take the answer */
+#define LINGER_MS 1000    /* and to close, so that what it still sends does not reset the answer */
+#define DOCUMENT_MS 100   /* how old a document may be */
 #define SWEEP_S 0.25
 
 /* One document, for all who are being sent it. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The supervisor's part in the metrics: it opens the sockets that the configuration names, and the front serves
- * them. All of them are sent with each configuration; the front drops those that it has.
+ * The supervisor's part in the metrics: it opens the sockets that the configuration names, and the front
+ * serves them. All of them are sent with each configuration; the front drops those that it has.
  */
 #include "channel.h"
 #include "log.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Room for connections. max_connections bounds all of them; an identity has a bound of its own, so that none can
- * take them all; and an eighth stays free of callers that are known, so that a new one can always come in and say
- * who it is, root (the operator) above all.
+ * Room for connections. max_connections bounds all of them; an identity has a bound of its own, so that none
+ * can take them all; and an eighth stays free of callers that are known, so that a new one can always come in
+ * and say who it is, root (the operator) above all.
  */
 #include "front.h"
 
@@ -27,8 +27,8 @@ static uint32_t most_of_identity(const kh_front *front, const kh_identity *ident
 }
 
 /*
- * Who makes room for a caller: the oldest that has not said who it is, of the same user if there is one, so that
- * a user who floods the front shuts out nobody else.
+ * Who makes room for a caller: the oldest that has not said who it is, of the same user if there is one, so
+ * that a user who floods the front shuts out nobody else.
  */
 static kh_conn *find_victim(const kh_front *front, uid_t uid)
 {

@@ -426,7 +426,8 @@ static void warn_restart(const kh_config *old, const kh_config *new)
         {"kernels", old->kernels != new->kernels},
         {"batch_window_us", old->batch_window_us != new->batch_window_us},
         {"cache_keys", old->cache_keys != new->cache_keys},
-        {"max_connections", old->max_connections < new->max_connections}, /* the front's limit of descriptors */
+        {"max_connections",
+         old->max_connections < new->max_connections}, /* the front's limit of descriptors */
     };
 
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {

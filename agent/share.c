@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The front's own time, shared out: in one turn of the loop each identity gets so much of it for its requests,
- * those that have not said who they are get as much all together, and accepting has a part of its own. What is
- * left over waits for the next turn, so however much one caller sends, a turn stays short and others are heard.
+ * The front's own time, shared out: in one turn of the loop each identity gets so much of it for its
+ * requests, those that have not said who they are get as much all together, and accepting has a part of its
+ * own. What is left over waits for the next turn, so however much one caller sends, a turn stays short and
+ * others are heard.
  */
 #include "front.h"
 

@@ -16,6 +16,7 @@ include/keyhold/client.h
 include/keyhold/import.h
 include/keyhold/keystore.h
 include/keyhold/protocol.h
+include/keyhold/storefile.h
 include/keyhold/types.h
 lib/systemd/system/keyhold-renew@.service
 lib/systemd/system/keyhold-renew@.timer

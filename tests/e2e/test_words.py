@@ -68,7 +68,7 @@ def test_events_of_the_agent(_):
 def stable(text):
     """A format as docs/logs.md writes it: what changes is …"""
     text = text.replace('\\"', '"').replace("%%", "%")
-    text = re.sub(r"%(?:\*s|[0-9.]*(?:ll|l|z|uA|u)?[dsuVilA])", "…", text)
+    text = re.sub(r"%(?:\*s|[0-9.]*(?:ll|l|z|uA|u)?[dsuVilAM])", "…", text)
     return re.sub("…(\\.?…)+", "…", text)
 
 
@@ -180,6 +180,10 @@ def test_pages_are_well_formed(_):
     """man finds nothing to complain about, and every other page that is named exists."""
     pages = sorted(os.listdir(PAGES))
     for name in pages:
+        elsewhere = re.fullmatch(r"\.so man\d/(\S+)\s*", re.sub(r'^\.\\".*\n', "", read(os.path.join(PAGES, name)), flags=re.M))
+        if elsewhere:
+            check(elsewhere[1] in pages, name, "stands for", elsewhere[1])
+            continue
         done = run("man", "--warnings", "-l", os.path.join(PAGES, name), ok=False, env={**os.environ, "MANWIDTH": "100", "LC_ALL": "C.UTF-8"})
         if done.returncode == 127:
             raise harness.Skip("no man")
