@@ -4,7 +4,7 @@
 KH_BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libmsgpack-dev libev-dev libsqlite3-dev
     libconfuse-dev libseccomp-dev libsystemd-dev libjansson-dev nginx nginx-dev"
 KH_DEMO_PACKAGES="openssl curl util-linux"
-KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3
+KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3 git
     libnginx-mod-stream libnginx-mod-mail"
 KH_FULL_PACKAGES="clang libclang-rt-14-dev"
 

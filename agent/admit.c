@@ -74,8 +74,8 @@ static bool may_ask(kh_conn *conn, const kh_request *req)
 }
 
 /*
- * The usages of which one is enough for this job; 0: which key is taken makes no difference to it. Versions of a key
- * have the same usage, so it is duplicates under several names that are asked for more.
+ * The usages of which one is enough for this job; 0: which key is taken makes no difference to it. Versions of
+ * a key have the same usage, so it is duplicates under several names that are asked for more.
  */
 static uint32_t usages_for(const kh_job *job, const kh_key_info *infos, size_t count)
 {
@@ -86,8 +86,8 @@ static uint32_t usages_for(const kh_job *job, const kh_key_info *infos, size_t c
     }
     switch (differ ? job->op : KH_OP_PING) {
     case KH_OP_SIGN:
-        return kh_usages_to_sign(infos[0].type, job->scheme, (job->flags & KH_SIGN_IS_DIGEST) != 0, job->data,
-                                 job->data_len);
+        return kh_usages_to_sign(infos[0].type, job->scheme, (job->flags & KH_SIGN_IS_DIGEST) != 0,
+                                 job->data, job->data_len);
     case KH_OP_TLS_RSA_DECRYPT:
         return KH_USAGE_TLS_RSA_KX;
     case KH_OP_DECRYPT:
@@ -102,8 +102,8 @@ void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *infos, size
     kh_identity *identity = (kh_identity *)job->tenant;
     bool is_public = job->op == KH_OP_PUBLIC_KEY;
     const kh_key_info *info = NULL;
-    kh_result result = kh_acl_choose(kh_identity_rights(identity), job->op, usages_for(job, infos, count), infos,
-                                     count, is_public, &info);
+    kh_result result = kh_acl_choose(kh_identity_rights(identity), job->op, usages_for(job, infos, count),
+                                     infos, count, is_public, &info);
 
     if (result != KH_OK) {
         log_refusal(front, identity, job->op, count > 0 ? infos[0].name : "?",

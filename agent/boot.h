@@ -29,6 +29,12 @@ typedef struct kh_boot_token {
 
 #define KH_BOOT_TOKENS 128 /* in one message */
 
+/* Followed by the key, DER. */
+typedef struct kh_boot_tls {
+    uint32_t listener; /* index in the configuration */
+    uint32_t has_crl;
+} kh_boot_tls;
+
 /* Followed by the secret, then by the absolute path of the store, without zero. */
 typedef struct kh_boot_keeper {
     uint32_t kek_kind;

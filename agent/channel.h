@@ -17,7 +17,8 @@ typedef enum kh_channel_type {
     /* supervisor to the front */
     KH_MSG_CONFIG = 1, /* kh_boot_config and the path; 1 descriptor: the text in a sealed memfd */
     KH_MSG_TOKENS,     /* some kh_boot_token */
-    KH_MSG_LISTENER,   /* the absolute path; 1 descriptor */
+    KH_MSG_TLS,        /* kh_boot_tls and the key; 2 or 3 descriptors: certificate, CA, CRL, in sealed memfds */
+    KH_MSG_LISTENER,   /* its address; 1 descriptor */
     KH_MSG_COMMIT,     /* what came since KH_MSG_CONFIG is complete: use it */
     KH_MSG_RING,       /* 3 descriptors: a keeper serves this ring */
     KH_MSG_KEEPER_DOWN,

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 kh_result kh_config_fail(const kh_config *config, unsigned line, char *error, const char *what,
@@ -44,7 +43,7 @@ char *kh_config_absolute(const kh_config *config, const char *path)
     return asprintf(&result, "%s/%s", config->dir, path) < 0 ? NULL : result;
 }
 
-static kh_result take_path(const kh_config *config, cfg_t *cfg, const char *option, char **field)
+kh_result kh_config_take_path(const kh_config *config, cfg_t *cfg, const char *option, char **field)
 {
     const char *value = cfg_getstr(cfg, option);
 
@@ -87,13 +86,19 @@ static kh_result take_identity(kh_config *config, cfg_t *cfg, kh_config_identity
     identity->queue_max = (uint32_t)cfg_getint(cfg, "queue_max");
     identity->weight = (uint32_t)cfg_getint(cfg, "weight");
     identity->max_connections = (uint32_t)cfg_getint(cfg, "max_connections");
-    result = take_path(config, cfg, "token", &identity->token);
+    result = kh_config_take_path(config, cfg, "token", &identity->token);
     if (result != KH_OK) {
         return result;
     }
-    if ((identity->token == NULL) == (identity->uid < 0)) {
-        return kh_config_fail(config, identity->line, error, "needs exactly one of `token` and `uid`: identity ",
-                       identity->name);
+    result = kh_config_take_sans(cfg, identity);
+    if (result != KH_OK) {
+        return result;
+    }
+    if (identity->token != NULL ? identity->uid >= 0 : identity->uid < 0 && identity->san_count == 0) {
+        return kh_config_fail(config, identity->line, error,
+                              identity->token != NULL ? "cannot have both `token` and `uid`: identity "
+                                                      : "needs `token`, `uid` or `san`: identity ",
+                              identity->name);
     }
     identity->allows = calloc(allows + 1, sizeof *identity->allows);
     if (identity->allows == NULL) {
@@ -137,54 +142,6 @@ static kh_result take_identities(kh_config *config, cfg_t *cfg, char *error)
     return result;
 }
 
-static kh_result take_listener(kh_config *config, cfg_t *cfg, kh_config_listener *listener, char *error)
-{
-    const char *address = cfg_title(cfg);
-
-    listener->line = (unsigned)cfg->line;
-    listener->address = strdup(address);
-    listener->path = kh_config_absolute(config, address + strlen("unix:"));
-    listener->mode = (mode_t)cfg_getint(cfg, "mode");
-    listener->owner = copy_string(cfg, "owner");
-    listener->group = copy_string(cfg, "group");
-    if (listener->address == NULL || listener->path == NULL) {
-        return KH_E_MEMORY;
-    }
-    if (strlen(listener->path) >= sizeof((struct sockaddr_un *)0)->sun_path) {
-        return kh_config_fail(config, listener->line, error,
-                       "the path is too long for a Unix socket: ", listener->path);
-    }
-    return KH_OK;
-}
-
-static kh_result take_listeners(kh_config *config, cfg_t *cfg, char *error)
-{
-    unsigned count = cfg_size(cfg, "listen");
-    kh_result result = KH_OK;
-
-    if (count == 0) {
-        return kh_config_fail(config, 0, error, "there is no `listen`", "");
-    }
-    if (count > KH_LISTENERS_MAX) {
-        return kh_config_fail(config, 0, error, "too many listeners", "");
-    }
-    config->listeners = calloc(count, sizeof *config->listeners);
-    if (config->listeners == NULL) {
-        return KH_E_MEMORY;
-    }
-    for (unsigned i = 0; i < count && result == KH_OK; i++) {
-        result = take_listener(config, cfg_getnsec(cfg, "listen", i), &config->listeners[i], error);
-        config->listener_count++;
-        for (unsigned j = 0; j < i && result == KH_OK; j++) {
-            if (strcmp(config->listeners[i].path, config->listeners[j].path) == 0) {
-                result = kh_config_fail(config, config->listeners[i].line, error, "declared twice: listen ",
-                                 config->listeners[i].address);
-            }
-        }
-    }
-    return result;
-}
-
 static kh_result take_all(kh_config *config, cfg_t *cfg, char *error)
 {
     kh_result result = KH_OK;
@@ -197,10 +154,10 @@ static kh_result take_all(kh_config *config, cfg_t *cfg, char *error)
     config->log_format = strcmp(cfg_getstr(cfg, "log_format"), "json") == 0 ? KH_FORMAT_JSON : KH_FORMAT_TEXT;
     config->front_user = copy_string(cfg, "front_user");
     config->keeper_user = copy_string(cfg, "keeper_user");
-    if ((result = take_path(config, cfg, "store", &config->store)) != KH_OK ||
-        (result = take_path(config, cfg, "kek_file", &config->kek_file)) != KH_OK ||
-        (result = take_path(config, cfg, "kek_passphrase_file", &config->kek_passphrase_file)) != KH_OK ||
-        (result = take_path(config, cfg, "admin_socket", &config->admin_socket)) != KH_OK) {
+    if ((result = kh_config_take_path(config, cfg, "store", &config->store)) != KH_OK ||
+        (result = kh_config_take_path(config, cfg, "kek_file", &config->kek_file)) != KH_OK ||
+        (result = kh_config_take_path(config, cfg, "kek_passphrase_file", &config->kek_passphrase_file)) != KH_OK ||
+        (result = kh_config_take_path(config, cfg, "admin_socket", &config->admin_socket)) != KH_OK) {
         return result;
     }
     if (config->store == NULL) {
@@ -213,11 +170,12 @@ static kh_result take_all(kh_config *config, cfg_t *cfg, char *error)
         return kh_config_fail(config, 0, error, "only a passphrase can be asked for on the terminal, not `kek_file`",
                        "");
     }
-    if ((result = take_listeners(config, cfg, error)) != KH_OK ||
+    if ((result = kh_config_take_listeners(config, cfg, error)) != KH_OK ||
         (result = take_identities(config, cfg, error)) != KH_OK) {
         return result;
     }
-    return kh_config_take_metrics(config, cfg, error);
+    result = kh_config_order_sans(config, error);
+    return result == KH_OK ? kh_config_take_metrics(config, cfg, error) : result;
 }
 
 static kh_result start(const char *text, size_t len, const char *path, kh_config **out)
@@ -344,6 +302,7 @@ static void free_identity(kh_config_identity *identity)
     }
     free(identity->allows);
     free(identity->token);
+    kh_config_free_sans(identity);
 }
 
 void kh_config_free(kh_config *config)
@@ -354,15 +313,10 @@ void kh_config_free(kh_config *config)
     for (size_t i = 0; i < config->identity_count; i++) {
         free_identity(&config->identities[i]);
     }
-    for (size_t i = 0; i < config->listener_count; i++) {
-        free(config->listeners[i].address);
-        free(config->listeners[i].path);
-        free(config->listeners[i].owner);
-        free(config->listeners[i].group);
-    }
+    kh_config_free_listeners(config);
     kh_config_free_metrics(config);
     free(config->identities);
-    free(config->listeners);
+    free(config->sans);
     free(config->path);
     free(config->dir);
     free(config->text);

@@ -18,6 +18,7 @@
 #define KH_LISTENERS_MAX 64
 #define KH_IDENTITIES_MAX 1024
 #define KH_METRICS_MAX 4 /* `metrics` blocks */
+#define KH_SANS_MAX 64 /* names of one identity, and of one certificate that are looked at */
 
 /*
  * Whole numbers of the top level. X(field and option, default, least, most, what it is). The unit is in the
@@ -49,8 +50,10 @@ typedef struct kh_allow {
 
 typedef struct kh_config_identity {
     char name[KH_NAME_MAX + 1];
-    char *token;        /* absolute path of its token file; NULL: known by uid */
-    int64_t uid;        /* -1: known by token */
+    char *token;        /* absolute path of its token file; NULL: it has none */
+    int64_t uid;        /* -1: not known by that */
+    char **sans;        /* over TCP, any of these: canonical (san.h) */
+    size_t san_count;
     uint32_t queue_max; /* 0: the top level's */
     uint32_t max_connections; /* 0: three quarters of the top level's */
     uint32_t weight;    /* 1 to 1000: its share of a contended lane */
@@ -59,13 +62,26 @@ typedef struct kh_config_identity {
     size_t allow_count;
 } kh_config_identity;
 
+/* A numeric address and port. */
+typedef union kh_tcp_address {
+    struct sockaddr any;
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+} kh_tcp_address;
+
 typedef struct kh_config_listener {
-    char *address; /* as written: "unix:PATH" */
-    char *path;    /* absolute */
+    char *address;    /* "unix:/ABSOLUTE/PATH" or "tcp:ADDRESS:PORT" in one spelling: it names the listener */
+    const char *path; /* in address; NULL: TCP */
+    unsigned line;
+    /* a Unix socket's */
     mode_t mode;
     char *owner; /* NULL: unchanged */
     char *group; /* NULL: unchanged */
-    unsigned line;
+    /* TCP's: absolute paths of PEM files */
+    kh_tcp_address tcp;
+    char *certificate, *certificate_key, *client_ca;
+    char *client_crl;    /* NULL: none */
+    bool administration; /* keys may be managed through it */
 } kh_config_listener;
 
 /* Where the metrics are served. */
@@ -82,6 +98,11 @@ typedef struct kh_config_metrics {
     bool is_public;      /* `public = true`: an address that is not loopback is meant */
     unsigned line;
 } kh_config_metrics;
+/* Who has a name; see kh_config_find_san. */
+typedef struct kh_config_san {
+    const char *text;
+    size_t identity;
+} kh_config_san;
 
 typedef enum kh_config_format { KH_FORMAT_TEXT, KH_FORMAT_JSON } kh_config_format;
 
@@ -111,6 +132,8 @@ typedef struct kh_config {
     size_t identity_count;
     kh_config_metrics *metrics;
     size_t metrics_count;
+    kh_config_san *sans; /* of all identities, in order */
+    size_t san_count;
 } kh_config;
 
 /*
@@ -122,6 +145,8 @@ KH_MUST_USE kh_result kh_config_load(const char *path, kh_config **config, char 
 KH_MUST_USE kh_result kh_config_parse(const char *text, size_t len, const char *path, kh_config **config,
                                       char *error);
 void kh_config_free(kh_config *config); /* NULL is fine */
+/* The identity that has this canonical name (san.h); NULL: none. */
+const kh_config_identity *kh_config_find_san(const kh_config *config, const char *san);
 
 /* A user of the configuration: a name, or "uid:gid" in decimal. */
 typedef struct kh_user {

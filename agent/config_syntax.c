@@ -2,6 +2,7 @@
 /* The options of the configuration file, and the check of each value at the line where it stands. */
 #include "config_syntax.h"
 #include "config.h"
+#include "san.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -183,8 +184,28 @@ static int check_listen(cfg_t *cfg, cfg_opt_t *opt)
 {
     const char *address = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
 
-    if (strncmp(address, "unix:", 5) != 0 || address[5] == '\0') {
-        cfg_error(cfg, "listen \"%s\": an address is \"unix:PATH\"", address);
+    if ((strncmp(address, "unix:", 5) != 0 && strncmp(address, "tcp:", 4) != 0) ||
+        strchr(address, ':')[1] == '\0') {
+        cfg_error(cfg, "listen \"%s\": an address is \"unix:PATH\" or \"tcp:ADDRESS:PORT\"", address);
+        return -1;
+    }
+    return 0;
+}
+
+static int check_san(cfg_t *cfg, cfg_opt_t *opt)
+{
+    const char *value = cfg_opt_getnstr(opt, cfg_opt_size(opt) - 1);
+    char canonical[KH_SAN_MAX + 1];
+
+    if (cfg_opt_size(opt) > KH_SANS_MAX) {
+        cfg_error(cfg, "san: more than %d names", KH_SANS_MAX);
+        return -1;
+    }
+    if (kh_san_canonical(value, strlen(value), canonical) != KH_OK) {
+        cfg_error(cfg,
+                  "san: \"%s\" is none of dns:NAME, uri:URI, ip:ADDRESS, email:ADDRESS (exact, without "
+                  "wildcards)",
+                  value);
         return -1;
     }
     return 0;
@@ -236,8 +257,10 @@ static void set_checks(cfg_t *cfg)
 {
     static const char *const paths[] = {"store",        "kek_file",     "kek_passphrase_file",
                                         "admin_socket", "front_user",   "keeper_user",
-                                        "listen|owner", "listen|group", "metrics|owner",
-                                        "metrics|group", "identity|token"};
+                                        "listen|owner", "listen|group", "listen|certificate",
+                                        "listen|certificate_key", "listen|client_ca",
+                                        "listen|client_crl", "metrics|owner", "metrics|group",
+                                        "identity|token"};
     static const char *const words[] = {"kernels", "log_level", "log_format"};
 
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
@@ -256,6 +279,8 @@ static void set_checks(cfg_t *cfg)
     cfg_set_validate_func(cfg, "listen|mode", check_listen_number);
     cfg_set_validate_func(cfg, "metrics|mode", check_listen_number);
     cfg_set_validate_func(cfg, "metrics", check_metrics);
+    cfg_set_validate_func(cfg, "listen|administration", check_once);
+    cfg_set_validate_func(cfg, "identity|san", check_san);
     cfg_set_validate_func(cfg, "identity|allow|keys", check_glob);
     cfg_set_validate_func(cfg, "identity|allow|operations", check_operation);
     cfg_set_validate_func(cfg, "identity|allow", check_allow);
@@ -336,9 +361,17 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
     cfg_opt_t identity[] = {CFG_STR("token", NULL, CFGF_NODEFAULT), CFG_INT("uid", -1, CFGF_NONE),
                             CFG_INT("queue_max", 0, CFGF_NONE),     CFG_INT("weight", 1, CFGF_NONE),
                             CFG_INT("max_connections", 0, CFGF_NONE),
+                            CFG_STR_LIST("san", NULL, CFGF_NODEFAULT),
                             CFG_SEC("allow", allow, CFGF_MULTI),    CFG_END()};
-    cfg_opt_t listen[] = {CFG_INT("mode", 0666, CFGF_NONE), CFG_STR("owner", NULL, CFGF_NODEFAULT),
-                          CFG_STR("group", NULL, CFGF_NODEFAULT), CFG_END()};
+    cfg_opt_t listen[] = {CFG_INT("mode", -1, CFGF_NONE),
+                          CFG_STR("owner", NULL, CFGF_NODEFAULT),
+                          CFG_STR("group", NULL, CFGF_NODEFAULT),
+                          CFG_STR("certificate", NULL, CFGF_NODEFAULT),
+                          CFG_STR("certificate_key", NULL, CFGF_NODEFAULT),
+                          CFG_STR("client_ca", NULL, CFGF_NODEFAULT),
+                          CFG_STR("client_crl", NULL, CFGF_NODEFAULT),
+                          CFG_BOOL("administration", cfg_false, CFGF_NONE),
+                          CFG_END()};
     cfg_opt_t metrics[] = {CFG_INT("mode", 0666, CFGF_NONE), CFG_STR("owner", NULL, CFGF_NODEFAULT),
                            CFG_STR("group", NULL, CFGF_NODEFAULT), CFG_BOOL("public", cfg_false, CFGF_NONE),
                            CFG_END()};

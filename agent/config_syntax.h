@@ -31,5 +31,15 @@ char *kh_config_absolute(const kh_config *config, const char *path);
 /* Takes the `metrics` blocks. KH_E_INVALID, KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_config_take_metrics(kh_config *config, cfg_t *cfg, char *error);
 void kh_config_free_metrics(kh_config *config);
+/* Takes a path, which may be absent. KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_config_take_path(const kh_config *config, cfg_t *cfg, const char *option, char **field);
+/* Takes the `listen` blocks. KH_E_INVALID, KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_config_take_listeners(kh_config *config, cfg_t *cfg, char *error);
+void kh_config_free_listeners(kh_config *config);
+/* Takes the `san` of an identity. KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_config_take_sans(cfg_t *cfg, kh_config_identity *identity);
+void kh_config_free_sans(kh_config_identity *identity);
+/* Orders the names of all identities. KH_E_INVALID: two have the same. KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_config_order_sans(kh_config *config, char *error);
 
 #endif

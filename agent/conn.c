@@ -4,10 +4,8 @@
  * the loop; it is freed only at the end of a turn, so that nobody holds a pointer to a freed one.
  */
 #include "front.h"
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define READS_PER_TURN 4
@@ -82,7 +80,7 @@ void kh_conn_close(kh_conn *conn, const char *why)
     if (conn->state == KH_CONN_CLOSED) {
         return;
     }
-    kh_log(KH_LOG_DEBUG, "connection_close", KH_LT("why", why), KH_LN("peer_pid", conn->pid));
+    kh_log(KH_LOG_DEBUG, "connection_close", KH_LT("why", why), KH_LOG_PEER(conn));
     kh_operation_abandon(conn);
     if (conn->counted) {
         conn->identity->connections--;
@@ -94,8 +92,8 @@ void kh_conn_close(kh_conn *conn, const char *why)
 }
 
 /*
- * Takes requests out of the session until it wants more bytes, the connection ends, or its share of this turn
- * is used up: the end of the turn sees to the rest.
+ * Takes requests out of the session until it wants more bytes, the connection ends, or its share of this turn is
+ * used up: the end of the turn sees to the rest.
  */
 static void process(kh_conn *conn)
 {
@@ -126,8 +124,7 @@ static void process(kh_conn *conn)
             front->stats.closed_protocol++;
             if (kh_log_allowed(&front->log_protocol, kh_front_ms(front), &suppressed)) {
                 kh_log(KH_LOG_WARN, "protocol_error", KH_LT("why", kh_result_name(result)),
-                       KH_LN("peer_uid", conn->uid), KH_LN("peer_pid", conn->pid),
-                       KH_LN("suppressed", suppressed));
+                       KH_LOG_PEER(conn), KH_LN("suppressed", suppressed));
             }
             conn->state = KH_CONN_LAST;
         } else if (req.op == KH_OP_HELLO) {
@@ -157,10 +154,13 @@ static void touch(kh_conn *conn)
 
 static void read_some(kh_conn *conn)
 {
-    for (int i = 0; i < READS_PER_TURN && conn->state < KH_CONN_LAST && !conn->more; i++) {
-        size_t cap = 0;
+    kh_transport *transport = conn->transport;
+    bool came = false;
+
+    for (int i = 0; conn->state < KH_CONN_LAST && !conn->more && (i < READS_PER_TURN || transport->held); i++) {
+        size_t cap = 0, got = 0;
         uint8_t *room = kh_server_read_buffer(conn->server, &cap);
-        ssize_t got = 0;
+        kh_result result = KH_OK;
 
         if (room == NULL) {
             if (kh_server_wants_read(conn->server)) {
@@ -168,46 +168,43 @@ static void read_some(kh_conn *conn)
             }
             return;
         }
-        got = recv(conn->io.fd, room, cap, 0);
-        if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-            if (i == 0) {
-                return;
-            }
+        result = transport->ops->read(transport, room, cap, &got);
+        if (result == KH_AGAIN) {
             break;
         }
-        if (got < 0) {
-            kh_conn_close(conn, "read failed");
+        if (result != KH_OK) {
+            kh_conn_close(conn, result == KH_E_CLOSED ? "end of file" : "read failed");
             return;
         }
-        if (got == 0) {
-            kh_conn_close(conn, "end of file");
-            return;
-        }
-        kh_server_fed(conn->server, (size_t)got);
+        came = true;
+        kh_server_fed(conn->server, got);
         process(conn);
-        if ((size_t)got < cap) {
+        if (got < cap && !transport->held) {
             break;
         }
     }
-    touch(conn);
+    if (came) {
+        touch(conn);
+    }
 }
 
 static void write_some(kh_conn *conn)
 {
     kh_bytes out = kh_server_output(conn->server);
-    ssize_t sent = 0;
+    kh_result result = KH_OK;
+    size_t sent = 0;
 
     if (out.len == 0) {
         conn->stalled_ms = 0;
         return;
     }
-    sent = send(conn->io.fd, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+    result = conn->transport->ops->write(conn->transport, out.data, out.len, &sent);
+    if (result != KH_OK && result != KH_AGAIN) {
         kh_conn_close(conn, "write failed");
         return;
     }
     if (sent > 0) {
-        kh_server_sent(conn->server, (size_t)sent);
+        kh_server_sent(conn->server, sent);
         conn->stalled_ms = 0;
     }
     if (kh_server_output(conn->server).len > 0 && conn->stalled_ms == 0) {
@@ -228,8 +225,11 @@ static void on_conn(struct ev_loop *loop, ev_io *io, int events)
         write_some(conn);
         mark_dirty(conn);
     }
-    if ((events & EV_READ) != 0) {
+    if ((events & EV_READ) != 0 || conn->transport->wants_write) {
         read_some(conn);
+    }
+    if (conn->transport->wants_write) {
+        mark_dirty(conn); /* the end of this turn asks for the event */
     }
     kh_share_spend(conn);
 }
@@ -237,7 +237,9 @@ static void on_conn(struct ev_loop *loop, ev_io *io, int events)
 static void destroy(kh_conn *conn)
 {
     list_remove(conn);
+    conn->transport->ops->free(conn->transport);
     close(conn->io.fd);
+    kh_listener_release(conn->listener);
     kh_server_free(conn->server);
     free(conn);
 }
@@ -251,10 +253,8 @@ static void settle(kh_conn *conn)
         kh_conn_close(conn, "done");
         return;
     }
-    want_events(
-        conn,
-        (unsent ? EV_WRITE : 0) |
-            (conn->state < KH_CONN_LAST && !conn->more && kh_server_wants_read(conn->server) ? EV_READ : 0));
+    want_events(conn, (unsent || conn->transport->wants_write ? EV_WRITE : 0) |
+                          (conn->state < KH_CONN_LAST && !conn->more && kh_server_wants_read(conn->server) ? EV_READ : 0));
 }
 
 /* Written, and requests taken that waited: for the peer to read, or for this turn. */
@@ -265,6 +265,9 @@ static void flush(kh_conn *conn)
     write_some(conn);
     if (held && conn->state < KH_CONN_LAST) {
         process(conn);
+    }
+    if (conn->transport->held && !conn->more && conn->state < KH_CONN_LAST && kh_server_wants_read(conn->server)) {
+        read_some(conn); /* bytes that waited for the same, and that no event will tell of */
     }
     if (conn->state != KH_CONN_CLOSED) {
         settle(conn);
@@ -325,7 +328,7 @@ bool kh_conns_pending(kh_front *front)
 static bool still_known(const kh_conn *conn)
 {
     return conn->by_token ? conn->identity->credential != NULL && conn->identity->same_token
-                          : kh_identity_by_uid(conn->front, conn->uid) == conn->identity;
+                          : conn->transport->ops->identify(conn->transport, conn->front) == conn->identity;
 }
 
 void kh_conns_apply(kh_front *front)
@@ -335,7 +338,7 @@ void kh_conns_apply(kh_front *front)
     for (kh_conn *conn = front->ready.first; conn != NULL; conn = next) {
         next = conn->next;
         if (conn->state == KH_CONN_READY && !still_known(conn)) {
-            kh_conn_close(conn, "identity removed or token changed");
+            kh_conn_close(conn, "identity removed, token or certificates changed");
         }
     }
 }
@@ -370,7 +373,7 @@ static void log_stalled(const kh_conn *conn)
     if (kh_log_allowed(&front->log_stalled, kh_front_ms(front), &suppressed)) {
         kh_log(KH_LOG_INFO, "connection_stalled",
                KH_LT("identity", conn->identity != NULL ? conn->identity->name : "unknown"),
-               KH_LN("peer_pid", conn->pid), KH_LN("peer_uid", conn->uid), KH_LN("suppressed", suppressed));
+               KH_LOG_PEER(conn), KH_LN("suppressed", suppressed));
     }
 }
 
@@ -417,26 +420,28 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
 
 /* ---- Opening ---- */
 
-kh_result kh_conn_open(kh_front *front, int fd)
+kh_result kh_conn_open(kh_listener *listener, int fd, const struct sockaddr *peer)
 {
+    kh_front *front = listener->front;
     kh_server_config config = {.max_frame = (uint32_t)front->config->frame_max,
                                .credit = (uint32_t)front->config->credit};
     kh_conn *conn = calloc(1, sizeof *conn);
-    struct ucred peer = {.pid = 0, .uid = (uid_t)-1};
-    socklen_t len = sizeof peer;
 
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) {
-        peer.uid = (uid_t)-1;
-    }
-    if (!kh_room_for_stranger(front, peer.uid) || conn == NULL ||
-        kh_server_new(&config, &conn->server) != KH_OK) {
+    if (conn == NULL || kh_server_new(&config, &conn->server) != KH_OK ||
+        (listener->is_tcp ? kh_transport_tls(listener, fd, peer, &conn->transport)
+                          : kh_transport_unix(fd, &conn->transport)) != KH_OK ||
+        !kh_room_for_stranger(front, conn->transport->uid)) {
+        if (conn != NULL && conn->transport != NULL) {
+            conn->transport->ops->free(conn->transport);
+        }
+        kh_server_free(conn != NULL ? conn->server : NULL);
         free(conn);
         close(fd);
         return KH_E_OVERLOADED;
     }
     conn->front = front;
-    conn->uid = peer.uid;
-    conn->pid = peer.pid;
+    conn->listener = listener;
+    listener->connections++;
     conn->active_ms = kh_front_ms(front);
     ev_io_init(&conn->io, on_conn, fd, EV_READ);
     conn->io.data = conn;

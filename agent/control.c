@@ -7,6 +7,7 @@
 #include "confine.h"
 #include "front.h"
 #include "metrics.h"
+#include "tls_material.h"
 #include "secret.h"
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -22,6 +23,10 @@ static void drop_next(kh_front *front)
     front->next_config = NULL;
     if (front->next_credentials != NULL) {
         OPENSSL_cleanse(front->next_credentials, CREDENTIALS_SIZE);
+    }
+    for (size_t i = 0; i < KH_LISTENERS_MAX; i++) {
+        kh_tls_server_free(front->next_tls[i]);
+        front->next_tls[i] = NULL;
     }
 }
 
@@ -71,18 +76,35 @@ static kh_result take_tokens(kh_front *front, const kh_channel_message *message)
     return KH_OK;
 }
 
-static kh_result take_listener(kh_front *front, kh_channel_message *message)
+static kh_result take_tls(kh_front *front, const kh_channel_message *message)
 {
-    char path[256];
-    int fd = message->fd_count == 1 ? message->fds[0] : -1;
+    kh_tls_server *server = NULL;
+    uint32_t listener = 0;
+    kh_result result = front->next_config != NULL ? kh_material_receive(message, &listener, &server) : KH_E_ORDER;
 
-    if (fd < 0 || message->len == 0 || message->len >= sizeof path) {
+    if (result == KH_OK &&
+        (listener >= front->next_config->listener_count || front->next_tls[listener] != NULL)) {
+        kh_tls_server_free(server);
         return KH_E_MALFORMED;
     }
-    memcpy(path, message->payload, message->len);
-    path[message->len] = '\0';
+    if (result == KH_OK) {
+        front->next_tls[listener] = server;
+    }
+    return result;
+}
+
+static kh_result take_listener(kh_front *front, kh_channel_message *message)
+{
+    char address[256];
+    int fd = message->fd_count == 1 ? message->fds[0] : -1;
+
+    if (fd < 0 || message->len == 0 || message->len >= sizeof address) {
+        return KH_E_MALFORMED;
+    }
+    memcpy(address, message->payload, message->len);
+    address[message->len] = '\0';
     message->fds[0] = -1; /* the listener owns it */
-    return kh_listener_add(front, fd, path);
+    return kh_listener_add(front, fd, address);
 }
 
 static kh_result take_metrics(kh_front *front, kh_channel_message *message)
@@ -172,6 +194,8 @@ static kh_result take(kh_front *front, kh_channel_message *message)
         return take_config(front, message);
     case KH_MSG_TOKENS:
         return take_tokens(front, message);
+    case KH_MSG_TLS:
+        return take_tls(front, message);
     case KH_MSG_LISTENER:
         return take_listener(front, message);
     case KH_MSG_METRICS:
@@ -201,18 +225,18 @@ static kh_result take(kh_front *front, kh_channel_message *message)
 
 static kh_result receive(kh_front *front, bool wait, uint32_t *type)
 {
-    kh_channel_message message;
-    kh_result result = kh_channel_receive(front->channel_fd, wait, &message);
+    kh_channel_message *message = front->message;
+    kh_result result = kh_channel_receive(front->channel_fd, wait, message);
 
     *type = 0;
     if (result != KH_OK) {
         return result;
     }
-    *type = message.type;
-    result = take(front, &message);
-    kh_channel_close_fds(&message);
-    if (*type == KH_MSG_TOKENS) {
-        OPENSSL_cleanse(&message, sizeof message);
+    *type = message->type;
+    result = take(front, message);
+    kh_channel_close_fds(message);
+    if (*type == KH_MSG_TOKENS || *type == KH_MSG_TLS) {
+        OPENSSL_cleanse(message, sizeof *message);
     }
     return result;
 }
@@ -225,7 +249,8 @@ kh_result kh_control_boot(kh_front *front)
 
     front->credentials = kh_secret_alloc(CREDENTIALS_SIZE, &locked);
     front->next_credentials = kh_secret_alloc(CREDENTIALS_SIZE, &locked);
-    if (front->credentials == NULL || front->next_credentials == NULL) {
+    front->message = kh_secret_alloc(sizeof *front->message, &locked);
+    if (front->credentials == NULL || front->next_credentials == NULL || front->message == NULL) {
         return KH_E_MEMORY;
     }
     if (!locked) {

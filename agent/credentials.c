@@ -19,10 +19,7 @@
 #define CTRL_C 0x03
 #define PREFIX "credential:"
 
-/*
- * The path itself, or that of the systemd credential that it names. False: there are none, or it is too long.
- */
-static bool resolve(const char *path, char *out, size_t cap)
+bool kh_credential_resolve(const char *path, char *out, size_t cap)
 {
     const char *dir = getenv("CREDENTIALS_DIRECTORY");
 
@@ -132,7 +129,7 @@ kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error)
     if (strcmp(name, "-") == 0) {
         result = ask(kek);
         name = "the terminal";
-    } else if (!resolve(name, path, sizeof path)) {
+    } else if (!kh_credential_resolve(name, path, sizeof path)) {
         result = KH_E_IO;
         errno = ENOENT;
     } else if (kek->kind == KH_KEK_FILE) {
@@ -167,7 +164,7 @@ kh_result kh_tokens_load(const kh_config *config, kh_credential *credentials, ch
         if (identity->token == NULL) {
             continue;
         }
-        if (!resolve(identity->token, path, sizeof path)) {
+        if (!kh_credential_resolve(identity->token, path, sizeof path)) {
             errno = ENOENT;
             result = KH_E_IO;
             snprintf(path, sizeof path, "%s", identity->token);

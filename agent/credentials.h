@@ -14,6 +14,11 @@ typedef struct kh_kek {
     size_t len;
 } kh_kek;
 
+/*
+ * The path itself, or that of the systemd credential that it names ("credential:NAME"). False: there are none, or it is
+ * too long.
+ */
+bool kh_credential_resolve(const char *path, char *out, size_t cap);
 /* Both write a message (KH_CONFIG_ERROR_MAX bytes) on failure, naming file and line where there is one. */
 KH_MUST_USE kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error);
 void kh_kek_free(kh_kek *kek);

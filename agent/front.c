@@ -8,10 +8,15 @@
 #include "metrics.h"
 #include "probe.h"
 #include "secret.h"
+#include <openssl/crypto.h>
+#include <openssl/ssl.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
+
+#define SECURE_HEAP (512 * 1024) /* bytes, a power of two: some kilobytes for each TCP listener */
+#define SECURE_LEAST 64
 
 uint64_t kh_front_clock(void)
 {
@@ -37,12 +42,31 @@ static void check_drained(struct ev_loop *loop, ev_prepare *prepare, int events)
     }
 }
 
+/*
+ * OpenSSL loads what TLS needs now, since the first TCP listener may come with a later configuration. The numbers of
+ * private keys go to memory that is locked and left out of dumps.
+ */
+static kh_result set_up_tls(void)
+{
+    SSL_CTX *ctx = NULL;
+
+    if (CRYPTO_secure_malloc_init(SECURE_HEAP, SECURE_LEAST) == 0) {
+        return KH_E_MEMORY;
+    }
+    ctx = SSL_CTX_new(TLS_server_method());
+    SSL_CTX_free(ctx);
+    return ctx != NULL ? KH_OK : KH_E_MEMORY;
+}
+
 static kh_result set_up(kh_front *front)
 {
     const kh_config *config = NULL;
     uint8_t warm[KH_PROOF_LEN], nonce[KH_NONCE_LEN] = {0};
-    kh_result result = kh_control_boot(front);
+    kh_result result = set_up_tls();
 
+    if (result == KH_OK) {
+        result = kh_control_boot(front);
+    }
     if (result != KH_OK) {
         return result;
     }

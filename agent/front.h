@@ -9,6 +9,7 @@
  *   conn.c       connections
  *   room.c       how many of them
  *   share.c      how much of the front's time each caller gets
+ *   transport_unix.c, transport_tls.c  what is between a connection and its descriptor
  *   auth.c       hello and auth
  *   admit.c      a request becomes a job, or is answered at once
  *   operation.c  the life of a job: begin, end, cancel, expire
@@ -32,6 +33,8 @@
 #include "histogram.h"
 #include "log.h"
 #include "queue.h"
+#include "tls.h"
+#include "transport.h"
 #include <ev.h>
 
 #define KH_OPS_ROOM 20      /* kh_op is below this */
@@ -42,6 +45,7 @@
 
 typedef struct kh_front kh_front;
 typedef struct kh_conn kh_conn;
+typedef struct kh_listener kh_listener;
 
 /* Time spent in one turn of the loop (share.c). */
 typedef struct kh_share {
@@ -49,7 +53,8 @@ typedef struct kh_share {
 } kh_share;
 
 /* Who can call. Made when a configuration first names it, never freed, so that jobs may point to it. */
-typedef struct kh_identity {
+typedef struct kh_identity kh_identity;
+struct kh_identity {
     kh_tenant tenant; /* first: a job's tenant is its identity */
     char name[KH_NAME_MAX + 1];
     bool is_root;
@@ -63,8 +68,8 @@ typedef struct kh_identity {
     kh_share share;
     /* each identity has its own: none drowns what others cause */
     kh_log_limit log_refused, log_overload, log_connections;
-    struct kh_identity *next;
-} kh_identity;
+    kh_identity *next;
+};
 
 typedef enum kh_conn_state {
     KH_CONN_HELLO, /* has not said who it is, or not proved it */
@@ -81,10 +86,10 @@ typedef struct kh_conn_list {
 struct kh_conn {
     ev_io io;
     kh_front *front;
+    kh_listener *listener;
+    kh_transport *transport;
     kh_server *server;
     kh_conn_state state;
-    uid_t uid;
-    pid_t pid;
     kh_identity *identity; /* READY; before: who it claims to be, NULL: nobody that is known */
     uint8_t nonce_client[KH_NONCE_LEN], nonce_agent[KH_NONCE_LEN];
     bool by_token; /* it named an identity */
@@ -100,13 +105,20 @@ struct kh_conn {
     kh_job *jobs;
 };
 
-typedef struct kh_listener {
+struct kh_listener {
     ev_io io;
     kh_front *front;
-    char *path;
-    uint64_t accepted;
-    struct kh_listener *next;
-} kh_listener;
+    char *address; /* as in the configuration */
+    bool is_tcp;
+    bool gone;            /* the configuration names it no more: it is freed with its last connection */
+    bool administration;  /* keys may be managed through it */
+    kh_tls_server *tls;   /* TCP: for new connections */
+    uint32_t trust;       /* counts how often others became believed */
+    uint32_t connections; /* that point here */
+    uint64_t accepted, tls_handshakes, tls_resumed, tls_failed;
+    kh_log_limit log_tls;
+    kh_listener *next;
+};
 
 typedef struct kh_front_stats {
     uint64_t results[KH_OPS_ROOM][KH_RESULTS_ROOM];
@@ -125,6 +137,7 @@ struct kh_front {
     struct ev_loop *loop;
     int channel_fd;
     ev_io channel_io;
+    kh_channel_message *message; /* locked: secrets come through it */
     uint64_t now_ns;    /* CLOCK_MONOTONIC, of this callback */
     uint64_t started_s; /* Unix time */
     uint64_t started_ns;
@@ -138,6 +151,7 @@ struct kh_front {
     kh_credential *nobody; /* a random secret: what unknown identities are measured against */
     kh_listener *listeners;
     struct kh_metrics *metrics; /* metrics_http.c's; NULL: none */
+    kh_tls_server *next_tls[KH_LISTENERS_MAX]; /* by index in the configuration, until kh_listeners_apply */
     /* connections */
     kh_conn_list handshaking, ready;
     kh_conn *dirty;
@@ -212,9 +226,11 @@ const kh_config_identity *kh_identity_rights(const kh_identity *identity);
 
 /* ---- listener.c */
 /* Takes over a listening descriptor. KH_E_MEMORY. */
-KH_MUST_USE kh_result kh_listener_add(kh_front *front, int fd, const char *path);
-/* Drops the listeners that the configuration no longer names. */
+KH_MUST_USE kh_result kh_listener_add(kh_front *front, int fd, const char *address);
+/* Drops the listeners that the configuration no longer names; the others get their new settings and certificates. */
 void kh_listeners_apply(kh_front *front);
+/* One connection less. */
+void kh_listener_release(kh_listener *listener);
 void kh_listeners_stop(kh_front *front);
 void kh_listeners_start(kh_front *front);
 
@@ -223,7 +239,7 @@ void kh_listeners_start(kh_front *front);
  * Takes over an accepted descriptor. When it is full, the oldest caller that has not said who it is makes
  * room.
  */
-KH_MUST_USE kh_result kh_conn_open(kh_front *front, int fd);
+KH_MUST_USE kh_result kh_conn_open(kh_listener *listener, int fd, const struct sockaddr *peer);
 /* Queues a reply; it is written at the end of the turn. A closed connection swallows it. */
 void kh_conn_reply(kh_conn *conn, const kh_reply *reply);
 /* Ends the connection: its jobs are cancelled; it is freed at the end of the turn. `why` is for the log. */
@@ -231,7 +247,7 @@ void kh_conn_close(kh_conn *conn, const char *why);
 /* Writes what is to be written, closes what is to be closed: once per turn. */
 void kh_conns_flush(kh_front *front);
 void kh_conns_start(kh_front *front);
-/* Closes connections whose identity is gone, or whose token is another now. */
+/* Closes connections whose identity is gone, or whose token is another now, or whose certificate does not count now. */
 void kh_conns_apply(kh_front *front);
 /* Whether anything is still to be written. */
 bool kh_conns_pending(kh_front *front);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Listening Unix sockets. */
+/* Listening sockets. */
 #include "listen.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,13 @@
 #include <unistd.h>
 
 #define BACKLOG 1024
+#define UNIX "unix:"
+
+/* A peer over TCP that answers nothing is gone after about a minute, or as soon as what was sent to it is this old. */
+#define KEEPALIVE_IDLE_S 30
+#define KEEPALIVE_INTERVAL_S 10
+#define KEEPALIVE_COUNT 3
+#define UNANSWERED_MS 30000
 
 static kh_result say(char *error, kh_result why, const char *path, const char *what)
 {
@@ -105,7 +113,8 @@ kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *ow
                listen(out->fd, BACKLOG) != 0) {
         result = say(error, KH_E_IO, path, strerror(errno));
     }
-    if (result == KH_OK && (out->path = strdup(path)) == NULL) {
+    if (result == KH_OK && asprintf(&out->address, UNIX "%s", path) < 0) {
+        out->address = NULL;
         result = say(error, KH_E_MEMORY, path, "out of memory");
     }
     if (result != KH_OK) {
@@ -124,15 +133,61 @@ void kh_socket_close(kh_socket *sock)
     if (sock->fd >= 0) {
         close(sock->fd);
     }
-    if (sock->path != NULL && sock->ino != 0 && lstat(sock->path, &st) == 0 && st.st_dev == sock->dev &&
-        st.st_ino == sock->ino) {
-        unlink(sock->path);
+    if (sock->address != NULL && sock->ino != 0 && lstat(sock->address + strlen(UNIX), &st) == 0 &&
+        st.st_dev == sock->dev && st.st_ino == sock->ino) {
+        unlink(sock->address + strlen(UNIX));
     }
-    free(sock->path);
+    free(sock->address);
     *sock = (kh_socket){.fd = -1};
 }
 
-int kh_socket_inherited(const char *path)
+/* ---- TCP ---- */
+
+static socklen_t size_of(const kh_tcp_address *tcp)
+{
+    return tcp->any.sa_family == AF_INET6 ? sizeof tcp->in6 : sizeof tcp->in;
+}
+
+/* What accepted connections inherit. */
+static bool set_options(int fd)
+{
+    static const struct {
+        int level, name, value;
+    } table[] = {{IPPROTO_TCP, TCP_NODELAY, 1},
+                 {SOL_SOCKET, SO_KEEPALIVE, 1},
+                 {IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S},
+                 {IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S},
+                 {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_COUNT},
+                 {IPPROTO_TCP, TCP_USER_TIMEOUT, UNANSWERED_MS}};
+
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        if (setsockopt(fd, table[i].level, table[i].name, &table[i].value, sizeof table[i].value) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Without SO_REUSEADDR connections of before would keep a restarted agent out. IPv6 means IPv6 alone. */
+static kh_result open_tcp(const kh_config_listener *listener, kh_socket *out, char *error)
+{
+    const kh_tcp_address *tcp = &listener->tcp;
+    const int on = 1;
+
+    out->fd = socket(tcp->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (out->fd < 0 || setsockopt(out->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+        (tcp->any.sa_family == AF_INET6 &&
+         setsockopt(out->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) != 0) ||
+        bind(out->fd, &tcp->any, size_of(tcp)) != 0 || listen(out->fd, BACKLOG) != 0) {
+        return say(error, errno == EADDRINUSE ? KH_E_EXISTS : KH_E_IO, listener->address, strerror(errno));
+    }
+    return KH_OK;
+}
+
+/* ---- Listeners ---- */
+
+/* A socket that systemd passed: for that path, or, if it is NULL, for that address. -1: none. */
+static int inherited(const char *path, const kh_tcp_address *tcp)
 {
     static int count = -1;
 
@@ -140,7 +195,8 @@ int kh_socket_inherited(const char *path)
         count = sd_listen_fds(0);
     }
     for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + count; fd++) {
-        if (sd_is_socket_unix(fd, SOCK_STREAM, 1, path, 0) > 0) {
+        if ((path != NULL ? sd_is_socket_unix(fd, SOCK_STREAM, 1, path, 0)
+                          : sd_is_socket_sockaddr(fd, SOCK_STREAM, &tcp->any, size_of(tcp), 1)) > 0) {
             int copy = fcntl(fd, F_DUPFD_CLOEXEC, 10);
 
             if (copy >= 0) {
@@ -150,4 +206,32 @@ int kh_socket_inherited(const char *path)
         }
     }
     return -1;
+}
+
+int kh_socket_inherited(const char *path)
+{
+    return inherited(path, NULL);
+}
+
+kh_result kh_socket_open_listener(const kh_config_listener *listener, kh_socket *out, char *error)
+{
+    kh_result result = KH_OK;
+
+    *out = (kh_socket){.fd = inherited(listener->path, &listener->tcp)};
+    if (out->fd < 0 && listener->path != NULL) {
+        return kh_socket_open(listener->path, SOCK_STREAM, listener->mode, listener->owner, listener->group, out, error);
+    }
+    if (out->fd < 0) {
+        result = open_tcp(listener, out, error);
+    }
+    if (result == KH_OK && listener->path == NULL && !set_options(out->fd)) {
+        result = say(error, KH_E_IO, listener->address, strerror(errno));
+    }
+    if (result == KH_OK && (out->address = strdup(listener->address)) == NULL) {
+        result = say(error, KH_E_MEMORY, listener->address, "out of memory");
+    }
+    if (result != KH_OK) {
+        kh_socket_close(out);
+    }
+    return result;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Listening Unix sockets: made, found from systemd, and removed by the supervisor. */
+/* Listening sockets: made, found from systemd, and removed by the supervisor. */
 #ifndef KH_AGENT_LISTEN_H
 #define KH_AGENT_LISTEN_H
 
 #include "config.h"
 
 typedef struct kh_socket {
-    char *path;
+    char *address;     /* "unix:/ABSOLUTE/PATH" or "tcp:ADDRESS:PORT": names it */
     int fd;            /* -1: none */
     uint64_t dev, ino; /* of the socket's file; 0: systemd's, not to be removed */
     bool keep;
@@ -19,9 +19,15 @@ typedef struct kh_socket {
  */
 KH_MUST_USE kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *owner,
                                      const char *group, kh_socket *out, char *error);
+/*
+ * The socket of a listener: systemd's if it passed one for that address, else a new one. One of TCP has the options that
+ * the connections which are accepted from it inherit: nothing is held back to be sent in larger packets, and a peer
+ * that is gone without a word is noticed. As above.
+ */
+KH_MUST_USE kh_result kh_socket_open_listener(const kh_config_listener *listener, kh_socket *out, char *error);
+/* A Unix socket that systemd passed for that path; -1: none. */
+int kh_socket_inherited(const char *path);
 /* Closes, and removes the file if it is still the one that was made. */
 void kh_socket_close(kh_socket *socket);
-/* A socket that systemd passed for that path; -1: none. */
-int kh_socket_inherited(const char *path);
 
 #endif

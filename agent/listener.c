@@ -37,7 +37,9 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int events)
     (void)events;
     front->now_ns = kh_share_begin(front);
     while (kh_share_spend_accept(front)) {
-        int fd = accept4(io->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct sockaddr_storage peer = {0};
+        socklen_t peer_len = sizeof peer;
+        int fd = accept4(io->fd, (struct sockaddr *)&peer, &peer_len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) {
             return;
@@ -56,22 +58,23 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int events)
         }
         listener->accepted++;
         front->stats.accepted++;
-        if (kh_conn_open(front, fd) != KH_OK) {
+        if (kh_conn_open(listener, fd, (const struct sockaddr *)&peer) != KH_OK) {
             return; /* it was closed; the next turn goes on */
         }
     }
 }
 
-kh_result kh_listener_add(kh_front *front, int fd, const char *path)
+kh_result kh_listener_add(kh_front *front, int fd, const char *address)
 {
     kh_listener *listener = calloc(1, sizeof *listener);
 
-    if (listener == NULL || (listener->path = strdup(path)) == NULL) {
+    if (listener == NULL || (listener->address = strdup(address)) == NULL) {
         free(listener);
         close(fd);
         return KH_E_MEMORY;
     }
     listener->front = front;
+    listener->is_tcp = strncmp(address, "tcp:", 4) == 0;
     ev_io_init(&listener->io, on_accept, fd, EV_READ);
     listener->io.data = listener;
     listener->next = front->listeners;
@@ -79,27 +82,72 @@ kh_result kh_listener_add(kh_front *front, int fd, const char *path)
     return KH_OK;
 }
 
+void kh_listener_release(kh_listener *listener)
+{
+    listener->connections--;
+    if (listener->gone && listener->connections == 0) {
+        free(listener->address);
+        free(listener);
+    }
+}
+
+/* The configuration names it no more. */
+static void drop(kh_listener *listener)
+{
+    ev_io_stop(listener->front->loop, &listener->io);
+    close(listener->io.fd);
+    kh_tls_server_free(listener->tls);
+    listener->tls = NULL;
+    listener->gone = true;
+    listener->connections++; /* ours, until here */
+    kh_listener_release(listener);
+}
+
+/*
+ * Its certificates, read anew. As long as they are the same the server stays, and with it the keys that sessions are
+ * resumed with.
+ */
+static void take_tls(kh_listener *listener, kh_tls_server *next)
+{
+    if (next == NULL || (listener->tls != NULL && kh_tls_server_same(listener->tls, next))) {
+        kh_tls_server_free(next);
+        return;
+    }
+    listener->trust += listener->tls != NULL && !kh_tls_server_same_trust(listener->tls, next);
+    kh_tls_server_free(listener->tls);
+    listener->tls = next;
+}
+
+/* The index of the listener in the configuration; its count: it is not there. */
+static size_t find(const kh_front *front, const kh_listener *listener)
+{
+    size_t i = 0;
+
+    while (i < front->config->listener_count &&
+           strcmp(front->config->listeners[i].address, listener->address) != 0) {
+        i++;
+    }
+    return i;
+}
+
 void kh_listeners_apply(kh_front *front)
 {
     for (kh_listener **at = &front->listeners; *at != NULL;) {
         kh_listener *listener = *at;
-        bool named = false;
+        size_t index = find(front, listener);
 
-        for (size_t i = 0; i < front->config->listener_count; i++) {
-            named = named || strcmp(front->config->listeners[i].path, listener->path) == 0;
-        }
-        if (named) {
-            if (!front->draining) {
-                ev_io_start(front->loop, &listener->io);
-            }
-            at = &listener->next;
+        if (index == front->config->listener_count) {
+            *at = listener->next;
+            drop(listener);
             continue;
         }
-        *at = listener->next;
-        ev_io_stop(front->loop, &listener->io);
-        close(listener->io.fd);
-        free(listener->path);
-        free(listener);
+        listener->administration = front->config->listeners[index].administration;
+        take_tls(listener, front->next_tls[index]);
+        front->next_tls[index] = NULL;
+        if (!front->draining) {
+            ev_io_start(front->loop, &listener->io);
+        }
+        at = &listener->next;
     }
 }
 

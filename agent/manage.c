@@ -25,17 +25,17 @@ void kh_manage_drop(kh_job *job)
     job->extra = NULL;
 }
 
-static void refuse_forbidden(kh_conn *conn, const kh_request *req, bool names_key)
+/* detail NULL: the request names a key, and the caller does not learn whether there is one. */
+static void refuse_forbidden(kh_conn *conn, const kh_request *req, const char *detail)
 {
     uint32_t suppressed = 0;
 
     if (kh_log_allowed(&conn->identity->log_refused, kh_front_ms(conn->front), &suppressed)) {
         kh_log(KH_LOG_NOTICE, "refused", KH_LT("identity", conn->identity->name),
-               KH_LT("operation", kh_op_name(req->op)), KH_LT("why", "forbidden"),
+               KH_LT("operation", kh_op_name(req->op)), KH_LT("why", "forbidden"), KH_LOG_PEER(conn),
                KH_LN("suppressed", suppressed));
     }
-    kh_refuse(conn, req->op, req->id, names_key ? KH_E_NOT_FOUND : KH_E_FORBIDDEN,
-              names_key ? NULL : "this identity may not do this");
+    kh_refuse(conn, req->op, req->id, detail != NULL ? KH_E_FORBIDDEN : KH_E_NOT_FOUND, detail);
 }
 
 /* A job for the store with room for that much data; already refused if NULL. */
@@ -58,7 +58,7 @@ static void admit_list(kh_conn *conn, const kh_request *req)
     kh_job *job = NULL;
 
     if (!kh_acl_allows_op(kh_identity_rights(conn->identity), req->op)) {
-        refuse_forbidden(conn, req, false);
+        refuse_forbidden(conn, req, "this identity may not do this");
         return;
     }
     if (req->name.len > KH_NAME_MAX || req->after.len > KH_DIRECTORY_KEY_MAX || req->arg == 0 ||
@@ -143,7 +143,7 @@ static void admit_keyed(kh_conn *conn, const kh_request *req, kh_store_op op, co
     kh_job *job = NULL;
 
     if (!kh_acl_allows(kh_identity_rights(conn->identity), req->op, info->name, strlen(info->name))) {
-        refuse_forbidden(conn, req, true);
+        refuse_forbidden(conn, req, NULL);
         return;
     }
     job = begin(conn, req, op, sizeof *info + extra);
@@ -155,7 +155,7 @@ static void admit_keyed(kh_conn *conn, const kh_request *req, kh_store_op op, co
         memcpy(job->data + sizeof *info, req->data.data, extra);
     }
     kh_log(KH_LOG_INFO, "manage", KH_LT("identity", conn->identity->name),
-           KH_LT("operation", kh_op_name(req->op)), KH_LT("key", info->name), KH_LN("peer_uid", conn->uid));
+           KH_LT("operation", kh_op_name(req->op)), KH_LT("key", info->name), KH_LOG_PEER(conn));
     kh_queue_push(&conn->front->queue, job);
 }
 
@@ -204,7 +204,7 @@ static void admit_import_key(kh_conn *conn, const kh_request *req)
     kh_job *job = NULL;
 
     if (!kh_acl_allows_op(kh_identity_rights(conn->identity), req->op)) {
-        refuse_forbidden(conn, req, false);
+        refuse_forbidden(conn, req, "this identity may not do this");
         return;
     }
     job = begin(conn, req, KH_STORE_IMPORT_KEY, 0);
@@ -213,8 +213,20 @@ static void admit_import_key(kh_conn *conn, const kh_request *req)
     }
 }
 
+/* Whether the operation is one of those that a TCP listener lets through only with `administration`. */
+static bool manages(kh_op op)
+{
+#define KH_X(constant, number, name, manage) | (uint32_t)(manage) << (number)
+    return ((0 KH_OPS(KH_X)) >> op & 1) != 0;
+#undef KH_X
+}
+
 void kh_manage(kh_conn *conn, const kh_request *req)
 {
+    if (conn->listener->is_tcp && !conn->listener->administration && manages(req->op)) {
+        refuse_forbidden(conn, req, "keys cannot be managed over this listener");
+        return;
+    }
     switch (req->op) {
     case KH_OP_LIST:
         admit_list(conn, req);

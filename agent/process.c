@@ -46,8 +46,8 @@ static bool set_limits(const kh_process_spec *spec)
 
 /*
  * For a root that may lock memory but not raise the limit on it, as in a container with CAP_IPC_LOCK alone: the
- * role keeps this one capability past its change of user. Where root has not even that, nothing is kept, and the keeper
- * warns that its memory is not locked.
+ * role keeps this one capability past its change of user. Where root has not even that, nothing is kept, and
+ * the keeper warns that its memory is not locked.
  */
 static void keep_memory_lock(void)
 {

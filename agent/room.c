@@ -38,7 +38,7 @@ static kh_conn *find_victim(const kh_front *front, uid_t uid)
         if (conn->state == KH_CONN_CLOSED) {
             continue;
         }
-        if (conn->uid == uid) {
+        if (conn->transport->uid == uid) {
             return conn;
         }
         oldest = oldest != NULL ? oldest : conn;

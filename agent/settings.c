@@ -56,6 +56,9 @@ kh_result kh_settings_load(const char *path, kh_settings *settings, char *error)
     } else {
         result = kh_tokens_load(settings->config, settings->credentials, error);
     }
+    if (result == KH_OK) {
+        result = kh_materials_load(settings->config, &settings->materials, error);
+    }
     if (result != KH_OK) {
         kh_settings_free(settings);
     }
@@ -64,6 +67,9 @@ kh_result kh_settings_load(const char *path, kh_settings *settings, char *error)
 
 void kh_settings_free(kh_settings *settings)
 {
+    if (settings->config != NULL) {
+        kh_materials_free(settings->materials, settings->config->listener_count);
+    }
     kh_config_free(settings->config);
     kh_secret_free(settings->credentials, CREDENTIALS_SIZE);
     if (settings->text_fd >= 0) {
@@ -74,22 +80,10 @@ void kh_settings_free(kh_settings *settings)
 
 /* ---- Sockets ---- */
 
-static kh_result open_listener(const kh_config_listener *listener, kh_socket *out, char *error)
-{
-    int fd = kh_socket_inherited(listener->path);
-
-    if (fd >= 0) {
-        *out = (kh_socket){.fd = fd, .path = strdup(listener->path)};
-        return out->path != NULL ? KH_OK : KH_E_MEMORY;
-    }
-    return kh_socket_open(listener->path, SOCK_STREAM, listener->mode, listener->owner, listener->group, out,
-                          error);
-}
-
-static kh_socket *find_socket(kh_supervisor *supervisor, const char *path)
+static kh_socket *find_socket(kh_supervisor *supervisor, const char *address)
 {
     for (size_t i = 0; i < supervisor->socket_count; i++) {
-        if (strcmp(supervisor->sockets[i].path, path) == 0) {
+        if (strcmp(supervisor->sockets[i].address, address) == 0) {
             return &supervisor->sockets[i];
         }
     }
@@ -110,15 +104,15 @@ static kh_result open_sockets(kh_supervisor *supervisor, const kh_config *config
     kh_result result = KH_OK;
 
     for (size_t i = 0; i < config->listener_count && result == KH_OK; i++) {
-        if (find_socket(supervisor, config->listeners[i].path) != NULL) {
+        if (find_socket(supervisor, config->listeners[i].address) != NULL) {
             continue;
         }
         if (supervisor->socket_count == KH_LISTENERS_MAX) {
             snprintf(error, KH_CONFIG_ERROR_MAX, "%s: too many listeners", config->path);
             result = KH_E_INVALID;
         } else {
-            result =
-                open_listener(&config->listeners[i], &supervisor->sockets[supervisor->socket_count], error);
+            result = kh_socket_open_listener(&config->listeners[i], &supervisor->sockets[supervisor->socket_count],
+                                             error);
             supervisor->socket_count += result == KH_OK;
         }
     }
@@ -137,7 +131,7 @@ static void close_sockets(kh_supervisor *supervisor)
         bool named = false;
 
         for (size_t j = 0; j < config->listener_count; j++) {
-            named = named || strcmp(config->listeners[j].path, supervisor->sockets[i].path) == 0;
+            named = named || strcmp(config->listeners[j].address, supervisor->sockets[i].address) == 0;
         }
         if (named) {
             i++;
@@ -191,6 +185,15 @@ kh_result kh_settings_check(const kh_config *config, char *error)
     return result;
 }
 
+static void log_warnings(const kh_settings *settings)
+{
+    for (size_t i = 0; i < settings->config->listener_count; i++) {
+        if (settings->materials[i].warning[0] != '\0') {
+            kh_log(KH_LOG_WARN, "certificate", KH_LT("warning", settings->materials[i].warning));
+        }
+    }
+}
+
 kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
 {
     const kh_config *config = supervisor->settings.config;
@@ -204,6 +207,7 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
     if (supervisor->store == NULL) {
         return KH_E_MEMORY;
     }
+    log_warnings(&supervisor->settings);
     if (supervisor->privileged &&
         ((result = find_user(config->front_user, DEFAULT_FRONT_USER, &supervisor->front_user, error)) !=
              KH_OK ||
@@ -235,11 +239,38 @@ static void add_dir(kh_confine_path *paths, size_t *count, const char *file, int
     free(copy);
 }
 
+/* A file of a certificate, and the one that it is a link to: certbot keeps them apart. */
+static void add_linked(kh_confine_path *paths, size_t *count, const char *file)
+{
+    char *real = file != NULL && file[0] == '/' ? realpath(file, NULL) : NULL;
+
+    if (real != NULL) {
+        add_dir(paths, count, file, KH_PATH_READ);
+        add_dir(paths, count, real, KH_PATH_READ);
+    }
+    free(real);
+}
+
+static void add_listener(kh_confine_path *paths, size_t *count, const kh_config_listener *listener)
+{
+    if (listener->path != NULL) {
+        add_dir(paths, count, listener->path, KH_PATH_SOCKETS);
+        return;
+    }
+    add_linked(paths, count, listener->certificate);
+    add_linked(paths, count, listener->certificate_key);
+    add_linked(paths, count, listener->client_ca);
+    add_linked(paths, count, listener->client_crl);
+}
+
+#define PATHS_PER_LISTENER 8 /* at most */
+
 /* Directories, since files are replaced by renaming and sockets are made anew. */
 void kh_settings_confine(kh_supervisor *supervisor)
 {
     const kh_config *config = supervisor->settings.config;
-    size_t most = 8 + config->identity_count + config->listener_count + config->metrics_count, count = 0;
+    size_t most = 8 + config->identity_count + PATHS_PER_LISTENER * config->listener_count + config->metrics_count;
+    size_t count = 0;
     kh_confine_path *paths = calloc(most, sizeof *paths);
 
     if (paths == NULL) {
@@ -253,7 +284,7 @@ void kh_settings_confine(kh_supervisor *supervisor)
         }
     }
     for (size_t i = 0; i < config->listener_count; i++) {
-        add_dir(paths, &count, config->listeners[i].path, KH_PATH_SOCKETS);
+        add_listener(paths, &count, &config->listeners[i]);
     }
     for (size_t i = 0; i < config->metrics_count; i++) {
         if (config->metrics[i].path != NULL) {
@@ -335,6 +366,19 @@ static kh_result send_tokens(kh_supervisor *supervisor)
     return result;
 }
 
+static kh_result send_materials(kh_supervisor *supervisor)
+{
+    const kh_settings *settings = &supervisor->settings;
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; i < settings->config->listener_count && result == KH_OK; i++) {
+        if (settings->materials[i].key != NULL) {
+            result = kh_material_send(&settings->materials[i], supervisor->front.channel_fd, (uint32_t)i);
+        }
+    }
+    return result;
+}
+
 kh_result kh_settings_send(kh_supervisor *supervisor, size_t first_socket)
 {
     kh_result result = send_config(supervisor);
@@ -342,11 +386,14 @@ kh_result kh_settings_send(kh_supervisor *supervisor, size_t first_socket)
     if (result == KH_OK) {
         result = send_tokens(supervisor);
     }
+    if (result == KH_OK) {
+        result = send_materials(supervisor);
+    }
     for (size_t i = first_socket; i < supervisor->socket_count && result == KH_OK; i++) {
         const kh_socket *sock = &supervisor->sockets[i];
 
-        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_LISTENER, sock->path,
-                                 strlen(sock->path), &sock->fd, 1);
+        result = kh_channel_send(supervisor->front.channel_fd, KH_MSG_LISTENER, sock->address,
+                                 strlen(sock->address), &sock->fd, 1);
     }
     if (result == KH_OK) {
         result = kh_metrics_send(supervisor);
@@ -409,6 +456,7 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
         return result;
     }
     warn_restart(old.config, next.config);
+    log_warnings(&next);
     supervisor->settings = next;
     kh_log_init("supervisor", next.config->log_level, next.config->log_format == KH_FORMAT_JSON);
     /* A front that is not there or does not take it gets it at its next start. */

@@ -158,6 +158,28 @@ static json_t *connections_json(const kh_front *front)
     return json;
 }
 
+static json_t *listeners_json(const kh_front *front)
+{
+    json_t *json = json_array();
+
+    for (const kh_listener *listener = front->listeners; listener != NULL; listener = listener->next) {
+        json_t *one = json_object();
+
+        json_object_set_new(one, "address", json_string(listener->address));
+        json_object_set_new(one, "kind", json_string(listener->is_tcp ? "tcp" : "unix"));
+        json_object_set_new(one, "accepted", number(listener->accepted));
+        json_object_set_new(one, "open", number(listener->connections));
+        if (listener->is_tcp) {
+            json_object_set_new(one, "administration", json_boolean(listener->administration));
+            json_object_set_new(one, "tls_handshakes", number(listener->tls_handshakes));
+            json_object_set_new(one, "tls_resumed", number(listener->tls_resumed));
+            json_object_set_new(one, "tls_failed", number(listener->tls_failed));
+        }
+        json_array_append_new(json, one);
+    }
+    return json;
+}
+
 static json_t *identity_json(const kh_identity *identity)
 {
     json_t *json = json_object();
@@ -228,6 +250,7 @@ static json_t *document(const kh_front *front)
     json_object_set_new(json, "operations", operations_json(front));
     json_object_set_new(json, "queues", queues);
     json_object_set_new(json, "connections", connections_json(front));
+    json_object_set_new(json, "listeners", listeners_json(front));
     json_object_set_new(json, "identities", identities_json(front));
     json_object_set_new(json, "directory", directory_json(front));
     return json;

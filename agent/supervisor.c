@@ -216,6 +216,11 @@ static int check(const kh_options *options)
         kh_settings_free(&settings);
         return 1;
     }
+    for (size_t i = 0; i < settings.config->listener_count; i++) {
+        if (settings.materials[i].warning[0] != '\0') {
+            printf("warning: %s\n", settings.materials[i].warning);
+        }
+    }
     printf("%s: ok, %zu listeners, %zu identities\n", settings.config->path, settings.config->listener_count,
            settings.config->identity_count);
     kh_settings_free(&settings);

@@ -15,6 +15,7 @@
 #include "config.h"
 #include "credentials.h"
 #include "listen.h"
+#include "tls_material.h"
 #include <ev.h>
 
 typedef struct kh_options {
@@ -53,6 +54,7 @@ typedef struct kh_metrics_socket {
 typedef struct kh_settings {
     kh_config *config;
     kh_credential *credentials; /* KH_IDENTITIES_MAX, kh_secret_alloc */
+    kh_material *materials;     /* of the listeners, by their index */
     int text_fd;                /* sealed memfd of config->text */
 } kh_settings;
 

@@ -36,6 +36,8 @@ static const gate_row rows[] = {
      "rsa2048", 0, NULL},
     {"F8", "p256: p99 of one operation beside another tenant's flood, more than alone", "ms", GATE_AT_MOST, 2, gate_flood_p99,
      "p256", 0, NULL},
+    {"F9", "p256: operations/s over TCP with mutual TLS, 64 in flight, over Unix socket", "×", GATE_AT_LEAST, 0.7,
+     gate_tcp_ratio, "p256", 0, NULL},
     {"K1", "rsa2048: server CPU per TLS 1.3 handshake, over local keys", "×", GATE_AT_MOST, 1.0, gate_cpu_ratio,
      "rsa2048", 0, NULL},
     {"K1", "rsa4096: server CPU per TLS 1.3 handshake, over local keys", "×", GATE_AT_MOST, 0.5, gate_cpu_ratio,

@@ -3,7 +3,7 @@
 #ifndef KH_GATE_H
 #define KH_GATE_H
 
-#include "bench.h"
+#include "op_flight.h"
 
 #include <limits.h>
 
@@ -21,6 +21,7 @@ typedef struct gate {
     json_t *kernels;          /* gate_kernels.c's: one report for each alternation */
     kh_load_result load;      /* scratch: it is large */
     kh_op_result op;
+    kh_flight_result flight;
 } gate;
 
 typedef struct gate_row gate_row;
@@ -49,6 +50,8 @@ bool gate_cpu_ratio(gate *g, const gate_row *row, size_t alternation, double *va
 /* p50 and p99 of one operation through the socket, less that of the bare operation, in µs. */
 bool gate_op_p50(gate *g, const gate_row *row, size_t alternation, double *value);
 bool gate_op_p99(gate *g, const gate_row *row, size_t alternation, double *value);
+/* Operations per second over TCP with mutual TLS at 64 in flight, over those over the Unix socket. */
+bool gate_tcp_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
 /* A store with 100,000 keys: ms from start to the first signature; worst of 20 first uses in ms; resident memory in MB. */
 bool gate_store_start(gate *g, const gate_row *row, size_t alternation, double *value);
 bool gate_store_first_use(gate *g, const gate_row *row, size_t alternation, double *value);

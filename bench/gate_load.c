@@ -9,6 +9,9 @@
 #define CPU_CLIENTS 200
 #define OP_ROUNDS 8
 #define OP_PER_ROUND 250
+#define FLIGHT_ROUNDS 6
+#define FLIGHT_PER_ROUND 8000
+#define FLIGHT_DEPTH 64
 
 static bool add_pids(gate *g, kh_pids *pids, const char *name)
 {
@@ -121,4 +124,36 @@ bool gate_op_p99(gate *g, const gate_row *row, size_t alternation, double *value
 {
     (void)alternation;
     return op_more_us(g, row, 0.99, value);
+}
+
+bool gate_tcp_ratio(gate *g, const gate_row *row, size_t alternation, double *value)
+{
+    char address[PATH_MAX];
+    char key_file[PATH_MAX];
+    const char *socket_path = gate_env(g, "", "AGENT_SOCKET");
+    const char *keys = gate_env(g, "", "LOCAL_KEY_DIR");
+    kh_flight_config config = {.unix_address = address,
+                               .tcp_address = gate_env(g, "", "AGENT_TCP"),
+                               .token = gate_env(g, "", "AGENT_TOKEN"),
+                               .tls = {.ca_file = gate_env(g, "", "AGENT_TCP_CA"),
+                                       .certificate_file = gate_env(g, "", "AGENT_TCP_CERT"),
+                                       .key_file = gate_env(g, "", "AGENT_TCP_KEY")},
+                               .key_file = key_file,
+                               .rounds = FLIGHT_ROUNDS,
+                               .per_round = FLIGHT_PER_ROUND,
+                               .in_flight = FLIGHT_DEPTH};
+
+    (void)alternation;
+    if (socket_path == NULL || keys == NULL || config.tcp_address == NULL) {
+        return false;
+    }
+    snprintf(address, sizeof(address), "unix:%s", socket_path);
+    snprintf(key_file, sizeof(key_file), "%s/%s.key", keys, row->key);
+    if (!kh_flight_run(&config, &g->flight) || g->flight.failed > 0) {
+        return false;
+    }
+    *value = kh_flight_ratio(&g->flight);
+    fprintf(stderr, "  p50 %.0f against %.0f µs\n", (double)kh_hist_quantile(&g->flight.tcp_hist, 0.5) / 1e3,
+            (double)kh_hist_quantile(&g->flight.unix_hist, 0.5) / 1e3);
+    return true;
 }

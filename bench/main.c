@@ -11,7 +11,7 @@ static const struct {
     const char *what;
 } commands[] = {
     {"load", kh_bench_load, "full TLS handshakes from many clients against a server"},
-    {"op", kh_bench_op, "one operation at a time through the agent's socket, beside the bare OpenSSL operation"},
+    {"op", kh_bench_op, "operations through the agent's socket, beside bare OpenSSL ones, or beside those over TCP"},
     {"flood", kh_bench_flood, "a caller as it should not be, to see what others notice of it"},
     {"gate", kh_bench_gate, "the product's figures against their bounds"},
     {"scan", kh_bench_scan, "looks for a private key's bytes in processes and files"},

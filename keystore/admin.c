@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The admin socket: root's way to the keeper, past the front. One request per connection, in one datagram, perhaps with the
- * descriptor of a file; then its answer. Before the answer to what takes long come parts: its result is KH_AGAIN.
+ * The admin socket: root's way to the keeper, past the front. One request per connection, in one datagram,
+ * perhaps with the descriptor of a file; then its answer. Before the answer to what takes long come parts:
+ * its result is KH_AGAIN.
  */
 #include "keeper.h"
 #include "process.h"
@@ -168,8 +169,8 @@ bool kh_admin_gone(int fd)
 
 void kh_admin_answer(int fd, kh_result result, const uint8_t *data, size_t len)
 {
-    /* One datagram into a buffer that has room for it: if it does not fit or nobody reads it, the asker sees the
-     * end of file. */
+    /* One datagram into a buffer that has room for it: if it does not fit or nobody reads it, the asker sees
+     * the end of file. */
     (void)send_answer(fd, result, data, len);
     close(fd);
 }
@@ -231,8 +232,8 @@ static kh_result receive_answer(int fd, uint8_t *out, size_t cap, size_t *out_le
 }
 
 /* Until the answer itself comes. */
-static kh_result await_answer(int fd, kh_admin_part_fn part, void *ctx, uint8_t *out, size_t cap, size_t *out_len,
-                              uint32_t timeout_ms)
+static kh_result await_answer(int fd, kh_admin_part_fn part, void *ctx, uint8_t *out, size_t cap,
+                              size_t *out_len, uint32_t timeout_ms)
 {
     kh_result result = KH_AGAIN;
 
@@ -259,8 +260,9 @@ static void attach_descriptor(struct msghdr *header, union descriptor *control, 
     header->msg_controllen = sizeof(*control);
 }
 
-kh_result kh_admin_call_long(const char *socket_path, const kh_record *record, int file_fd, kh_admin_part_fn part,
-                             void *ctx, uint8_t *out, size_t cap, size_t *out_len, uint32_t timeout_ms)
+kh_result kh_admin_call_long(const char *socket_path, const kh_record *record, int file_fd,
+                             kh_admin_part_fn part, void *ctx, uint8_t *out, size_t cap, size_t *out_len,
+                             uint32_t timeout_ms)
 {
     const uint64_t until_ns = kh_now_ns() + (uint64_t)timeout_ms * 1000000;
     admin_request request = {kh_ring_layout(), record->op,       record->scheme, record->flags,

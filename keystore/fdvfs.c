@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SQLite on one descriptor that somebody else has opened: the confined keeper opens no path, so who wants a backup
- * hands it the file. No locks and no syncs: the file is new, and who opened it syncs and closes it.
+ * SQLite on one descriptor that somebody else has opened: the confined keeper opens no path, so who wants a
+ * backup hands it the file. No locks and no syncs: the file is new, and who opened it syncs and closes it.
  */
 #include "store_copy.h"
 
@@ -52,7 +52,7 @@ static int write_at(sqlite3_file *file, const void *data, int len, sqlite3_int64
         }
         if (n <= 0) {
             return n == 0 || errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? SQLITE_FULL
-                                                                                   : SQLITE_IOERR_WRITE;
+                                                                                  : SQLITE_IOERR_WRITE;
         }
         at += n;
         len -= (int)n;

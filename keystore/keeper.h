@@ -3,7 +3,8 @@
  * The keeper's inside. Threads:
  *   main       keeper.c     control socket, admin socket, rings; starts and stops the others
  *   workers    worker.c     take records from the ring, form batches, sign
- *   store      storework.c  everything that reads or writes the store; alone with the database (storetask.c: what takes long)
+ *   store      storework.c  everything that reads or writes the store; alone with the database
+ *              storetask.c  what of that takes long, in slices
  *   generator  generator.c  what takes long: making keys, judging imported ones
  *
  * One lock, `lock`, guards what workers share: ring, lanes, completions, statistics. It is in this
@@ -43,8 +44,8 @@ typedef struct kh_op {
     kh_material *material; /* made by the generator for the store */
     void *task;            /* of an operation in slices; freed by task_free, on the store's thread */
     void (*task_free)(void *task);
-    uint64_t told_ns;      /* the last sign of life */
-    bool generated; /* the generator is done with it; result says how it went */
+    uint64_t told_ns; /* the last sign of life */
+    bool generated;   /* the generator is done with it; result says how it went */
     uint8_t out[KH_SIGNATURE_MAX];
     uint8_t inline_data[KH_OP_INLINE];
 } kh_op;
@@ -175,7 +176,8 @@ void *kh_storework_main(void *keeper);
 void kh_storework_submit(kh_keeper *keeper, kh_op *op);
 void *kh_generator_main(void *keeper);
 
-/* ---- storetask.c: operations in slices, on the store's thread. KH_AGAIN: a slice was done, and it waits for the next */
+/* ---- storetask.c: operations in slices, on the store's thread. KH_AGAIN: a slice was done, and it waits for
+ * the next */
 
 kh_result kh_task_check(kh_keeper *keeper, kh_op *op);
 kh_result kh_task_backup(kh_keeper *keeper, kh_op *op);

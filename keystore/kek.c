@@ -66,7 +66,8 @@ kh_result kh_kek_transfer_key(const uint8_t kek[KH_KEK_LEN], uint8_t key[32])
 {
     static const uint8_t info[] = "keyhold transfer key 1\x01";
 
-    return HMAC(EVP_sha256(), kek, KH_KEK_LEN, info, sizeof(info) - 1, key, NULL) != NULL ? KH_OK : KH_E_CRYPTO;
+    return HMAC(EVP_sha256(), kek, KH_KEK_LEN, info, sizeof(info) - 1, key, NULL) != NULL ? KH_OK
+                                                                                          : KH_E_CRYPTO;
 }
 
 static int hex_value(char c)

@@ -16,7 +16,8 @@ KH_MUST_USE kh_result kh_kek_params_new(kh_kek_kind kind, uint8_t params[KH_KEK_
 KH_MUST_USE kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, size_t secret_len,
                                     const uint8_t params[KH_KEK_PARAMS_LEN], uint8_t kek[KH_KEK_LEN]);
 
-/* What seals the keys of export files: derived from a KEK, the same for all stores that have it. KH_E_CRYPTO. */
+/* What seals the keys of export files: derived from a KEK, the same for all stores that have it. KH_E_CRYPTO.
+ */
 KH_MUST_USE kh_result kh_kek_transfer_key(const uint8_t kek[KH_KEK_LEN], uint8_t key[32]);
 
 #endif

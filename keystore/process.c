@@ -118,8 +118,8 @@ void kh_process_harden(kh_log_fn log, void *ctx)
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
     /* A sanitizer's shadow is terabytes of address space, and not to be locked. */
     if (!lock_memory()) {
-        kh_logf(log, ctx, KH_LOG_WARN, "cannot lock memory: keys may reach the swap (raise RLIMIT_MEMLOCK, or give root "
-                "CAP_IPC_LOCK)");
+        kh_logf(log, ctx, KH_LOG_WARN,
+                "cannot lock memory: keys may reach the swap (raise RLIMIT_MEMLOCK, or give root CAP_IPC_LOCK)");
     }
 #else
     (void)lock_memory;

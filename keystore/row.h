@@ -42,4 +42,14 @@ static inline uint8_t *kh_put_bytes(uint8_t *at, const void *bytes, size_t len)
     return at + len;
 }
 
+static inline uint64_t kh_get_number(const uint8_t *at, unsigned bytes)
+{
+    uint64_t value = 0;
+
+    while (bytes-- > 0) {
+        value = value << 8 | *at++;
+    }
+    return value;
+}
+
 #endif

@@ -162,7 +162,8 @@ kh_result kh_store_init(const char *path, kh_kek_kind kind, const uint8_t *kek_s
         return errno == EEXIST ? KH_E_EXISTS : KH_E_STORAGE;
     }
     close(fd);
-    if ((result = kh_store_new(path, NULL, NULL, &store)) != KH_OK || (result = open_database(store)) != KH_OK ||
+    if ((result = kh_store_new(path, NULL, NULL, &store)) != KH_OK ||
+        (result = open_database(store)) != KH_OK ||
         (result = kh_store_execute(store, "BEGIN EXCLUSIVE", "making")) != KH_OK ||
         (result = kh_schema_make(store)) != KH_OK ||
         (result = kh_meta_make_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK ||
@@ -190,10 +191,11 @@ kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_s
         return result;
     }
     /* The KEK comes before the migration: who does not have it changes nothing. */
-    if ((result = kh_store_new(path, log, ctx, &store)) != KH_OK || (result = open_database(store)) != KH_OK ||
-        (result = kh_schema_check(store, &version)) != KH_OK ||
+    if ((result = kh_store_new(path, log, ctx, &store)) != KH_OK ||
+        (result = open_database(store)) != KH_OK || (result = kh_schema_check(store, &version)) != KH_OK ||
         (result = kh_meta_open_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK ||
-        (result = kh_schema_migrate(store, version)) != KH_OK || (result = kh_store_prepare(store)) != KH_OK ||
+        (result = kh_schema_migrate(store, version)) != KH_OK ||
+        (result = kh_store_prepare(store)) != KH_OK ||
         (result = kh_meta_read(store, "store id", store->id, sizeof(store->id))) != KH_OK ||
         (result = kh_fdvfs_register()) != KH_OK) {
         goto done;
@@ -222,4 +224,3 @@ void kh_store_on_change(kh_store *store, kh_store_changed_fn changed, void *ctx)
     store->changed = changed;
     store->changed_ctx = ctx;
 }
-

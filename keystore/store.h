@@ -27,11 +27,12 @@ typedef enum kh_store_asker { KH_ASKER_FRONT = 0, KH_ASKER_ROOT } kh_store_asker
 KH_MUST_USE kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_secret,
                                     size_t kek_secret_len, kh_log_fn log, void *ctx, kh_store **store);
 /*
- * The same without changing anything, for a check: neither a migration nor a write. What a crashed agent left in
- * the log beside it is read too. KH_E_LOCKED: an agent has it open.
+ * The same without changing anything, for a check: neither a migration nor a write. What a crashed agent left
+ * in the log beside it is read too. KH_E_LOCKED: an agent has it open.
  */
 KH_MUST_USE kh_result kh_store_open_to_read(const char *path, kh_kek_kind kind, const uint8_t *kek_secret,
-                                            size_t kek_secret_len, kh_log_fn log, void *ctx, kh_store **store);
+                                            size_t kek_secret_len, kh_log_fn log, void *ctx,
+                                            kh_store **store);
 void kh_store_close(kh_store *store);
 void kh_store_on_change(kh_store *store, kh_store_changed_fn changed, void *ctx);
 /* The import key pair; both live as long as the store. */
@@ -97,9 +98,10 @@ typedef struct kh_store_checking {
 
 /*
  * Goes on with a check that began with all zeros, by at most `most` rows: first every row is sought in the
- * indices, then every key of the index of names is opened and compared with its public key. Appends a line for
- * each finding ("NAME/VERSION …", with what to do) and, at the end, "ok N keys" or "damaged: good are N keys" to text:
- * cap bytes, *len used, no terminating zero. What does not fit is counted. KH_AGAIN: not done yet.
+ * indices, then every key of the index of names is opened and compared with its public key. Appends a line
+ * for each finding ("NAME/VERSION …", with what to do) and, at the end, "ok N keys" or "damaged: good are N
+ * keys" to text: cap bytes, *len used, no terminating zero. What does not fit is counted. KH_AGAIN: not done
+ * yet.
  */
 KH_MUST_USE kh_result kh_store_check(kh_store *store, kh_store_checking *checking, unsigned most, char *text,
                                      size_t cap, size_t *len);

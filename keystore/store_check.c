@@ -11,7 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ROWS_PER_COUNT 8 /* rows sought in the indices in the time in which one is opened and compared, roughly */
+#define ROWS_PER_COUNT                                                                                       \
+    8 /* rows sought in the indices in the time in which one is opened and compared, roughly */
 
 /* Whether an entry of the index comes after the place, as a name and a version that can be. */
 static bool leads_on(sqlite3_stmt *st, const kh_index_place *place)
@@ -112,10 +113,11 @@ static void check_rest(kh_store *store, const report *to)
         say(to, "the import key is damaged: keys can be used, none can be imported; " RESTORE "\n");
     }
     if (number_of(store, "SELECT count(*) FROM purged WHERE typeof(id) <> 'blob' OR length(id) <> 32") > 0) {
-        say(to, "the table of purged keys has entries that are no key ids: a key that was purged could come back; " RESTORE
-                "\n");
+        say(to, "the table of purged keys has entries that are no key ids: a key that was purged could come "
+                "back; " RESTORE "\n");
     }
-    if (number_of(store, "SELECT max(ref) > (SELECT seq FROM sqlite_sequence WHERE name = 'keys') FROM keys") > 0) {
+    if (number_of(store,
+                  "SELECT max(ref) > (SELECT seq FROM sqlite_sequence WHERE name = 'keys') FROM keys") > 0) {
         say(to, "the numbering of rows is behind the rows: no key can be added; " RESTORE "\n");
     }
 }
@@ -167,8 +169,9 @@ static kh_result seek_next(kh_store *store, const report *to)
             (unsigned long long)ref);
     }
     if (!leads_here(store, ST_BY_ID, ref)) {
-        say(to, "%.*s/%lld is not found by its id (row %llu): the index of ids is damaged; " RESTORE "\n", KH_NAME_MAX,
-            (const char *)sqlite3_column_text(row, 1), (long long)sqlite3_column_int64(row, 2), (unsigned long long)ref);
+        say(to, "%.*s/%lld is not found by its id (row %llu): the index of ids is damaged; " RESTORE "\n",
+            KH_NAME_MAX, (const char *)sqlite3_column_text(row, 1), (long long)sqlite3_column_int64(row, 2),
+            (unsigned long long)ref);
     }
 done:
     sqlite3_reset(row);
@@ -217,8 +220,8 @@ static kh_result check_next(kh_store *store, const report *to)
         checking->good++;
     }
     if (wrong != NULL) {
-        say(to, "%.*s/%lld damaged: %s; purge it and import it again, or " RESTORE "\n", (int)checking->at.name_len,
-            checking->at.name, (long long)checking->at.version, wrong);
+        say(to, "%.*s/%lld damaged: %s; purge it and import it again, or " RESTORE "\n",
+            (int)checking->at.name_len, checking->at.name, (long long)checking->at.version, wrong);
     }
     OPENSSL_cleanse(&row, sizeof(row));
     return KH_OK;
@@ -234,8 +237,8 @@ static void compare_numbers(kh_store *store, const report *to)
         return;
     }
     if (checking->seen != checking->rows) {
-        say(to, "the index of names has %llu keys, the table %llu; " RESTORE "\n", (unsigned long long)checking->seen,
-            (unsigned long long)checking->rows);
+        say(to, "the index of names has %llu keys, the table %llu; " RESTORE "\n",
+            (unsigned long long)checking->seen, (unsigned long long)checking->rows);
     }
     if (ids != (int64_t)checking->rows) {
         say(to, "the index of ids has %lld keys, the table %llu; " RESTORE "\n", (long long)ids,

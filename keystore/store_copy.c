@@ -13,8 +13,9 @@ struct kh_store_copy {
 };
 
 /* No journal: a copy that is not finished is thrown away. A small cache: what does not fit is written. */
-static const char pragmas[] = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -2048;"
-                              "PRAGMA temp_store = MEMORY;";
+static const char pragmas[] =
+    "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -2048;"
+    "PRAGMA temp_store = MEMORY;";
 
 /* Only the copy is written to, so what cannot be written is the copy. */
 static kh_result copy_error(kh_store_copy *copy, int code)
@@ -28,8 +29,8 @@ static kh_result copy_error(kh_store_copy *copy, int code)
     case SQLITE_NOTADB:
         return kh_store_error(copy->store, code, "copying");
     default:
-        kh_logf(copy->store->log, copy->store->log_ctx, KH_LOG_ERROR, "store: its copy cannot be written: %s (SQLite %d)",
-                why, code);
+        kh_logf(copy->store->log, copy->store->log_ctx, KH_LOG_ERROR,
+                "store: its copy cannot be written: %s (SQLite %d)", why, code);
         return KH_E_IO;
     }
 }

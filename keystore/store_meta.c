@@ -26,8 +26,8 @@ kh_result kh_meta_write(kh_store *store, const char *key, const uint8_t *value, 
 {
     sqlite3_stmt *statement = NULL;
     uint8_t sum[32];
-    int code = sqlite3_prepare_v2(store->db, "INSERT OR REPLACE INTO meta (key, value, sum) VALUES (?1, ?2, ?3)",
-                                  -1, &statement, NULL);
+    int code = sqlite3_prepare_v2(
+        store->db, "INSERT OR REPLACE INTO meta (key, value, sum) VALUES (?1, ?2, ?3)", -1, &statement, NULL);
 
     meta_sum(key, value, len, sum);
     if (code == SQLITE_OK) {
@@ -73,7 +73,8 @@ kh_result kh_meta_read(kh_store *store, const char *key, uint8_t *value, size_t 
     kh_result result = meta_find(store, key, value, len);
 
     if (result == KH_E_NOT_FOUND || result == KH_E_DAMAGED) {
-        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: its %s is %s: restore the store from a backup", key,
+        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR,
+                "store: its %s is %s: restore the store from a backup", key,
                 result == KH_E_DAMAGED ? "damaged" : "missing");
         result = KH_E_DAMAGED;
     }
@@ -148,7 +149,8 @@ static kh_result open_import_key(kh_store *store, uint8_t private_key[32])
     kh_result result = kh_meta_read(store, "import key", sealed, sizeof(sealed));
 
     if (result == KH_OK) {
-        result = kh_unseal(store->sealer, import_aad, sizeof(import_aad), sealed, sizeof(sealed), private_key);
+        result =
+            kh_unseal(store->sealer, import_aad, sizeof(import_aad), sealed, sizeof(sealed), private_key);
     }
     return result;
 }
@@ -177,7 +179,8 @@ kh_result kh_meta_open_keys(kh_store *store, kh_kek_kind kind, const uint8_t *se
         goto done;
     }
     if (kh_unseal(kek_sealer, aad, kek_aad(aad, params), sealed, sizeof(sealed), store_key) != KH_OK) {
-        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: this %s does not open it: put the right one back",
+        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR,
+                "store: this %s does not open it: put the right one back",
                 kind == KH_KEK_PASSPHRASE ? "passphrase" : "key-encryption key (kek_file)");
         result = KH_E_PASSPHRASE;
         goto done;
@@ -226,14 +229,9 @@ const uint8_t *kh_store_id(const kh_store *store)
 uint64_t kh_store_last_backup(kh_store *store)
 {
     uint8_t bytes[8] = {0};
-    uint64_t when = 0;
 
-    if (meta_find(store, LAST_BACKUP, bytes, sizeof(bytes)) == KH_OK) {
-        for (size_t i = 0; i < sizeof(bytes); i++) {
-            when = when << 8 | bytes[i];
-        }
-    }
-    return when;
+    return meta_find(store, LAST_BACKUP, bytes, sizeof(bytes)) == KH_OK ? kh_get_number(bytes, sizeof(bytes))
+                                                                        : 0;
 }
 
 kh_result kh_store_note_backup(kh_store *store, uint64_t when)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Stores that no agent has open: who has them, opening to read only, and checking. See keyhold/storefile.h. */
+/* Stores that no agent has open: who has them, opening to read only, and checking. See keyhold/storefile.h.
+ */
 #include "store_copy.h"
 #include "store_sql.h"
 #include "transfer.h"
@@ -69,7 +70,7 @@ kh_file_kind kh_file_kind_of(int fd)
         return KH_FILE_STORE;
     }
     return n == (ssize_t)sizeof(bytes) && memcmp(bytes, "keyhold-export", 14) == 0 ? KH_FILE_EXPORT
-                                                                                    : KH_FILE_OTHER;
+                                                                                   : KH_FILE_OTHER;
 }
 
 /* ---- Opening ------------------------------------------------------------------------------------------- */
@@ -108,8 +109,8 @@ static bool has_log(const char *path)
 }
 
 /*
- * With a log the file has to be opened as one that is written, for only then SQLite reads the log; without, as
- * one that never changes, which leaves no trace beside it.
+ * With a log the file has to be opened as one that is written, for only then SQLite reads the log; without,
+ * as one that never changes, which leaves no trace beside it.
  */
 static int open_to_read(const char *path, sqlite3 **db)
 {
@@ -130,14 +131,15 @@ static int open_to_read(const char *path, sqlite3 **db)
     }
     sqlite3_file_control(*db, "main", SQLITE_FCNTL_PERSIST_WAL, &persist);
     sqlite3_db_config(*db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-    return sqlite3_exec(*db,
-                        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA wal_autocheckpoint = 0; PRAGMA temp_store = MEMORY;"
-                        "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA user_version;",
-                        NULL, NULL, NULL);
+    return sqlite3_exec(
+        *db,
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA wal_autocheckpoint = 0; PRAGMA temp_store = MEMORY;"
+        "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA user_version;",
+        NULL, NULL, NULL);
 }
 
-kh_result kh_store_open_to_read(const char *path, kh_kek_kind kind, const uint8_t *kek_secret, size_t kek_secret_len,
-                                kh_log_fn log, void *ctx, kh_store **out)
+kh_result kh_store_open_to_read(const char *path, kh_kek_kind kind, const uint8_t *kek_secret,
+                                size_t kek_secret_len, kh_log_fn log, void *ctx, kh_store **out)
 {
     kh_store *store = NULL;
     unsigned version = 0;
@@ -231,7 +233,8 @@ static void tell_lines(char *text, size_t len, kh_finding_fn finding, void *ctx)
 {
     char *end = NULL;
 
-    for (char *line = text; line < text + len && (end = memchr(line, '\n', (size_t)(text + len - line))) != NULL;
+    for (char *line = text;
+         line < text + len && (end = memchr(line, '\n', (size_t)(text + len - line))) != NULL;
          line = end + 1) {
         *end = '\0';
         if (strncmp(line, "ok ", 3) != 0) {
@@ -263,8 +266,8 @@ kh_result kh_storefile_check(const char *path, const kh_storefile_checking *chec
     kh_result structure = KH_OK, result = KH_OK;
 
     *keys = 0;
-    result = kh_store_open_to_read(path, checking->kind, checking->kek_secret, checking->kek_secret_len, checking->log,
-                                   checking->ctx, &store);
+    result = kh_store_open_to_read(path, checking->kind, checking->kek_secret, checking->kek_secret_len,
+                                   checking->log, checking->ctx, &store);
     if (result == KH_OK) {
         store->log = NULL; /* from now on the findings say it */
         result = check_keys(store, checking->finding, checking->ctx, keys);
@@ -308,7 +311,9 @@ static kh_result read_header(int fd, kh_transfer_header *header)
     ssize_t n = pread(fd, bytes, sizeof(bytes), 0);
 
     if (n != (ssize_t)sizeof(bytes)) {
-        return n < 0 ? KH_E_IO : n >= 14 && kh_file_kind_of(fd) == KH_FILE_EXPORT ? KH_E_DAMAGED : KH_E_MALFORMED;
+        return n < 0                                              ? KH_E_IO
+               : n >= 14 && kh_file_kind_of(fd) == KH_FILE_EXPORT ? KH_E_DAMAGED
+                                                                  : KH_E_MALFORMED;
     }
     return kh_transfer_header_parse(bytes, header);
 }

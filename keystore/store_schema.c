@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The schema and its versions. A store is made as of version 1 and led through all migrations, so that a new one and
- * a migrated one are the same. Migrations go forward only: an older Keyhold refuses what a newer one has
- * migrated, and the copy that is made before is the way back.
+ * The schema and its versions. A store is made as of version 1 and led through all migrations, so that a new
+ * one and a migrated one are the same. Migrations go forward only: an older Keyhold refuses what a newer one
+ * has migrated, and the copy that is made before is the way back.
  */
 #include "process.h"
 #include "store_copy.h"
@@ -33,7 +33,8 @@ static const char schema_1[] =
     "CREATE TABLE opened (times INTEGER NOT NULL);"
     "INSERT INTO opened VALUES (0);";
 
-/* ---- The migrations: the n-th leads from version n to n + 1 --------------------------------------------- */
+/* ---- The migrations: the n-th leads from version n to n + 1 ---------------------------------------------
+ */
 
 /* Ids of keys that root purged (some stores of version 1 have the table), and what names a store. */
 static kh_result to_2(kh_store *store)
@@ -105,7 +106,8 @@ kh_result kh_schema_check(kh_store *store, unsigned *version)
     }
     if (found > (int64_t)VERSION_NOW) {
         kh_logf(store->log, store->log_ctx, KH_LOG_ERROR,
-                "store: %s is of a newer Keyhold: its schema has version %lld, this program knows 1 to %u. Install the "
+                "store: %s is of a newer Keyhold: its schema has version %lld, this program knows 1 to %u. "
+                "Install the "
                 "newer Keyhold, or restore the copy or backup from before (%s.v%u.bak)",
                 store->path, (long long)found, (unsigned)VERSION_NOW, store->path, (unsigned)VERSION_NOW);
         return KH_E_VERSION;
@@ -170,18 +172,21 @@ static kh_result keep_copy(kh_store *store, unsigned version)
         return KH_E_TOO_LARGE;
     }
     result = make_empty(partial) ? copy_all(store, partial) : KH_E_IO;
-    if (result == KH_OK && (!sync_path(partial, 0) || rename(partial, path) != 0 || !sync_directory_of(path))) {
+    if (result == KH_OK &&
+        (!sync_path(partial, 0) || rename(partial, path) != 0 || !sync_directory_of(path))) {
         result = KH_E_IO;
     }
     if (result != KH_OK) {
         kh_logf(store->log, store->log_ctx, KH_LOG_ERROR,
-                "store: cannot keep a copy of it before it is migrated, %s (%s): make room for another of its size",
+                "store: cannot keep a copy of it before it is migrated, %s (%s): make room for another of "
+                "its size",
                 path, strerror(errno));
         unlink(partial);
         return KH_E_STORAGE;
     }
     kh_logf(store->log, store->log_ctx, KH_LOG_NOTICE,
-            "store: %s has version %u; kept a copy of it, %s, which an older Keyhold can open", store->path, version, path);
+            "store: %s has version %u; kept a copy of it, %s, which an older Keyhold can open", store->path,
+            version, path);
     return KH_OK;
 }
 
@@ -192,7 +197,8 @@ static kh_result migrate_by_one(kh_store *store, unsigned version)
     if (result != KH_OK) {
         return result;
     }
-    kh_logf(store->log, store->log_ctx, KH_LOG_INFO, "store: migrating from version %u to %u", version, version + 1);
+    kh_logf(store->log, store->log_ctx, KH_LOG_INFO, "store: migrating from version %u to %u", version,
+            version + 1);
     result = step(store, version);
     if (result == KH_OK) {
         kh_logf(store->log, store->log_ctx, KH_LOG_INFO, "store: committing version %u", version + 1);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Shared by store.c (opening), store_schema.c (versions), store_meta.c (the keys of keys), store_row.c (one row), and
- * store_keys.c, store_change.c, store_check.c, store_copy.c and store_transfer.c (what is done with rows).
+ * Shared by store.c (opening), store_schema.c (versions), store_meta.c (the keys of keys), store_row.c (one
+ * row), and store_keys.c, store_change.c, store_check.c, store_copy.c and store_transfer.c (what is done with
+ * rows).
  */
 #ifndef KEYHOLD_KEYSTORE_STORE_SQL_H
 #define KEYHOLD_KEYSTORE_STORE_SQL_H
@@ -33,7 +34,8 @@
     X(ST_RESEAL, "UPDATE keys SET state = ?2, policy = ?3, sealed = ?4 WHERE ref = ?1")                      \
     X(ST_DELETE, "DELETE FROM keys WHERE ref = ?1")                                                          \
     X(ST_COUNT, "SELECT count(*) FROM keys INDEXED BY keys_name")                                            \
-    X(ST_NEXT_ROW, "SELECT ref, name, version, id FROM keys NOT INDEXED WHERE ref > ?1 ORDER BY ref LIMIT 1") \
+    X(ST_NEXT_ROW,                                                                                           \
+      "SELECT ref, name, version, id FROM keys NOT INDEXED WHERE ref > ?1 ORDER BY ref LIMIT 1")             \
     X(ST_PURGED, "INSERT OR IGNORE INTO purged SELECT id FROM keys WHERE ref = ?1")                          \
     X(ST_IS_PURGED, "SELECT count(*) FROM purged WHERE id = ?1")                                             \
     X(ST_NAME_OF, "SELECT name, version FROM keys INDEXED BY keys_name WHERE ref = ?1 ORDER BY name")

@@ -131,8 +131,8 @@ static kh_result export_slice(kh_store_transfer *transfer, unsigned most)
     return result == KH_OK ? KH_AGAIN : result;
 }
 
-kh_result kh_store_export_new(kh_store *store, const char *globs, size_t len, kh_transfer_write_fn write, void *ctx,
-                              kh_store_transfer **out)
+kh_result kh_store_export_new(kh_store *store, const char *globs, size_t len, kh_transfer_write_fn write,
+                              void *ctx, kh_store_transfer **out)
 {
     kh_transfer_header header = {.created = (uint64_t)time(NULL)};
     kh_store_transfer *transfer = NULL;
@@ -182,13 +182,15 @@ static kh_result compare_version(kh_store_transfer *transfer, const kh_row *row)
     }
     result = kh_row_read(transfer->store, ref, info->name, strlen(info->name), &here);
     if (result == KH_E_DAMAGED) {
-        return fail(transfer, result, "%s/%u is here, but damaged; see keyholdctl store fsck", info->name, info->version);
+        return fail(transfer, result, "%s/%u is here, but damaged; see keyholdctl store fsck", info->name,
+                    info->version);
     }
     if (result == KH_OK) {
         result = memcmp(here.info.id, info->id, KH_KEY_ID_LEN) == 0 && here.info.usage == info->usage
                      ? KH_AGAIN
                      : fail(transfer, KH_E_EXISTS,
-                            "%s/%u is here already with another key or usage; purge the one that is wrong, or leave it out "
+                            "%s/%u is here already with another key or usage; purge the one that is wrong, "
+                            "or leave it out "
                             "of the export (--keys)",
                             info->name, info->version);
     }
@@ -210,10 +212,12 @@ static kh_result compare_usage(kh_store_transfer *transfer, const kh_row *row)
     }
     result = kh_row_read(transfer->store, refs[0], info->name, strlen(info->name), &here);
     if (result == KH_E_DAMAGED) {
-        fail(transfer, result, "a version of %s that is here is damaged; see keyholdctl store fsck", info->name);
+        fail(transfer, result, "a version of %s that is here is damaged; see keyholdctl store fsck",
+             info->name);
     } else if (result == KH_OK && here.info.usage != info->usage) {
         result = fail(transfer, KH_E_INVALID,
-                      "%s is here for another usage, and all versions of a name have one; leave it out of the export (--keys)",
+                      "%s is here for another usage, and all versions of a name have one; leave it out of "
+                      "the export (--keys)",
                       info->name);
     }
     OPENSSL_cleanse(&here, sizeof(here));
@@ -233,7 +237,8 @@ static kh_result judge(kh_store_transfer *transfer, const kh_row *row)
         result = kh_store_never_purged(transfer->store, row->info.id);
         if (result == KH_E_FORBIDDEN) {
             fail(transfer, result,
-                 "%s/%u is a key that was purged here; leave it out of the export (--keys), or bring it back with --allow-purged",
+                 "%s/%u is a key that was purged here; leave it out of the export (--keys), or bring it back "
+                 "with --allow-purged",
                  row->info.name, row->info.version);
         }
     }
@@ -256,10 +261,12 @@ static kh_result open_file(kh_store_transfer *transfer)
     case KH_E_MALFORMED:
         return fail(transfer, result, "it is no export of a store");
     case KH_E_VERSION:
-        return fail(transfer, result, "it is an export of a newer Keyhold than this agent's; update the agent first");
+        return fail(transfer, result,
+                    "it is an export of a newer Keyhold than this agent's; update the agent first");
     case KH_E_PASSPHRASE:
         return fail(transfer, result,
-                    "it is sealed under another key-encryption key than the store's; give the one that it was made with "
+                    "it is sealed under another key-encryption key than the store's; give the one that it "
+                    "was made with "
                     "(--kek-file or --passphrase-file)");
     case KH_E_DAMAGED:
         return fail(transfer, result, "it is damaged or cut in its header; export again");
@@ -289,8 +296,8 @@ static kh_result check_slice(kh_store_transfer *transfer, unsigned most)
         if (result == KH_OK) {
             result = kh_row_sound(&row);
             if (result == KH_E_DAMAGED) {
-                fail(transfer, result, "%s/%u has a private key that does not belong to its public key", row.info.name,
-                     row.info.version);
+                fail(transfer, result, "%s/%u has a private key that does not belong to its public key",
+                     row.info.name, row.info.version);
             }
         }
         if (result == KH_OK) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What takes long with the store: check, backup, export, import. Each is done in slices of about a millisecond on the
- * store's thread; between them everybody else is served, and signing does not notice. All come over the admin socket.
+ * What takes long with the store: check, backup, export, import. Each is done in slices of about a
+ * millisecond on the store's thread; between them everybody else is served, and signing does not notice. All
+ * come over the admin socket.
  */
 #include "keeper.h"
 #include "process.h"
@@ -61,7 +62,8 @@ kh_result kh_task_check(kh_keeper *keeper, kh_op *op)
     if (out == NULL || op->task == NULL) {
         return KH_E_MEMORY;
     }
-    result = kh_store_check(keeper->store, op->task, CHECK_ROWS, (char *)out, KH_RECORD_DATA_MAX, &op->out_len);
+    result =
+        kh_store_check(keeper->store, op->task, CHECK_ROWS, (char *)out, KH_RECORD_DATA_MAX, &op->out_len);
     if (result == KH_AGAIN) {
         return again(keeper, op);
     }
@@ -202,8 +204,8 @@ static kh_result end_transfer(kh_op *op, kh_result result)
     op->out_len = (size_t)snprintf((char *)op->out, sizeof(op->out), "%s", why);
     if (report.stored > 0) {
         op->out_len += (size_t)snprintf((char *)op->out + op->out_len, sizeof(op->out) - op->out_len,
-                                        "%s%llu keys were stored before that, and stay", op->out_len > 0 ? "; " : "",
-                                        (unsigned long long)report.stored);
+                                        "%s%llu keys were stored before that, and stay",
+                                        op->out_len > 0 ? "; " : "", (unsigned long long)report.stored);
     }
     return result;
 }
@@ -218,8 +220,8 @@ kh_result kh_task_export(kh_keeper *keeper, kh_op *op)
 
     if (transfer == NULL) {
         result = fit_file(op, true, &len)
-                     ? kh_store_export_new(keeper->store, (const char *)op->record.data, op->record.data_len, write_file,
-                                           op, &transfer)
+                     ? kh_store_export_new(keeper->store, (const char *)op->record.data, op->record.data_len,
+                                           write_file, op, &transfer)
                      : KH_E_INVALID;
         op->task = transfer;
         op->task_free = free_transfer;
@@ -248,7 +250,8 @@ static kh_result begin_import(kh_keeper *keeper, kh_op *op)
     return result;
 }
 
-/* Fronts look again for keys that they did not find: once for all that an import stored, and before it is said. */
+/* Fronts look again for keys that they did not find: once for all that an import stored, and before it is
+ * said. */
 kh_result kh_task_import(kh_keeper *keeper, kh_op *op)
 {
     kh_store_report report;

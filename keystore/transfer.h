@@ -2,18 +2,22 @@
 /*
  * Export files: keys on their way between stores that have the same KEK. All numbers are big-endian.
  *
- *   header   "keyhold-export", format (2 bytes: 1); kind of the KEK and its parameters (20, as in the store); time (8);
- *            the store's id (16); the file key, sealed under the transfer key of the KEK (60); SHA-256 of all this
- *   entries  length of what follows (4); created (8), version, type, bits, usage, state, policy (4 each), length of the
- *            name (2), name, id (32), length of the public key (2), public key; the private key, sealed under the file key
- *   end      0 (4); number of entries (8); a seal of nothing (28)
+ * - header: "keyhold-export", format (2 bytes: 1); kind of the KEK and its parameters (20, as in the store);
+ *   time (8); the store's id (16); the file key, sealed under the transfer key of the KEK (60); SHA-256 of
+ * all this
+ * - entries: length of what follows (4); created (8), version, type, bits, usage, state, policy (4 each);
+ *   length of the name (2), name, id (32), length of the public key (2), public key; the private key, sealed
+ *   under the file key
+ * - end: 0 (4); number of entries (8); a seal of nothing (28)
  *
- * Entries are in the order of names and versions. What a seal of an entry protects beside the key is its number in the
- * file and all of the entry before it; of the end, the number of entries and the SHA-256 of all before. So no entry can be
- * changed, left out, doubled, moved, or brought in from another file, and a file that was cut has no end. Names and
- * public keys can be read by anybody; nothing else is of use without the KEK.
+ * Entries are in the order of names and versions. What a seal of an entry protects beside the key is its
+ * number in the file and all of the entry before it; of the end, the number of entries and the SHA-256 of all
+ * before. So no entry can be changed, left out, doubled, moved, or brought in from another file, and a file
+ * that was cut has no end. Names and public keys can be read by anybody; nothing else is of use without the
+ * KEK.
  *
- * A reader allocates nothing from what it reads: an entry is at most KH_TRANSFER_ENTRY_MAX bytes, and longer ones are refused.
+ * A reader allocates nothing from what it reads: an entry is at most KH_TRANSFER_ENTRY_MAX bytes, and longer
+ * ones are refused.
  */
 #ifndef KEYHOLD_KEYSTORE_TRANSFER_H
 #define KEYHOLD_KEYSTORE_TRANSFER_H
@@ -39,11 +43,15 @@ typedef struct kh_transfer_header {
 /* KH_E_MALFORMED: no export file. KH_E_VERSION: of a newer Keyhold. KH_E_DAMAGED: its sum does not fit. */
 KH_MUST_USE kh_result kh_transfer_header_parse(const uint8_t bytes[KH_TRANSFER_HEADER_LEN],
                                                kh_transfer_header *header);
+/* All before the sealed file key; and the sum, when all else is there. */
+void kh_transfer_header_encode(const kh_transfer_header *header, uint8_t bytes[KH_TRANSFER_SEALED_AT]);
+void kh_transfer_header_sum(uint8_t bytes[KH_TRANSFER_HEADER_LEN]);
 /* An entry up to its sealed part; public_len: what lies before that. KH_E_DAMAGED. Nothing is verified. */
-KH_MUST_USE kh_result kh_transfer_entry_parse(const uint8_t *entry, size_t len, kh_row *row, size_t *public_len);
+KH_MUST_USE kh_result kh_transfer_entry_parse(const uint8_t *entry, size_t len, kh_row *row,
+                                              size_t *public_len);
 size_t kh_transfer_entry_encode(const kh_row *row, uint8_t entry[KH_TRANSFER_PUBLIC_MAX]);
 
-/* ---- Reading and writing, each from the beginning to the end ---- */
+/* ---- transfer_file.c: reading and writing, each from the beginning to the end ---- */
 
 typedef struct kh_transfer kh_transfer;
 
@@ -52,17 +60,21 @@ typedef bool (*kh_transfer_read_fn)(void *ctx, uint64_t at, uint8_t *data, size_
 typedef bool (*kh_transfer_write_fn)(void *ctx, uint64_t at, const uint8_t *data, size_t len);
 
 /* KH_E_IO: it cannot be written. */
-KH_MUST_USE kh_result kh_transfer_new_writer(kh_transfer_write_fn write, void *ctx, const kh_transfer_header *header,
-                                             const uint8_t transfer_key[KH_SEAL_KEY_LEN], kh_transfer **transfer);
+KH_MUST_USE kh_result kh_transfer_new_writer(kh_transfer_write_fn write, void *ctx,
+                                             const kh_transfer_header *header,
+                                             const uint8_t transfer_key[KH_SEAL_KEY_LEN],
+                                             kh_transfer **transfer);
 KH_MUST_USE kh_result kh_transfer_put(kh_transfer *transfer, const kh_row *row);
 KH_MUST_USE kh_result kh_transfer_put_end(kh_transfer *transfer);
 
 /* len: of the whole. As kh_transfer_header_parse; KH_E_PASSPHRASE: sealed under another KEK. */
 KH_MUST_USE kh_result kh_transfer_new_reader(kh_transfer_read_fn read, void *ctx, uint64_t len,
-                                             const uint8_t transfer_key[KH_SEAL_KEY_LEN], kh_transfer **transfer);
+                                             const uint8_t transfer_key[KH_SEAL_KEY_LEN],
+                                             kh_transfer **transfer);
 /*
- * The next entry, verified: its row has no number (ref 0). KH_E_NOT_FOUND: that was the last, and all of the file was as
- * it was written. KH_E_DAMAGED: it was changed or cut. Names and versions rise from entry to entry.
+ * The next entry, verified: its row has no number (ref 0). KH_E_NOT_FOUND: that was the last, and all of the
+ * file was as it was written. KH_E_DAMAGED: it was changed or cut. Names and versions rise from entry to
+ * entry.
  */
 KH_MUST_USE kh_result kh_transfer_next(kh_transfer *transfer, kh_row *row);
 

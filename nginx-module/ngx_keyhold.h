@@ -13,7 +13,8 @@
  *   ngx_keyhold_handshake.c     suspended handshakes
  *   ngx_keyhold_coro.c          stacks, and the switch between them
  *   ngx_keyhold_op.c            operations: deadline, retry, limit
- *   ngx_keyhold_route.c         operations: to which agent, and to which next
+ *   ngx_keyhold_route.c         operations: to which agent
+ *   ngx_keyhold_retry.c         operations: to which next, and when
  *   ngx_keyhold_balance.c       policy: shares, second tries
  *   ngx_keyhold_missing.c       policy: which agent lacks which key
  *   ngx_keyhold_check.c         whether an agent's answers are to be believed
@@ -72,7 +73,8 @@ typedef struct {
     ngx_str_t                 certificate;         /* for agents on TCP */
     ngx_str_t                 certificate_key;
     ngx_str_t                 trusted_certificate;
-    SSL_CTX                  *ssl_ctx;
+    SSL_CTX                  *ssl_ctx;             /* to them, in the event loop */
+    SSL_CTX                  *sync_ctx;            /* and out of it */
     ngx_int_t                 max_inflight;  /* per worker */
     ngx_pool_t               *pool;
     unsigned                  on:1;          /* "keyhold on" somewhere */
@@ -191,8 +193,8 @@ void ngx_keyhold_route_dispatch(void);
 void ngx_keyhold_route_down(void);
 /* Whether it has been out of reach for so long that nobody waits for it. */
 ngx_uint_t ngx_keyhold_agent_gone(ngx_keyhold_agent_t *agent);
-/* Nothing has come from it though something should have. */
-ngx_uint_t ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent);
+/* It was answered, or given up, after so long. */
+void ngx_keyhold_route_took(ngx_keyhold_op_t *op);
 
 
 /* ---- whether to believe an agent ---- */
@@ -238,6 +240,8 @@ struct ngx_keyhold_agent_s {
     ngx_msec_t                down_since;
     ngx_uint_t                strikes;    /* wrong answers, silences */
     u_char                    why[NGX_KEYHOLD_DETAIL_LEN];
+    uint32_t                  news;       /* the reason that was logged last */
+    ngx_msec_t                told;       /* when */
     unsigned                  ready:1;
     unsigned                  down:1;     /* and the log says so */
     unsigned                  full:1;     /* the agent's credit is used up */
@@ -249,6 +253,9 @@ struct ngx_keyhold_agent_s {
     ngx_event_t               overdue;    /* timer */
     ngx_msec_t                refused;    /* since when it refuses */
     ngx_uint_t                refusals;   /* in a row */
+    ngx_uint_t                slows;      /* not in time, in a row */
+    ngx_msec_t                said[2];    /* when the log was told of it */
+    ngx_msec_t                latency;    /* smoothed, in 1/8 msec; 0: unknown */
     ngx_keyhold_missing_t    *missing;
 
     /* replies (ngx_keyhold_check.c) */

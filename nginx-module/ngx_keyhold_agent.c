@@ -172,14 +172,22 @@ ngx_keyhold_agent_tcp(ngx_conf_t *cf, ngx_keyhold_agent_t *agent,
     agent->tls = 1;
     agent->addrs = u.addrs;
     agent->naddrs = u.naddrs;
-    agent->server_name = u.host;
 
     /* an address in brackets is looked for without them */
 
     if (u.host.len > 2 && u.host.data[0] == '[') {
-        agent->server_name.data = u.host.data + 1;
-        agent->server_name.len = u.host.len - 2;
+        u.host.data++;
+        u.host.len -= 2;
     }
+
+    agent->server_name.len = u.host.len;
+    agent->server_name.data = ngx_pnalloc(cf->pool, u.host.len + 1);
+
+    if (agent->server_name.data == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    (void) ngx_cpystrn(agent->server_name.data, u.host.data, u.host.len + 1);
 
     return NGX_CONF_OK;
 }

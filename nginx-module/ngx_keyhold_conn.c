@@ -21,6 +21,9 @@
 #define NGX_KEYHOLD_BACKOFF_MIN  10
 #define NGX_KEYHOLD_BACKOFF_MAX  500
 
+/* another reason why an agent is out of reach is news no oftener than so */
+#define NGX_KEYHOLD_NEWS_MSEC  10000
+
 /* a connection that was ready for so long was of use, asked or not */
 #define NGX_KEYHOLD_STEADY_MSEC  1000
 
@@ -156,6 +159,7 @@ static void
 ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
     const char *text, const char *detail)
 {
+    uint32_t    news;
     ngx_uint_t  level, steady;
     ngx_msec_t  msec;
 
@@ -172,7 +176,19 @@ ngx_keyhold_conn_lost(ngx_keyhold_agent_t *agent, ngx_err_t err,
 
     agent->addr = 0;
 
-    level = agent->down ? NGX_LOG_DEBUG : NGX_LOG_WARN;
+    /* for another reason than before: once, but not each step of a restart */
+
+    news = ngx_crc32_short(agent->why, ngx_strlen(agent->why));
+
+    level = (agent->down
+             && (agent->news == news
+                 || ngx_current_msec - agent->told < NGX_KEYHOLD_NEWS_MSEC))
+            ? NGX_LOG_DEBUG : NGX_LOG_WARN;
+
+    if (level == NGX_LOG_WARN) {
+        agent->news = news;
+        agent->told = ngx_current_msec;
+    }
 
     ngx_log_error(level, agent->reconnect.log, 0,
                   "keyhold: agent %V is out of reach: %s, trying again",
@@ -237,7 +253,8 @@ ngx_keyhold_conn_wrong(ngx_keyhold_agent_t *agent, const char *text)
 
     ngx_keyhold_conn_why(agent, 0, "it answers wrongly", text);
 
-    msec = ngx_keyhold_conn_strike(agent) * 2;
+    msec = ngx_max(ngx_keyhold_conn_strike(agent) * 2,
+                   NGX_KEYHOLD_STRIKE_MSEC);
 
     if (agent->conf->agents.nelts == 1) {
         msec = NGX_KEYHOLD_BACKOFF_MAX;
@@ -522,7 +539,9 @@ ngx_keyhold_conn_input(ngx_keyhold_agent_t *agent)
                 detail = ngx_keyhold_tls_why(agent);
             }
 
-            ngx_keyhold_conn_lost(agent, 0, "the agent closed the connection",
+            ngx_keyhold_conn_lost(agent, 0, (n == NGX_ERROR && agent->tls)
+                                            ? "TLS failed"
+                                            : "the agent closed the connection",
                                   detail);
             return;
         }

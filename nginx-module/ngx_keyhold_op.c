@@ -226,6 +226,7 @@ ngx_keyhold_op_reply(ngx_keyhold_op_t *op, const kh_reply *reply,
     }
 
     ngx_keyhold_conn_served(op->agent);
+    ngx_keyhold_route_took(op);
 
     if (reply->status != KH_OK) {
         ngx_keyhold_detail(op->detail, reply->status, reply->detail);

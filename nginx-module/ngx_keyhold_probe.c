@@ -157,10 +157,23 @@ ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe)
 static void
 ngx_keyhold_probe_handler(ngx_keyhold_op_t *op)
 {
+    ngx_keyhold_key_t    *keys;
     ngx_keyhold_probe_t  *probe;
 
     probe = op->data;
     probe->active = 0;
+
+    if (op->gone) {
+
+        /* the agent has its own line: its next connection goes on from here */
+
+        keys = ngx_keyhold_conf->keys.elts;
+        probe->agent->probed = ngx_min(probe->agent->probed,
+                                       (ngx_uint_t) (probe->key - keys));
+
+        ngx_keyhold_probe_done(probe->agent);
+        return;
+    }
 
     if (op->result == KH_E_DEADLINE || kh_result_retryable(op->result)) {
         ngx_keyhold_probe_say(probe, NGX_LOG_WARN,

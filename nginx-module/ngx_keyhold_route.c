@@ -7,26 +7,14 @@
  *   it at once.
  *   One whose connection is lost goes to another agent, or waits (each can be
  *   repeated without harm).
- *   One that is refused goes to another agent; has every agent refused it, it is
- *   tried again a little later.
- *   One without a reply within keyhold_try_timeout goes to another agent, and
- *   the first is told to forget it.  An agent from which nothing at all came
- *   meanwhile, while another is well, loses its connection, and so all of them.
  *
- * An operation sent once more to spare time is a second try, and there may be
- * one for ten operations, and fifty saved up (ngx_keyhold_balance.c), so that
- * agents which are slow because they have much to do do not get more of it.
- * What an agent loses or could not do at all costs none.
+ * What comes after a refusal, and after silence, is ngx_keyhold_retry.c's.
  *
  * With one agent alone there is none but to wait for it.
  */
 
-#include "ngx_keyhold.h"
+#include "ngx_keyhold_route.h"
 
-
-/* an agent's keeper that died is back within a second: ask soon, not often */
-#define NGX_KEYHOLD_RETRY_MSEC      20
-#define NGX_KEYHOLD_RETRY_MAX_MSEC  500
 
 /* a key that all agents lack is asked for as often */
 #define NGX_KEYHOLD_MISSING_ASK     1000
@@ -34,66 +22,26 @@
 /* of a restart nobody is to notice anything */
 #define NGX_KEYHOLD_GRACE_MSEC      1000
 
-/* a second look at what is overdue and found nobody else */
-#define NGX_KEYHOLD_OVERDUE_MSEC    100
+/* a second look, at one that was lost later */
+#define NGX_KEYHOLD_DOWN_MSEC       100
 
 /* so many that wait for one certain agent are looked at in one go */
 #define NGX_KEYHOLD_PASSED_MAX      64
 
 
-/* what a refusal means for the other agents */
-
-#define NGX_KEYHOLD_FINAL    0   /* they would say the same */
-#define NGX_KEYHOLD_OTHER    1   /* one of them may do it: a second try */
-#define NGX_KEYHOLD_BUSY     2   /* the same, and this one is spared a while */
-#define NGX_KEYHOLD_UNABLE   3   /* the same, and what it had cost it nothing */
-#define NGX_KEYHOLD_LACKING  4   /* it does not have the key */
-
-static const u_char  ngx_keyhold_refusals[] = {
-    [KH_E_NOT_FOUND] = NGX_KEYHOLD_LACKING,
-    [KH_E_UNAVAILABLE] = NGX_KEYHOLD_UNABLE,
-    [KH_E_OVERLOADED] = NGX_KEYHOLD_BUSY,
-    [KH_E_THROTTLED] = NGX_KEYHOLD_BUSY,
-    [KH_E_MEMORY] = NGX_KEYHOLD_BUSY,
-    [KH_E_IO] = NGX_KEYHOLD_BUSY,
-    [KH_E_CLOSED] = NGX_KEYHOLD_BUSY,
-    [KH_E_STORAGE] = NGX_KEYHOLD_OTHER,
-    [KH_E_DAMAGED] = NGX_KEYHOLD_OTHER,
-    [KH_E_CRYPTO] = NGX_KEYHOLD_OTHER,
-    [KH_E_DEADLINE] = NGX_KEYHOLD_OTHER,
-    [KH_E_UNSUPPORTED] = NGX_KEYHOLD_OTHER,
-    [KH_E_INTERNAL] = NGX_KEYHOLD_OTHER
-};
-
-
-static ngx_int_t ngx_keyhold_route_to(ngx_keyhold_op_t *op,
-    ngx_keyhold_set_t not);
 static ngx_keyhold_set_t ngx_keyhold_route_set(ngx_keyhold_op_t *op,
     ngx_keyhold_set_t not, ngx_uint_t *others);
 static ngx_msec_int_t ngx_keyhold_route_missing(ngx_keyhold_op_t *op,
     ngx_keyhold_agent_t *agent);
-static void ngx_keyhold_route_lacks(ngx_keyhold_op_t *op,
-    ngx_keyhold_agent_t *agent);
 static void ngx_keyhold_route_wait(ngx_keyhold_op_t *op, ngx_queue_t *queue,
     ngx_uint_t first);
-static ngx_uint_t ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op);
-static void ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent,
-    ngx_msec_t msec);
-static ngx_int_t ngx_keyhold_route_again(ngx_keyhold_op_t *op,
-    ngx_uint_t free);
-static void ngx_keyhold_route_later(ngx_keyhold_op_t *op, ngx_msec_t msec);
-static ngx_int_t ngx_keyhold_route_move(ngx_keyhold_op_t *op,
-    ngx_keyhold_set_t not);
-static ngx_uint_t ngx_keyhold_route_others(ngx_keyhold_agent_t *agent,
-    ngx_keyhold_set_t *silent);
-static void ngx_keyhold_route_overdue_handler(ngx_event_t *ev);
 static void ngx_keyhold_route_down_handler(ngx_event_t *ev);
 
 
-static ngx_keyhold_agent_t  **ngx_keyhold_agents;
+ngx_keyhold_agent_t         **ngx_keyhold_agents;
 static ngx_keyhold_share_t   *ngx_keyhold_shares[NGX_KEYHOLD_AGENTS_MAX];
-static ngx_uint_t             ngx_keyhold_n;
-static ngx_keyhold_budget_t   ngx_keyhold_budget;
+ngx_uint_t                    ngx_keyhold_n;
+ngx_keyhold_budget_t          ngx_keyhold_budget;
 static ngx_queue_t            ngx_keyhold_waiting;   /* for any agent */
 static ngx_queue_t            ngx_keyhold_choosy;    /* for certain ones */
 static ngx_event_t            ngx_keyhold_down_event;
@@ -146,7 +94,7 @@ void
 ngx_keyhold_route(ngx_keyhold_op_t *op)
 {
     if (op->owes && !ngx_keyhold_budget_take(&ngx_keyhold_budget)) {
-        ngx_keyhold_route_later(op, NGX_KEYHOLD_RETRY_MSEC);
+        ngx_keyhold_route_later(op, 0);
         return;
     }
 
@@ -187,12 +135,7 @@ ngx_keyhold_route(ngx_keyhold_op_t *op)
 }
 
 
-/*
- * NGX_OK: sent.  NGX_AGAIN: no agent can take anything.  NGX_DECLINED: some can,
- * but not this.  NGX_ERROR: it can never be sent, op->result says why.
- */
-
-static ngx_int_t
+ngx_int_t
 ngx_keyhold_route_to(ngx_keyhold_op_t *op, ngx_keyhold_set_t not)
 {
     ngx_int_t             rc;
@@ -318,7 +261,7 @@ ngx_keyhold_route_missing(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent)
 }
 
 
-static void
+void
 ngx_keyhold_route_lacks(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent)
 {
     if (agent->missing == NULL) {
@@ -353,6 +296,13 @@ ngx_keyhold_route_wait(ngx_keyhold_op_t *op, ngx_queue_t *queue,
     } else {
         ngx_queue_insert_tail(queue, &op->queue);
     }
+}
+
+
+void
+ngx_keyhold_route_choosy(ngx_keyhold_op_t *op)
+{
+    ngx_keyhold_route_wait(op, &ngx_keyhold_choosy, 0);
 }
 
 
@@ -439,12 +389,7 @@ ngx_keyhold_agent_gone(ngx_keyhold_agent_t *agent)
 }
 
 
-/*
- * Whether to wait is of no use: then the operation is delayed by nothing, with
- * its result.
- */
-
-static ngx_uint_t
+ngx_uint_t
 ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op)
 {
     u_char               *p, *last;
@@ -562,14 +507,14 @@ ngx_keyhold_route_down_handler(ngx_event_t *ev)
         if (ngx_keyhold_agents[i]->down
             && !ngx_keyhold_agent_gone(ngx_keyhold_agents[i]))
         {
-            ngx_add_timer(ev, NGX_KEYHOLD_OVERDUE_MSEC);
+            ngx_add_timer(ev, NGX_KEYHOLD_DOWN_MSEC);
             return;
         }
     }
 }
 
 
-/* ---- lost and refused ---- */
+/* ---- lost ---- */
 
 
 void
@@ -581,326 +526,4 @@ ngx_keyhold_route_lost(ngx_keyhold_op_t *op)
 
     ngx_keyhold_route_wait(op, op->only ? &ngx_keyhold_choosy
                                         : &ngx_keyhold_waiting, 0);
-}
-
-
-void
-ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
-    ngx_msec_t retry_after)
-{
-    ngx_uint_t            kind, free;
-    ngx_keyhold_agent_t  *agent;
-
-    agent = op->agent;
-
-    if (op->only != NULL) {
-
-        /* who asks one agent wants its answer; the table is filled all the same */
-
-        if (status == KH_E_NOT_FOUND && ngx_keyhold_n > 1) {
-            ngx_keyhold_route_lacks(op, agent);
-        }
-
-        ngx_keyhold_op_end(op, status);
-        return;
-    }
-
-    if (ngx_keyhold_n == 1) {
-
-        if (!kh_result_retryable(status)) {
-            ngx_keyhold_op_end(op, status);
-            return;
-        }
-
-        ngx_keyhold_route_left(op);
-        op->refusal = status;
-        ngx_keyhold_route_later(op, ngx_max(retry_after,
-                                            NGX_KEYHOLD_RETRY_MSEC));
-        return;
-    }
-
-    kind = (ngx_uint_t) status < sizeof(ngx_keyhold_refusals)
-           ? ngx_keyhold_refusals[status] : NGX_KEYHOLD_FINAL;
-
-    if (kind == NGX_KEYHOLD_FINAL || ngx_keyhold_op_left(op) <= 0) {
-        ngx_keyhold_op_end(op, status);
-        return;
-    }
-
-    free = 0;
-
-    if (kind == NGX_KEYHOLD_LACKING) {
-        ngx_keyhold_route_lacks(op, agent);
-        free = 1;
-
-    } else if (kind != NGX_KEYHOLD_OTHER) {
-
-        if (agent->refusals == 0) {
-            agent->refused = ngx_current_msec;
-        }
-
-        /* what it had when it became unable is as good as lost */
-
-        free = (kind == NGX_KEYHOLD_UNABLE
-                && (ngx_msec_int_t) (agent->refused - op->sent) >= 0);
-
-        ngx_keyhold_route_avoid(agent, retry_after);
-    }
-
-    ngx_keyhold_route_left(op);
-
-    op->tried |= ngx_keyhold_bit(agent->index);
-    op->refusal = status;
-
-    if (ngx_keyhold_route_again(op, free) == NGX_OK) {
-        return;
-    }
-
-    op->agent = agent;
-
-    if (kind == NGX_KEYHOLD_LACKING) {
-
-        if (!ngx_keyhold_route_hopeless(op)) {
-            ngx_keyhold_route_wait(op, &ngx_keyhold_choosy, 0);
-        }
-
-        return;
-    }
-
-    if (kind == NGX_KEYHOLD_OTHER) {
-        op->result = status;
-        ngx_keyhold_op_delay(op, 0);
-        return;
-    }
-
-    op->owes = (kind == NGX_KEYHOLD_BUSY);
-
-    ngx_keyhold_route_later(op, ngx_max(retry_after, NGX_KEYHOLD_RETRY_MSEC));
-}
-
-
-/* At once, to one that was not asked yet.  NGX_ERROR: it ends with its event. */
-
-static ngx_int_t
-ngx_keyhold_route_again(ngx_keyhold_op_t *op, ngx_uint_t free)
-{
-    if (!free && !ngx_keyhold_budget_take(&ngx_keyhold_budget)) {
-        return NGX_DECLINED;
-    }
-
-    switch (ngx_keyhold_route_to(op, op->tried)) {
-
-    case NGX_OK:
-        return NGX_OK;
-
-    case NGX_ERROR:
-        ngx_keyhold_op_delay(op, 0);
-        return NGX_OK;
-
-    default:
-
-        if (!free) {
-            ngx_keyhold_budget_return(&ngx_keyhold_budget);
-        }
-
-        return NGX_DECLINED;
-    }
-}
-
-
-/* Each agent refuses: once more, to any, and each time a little later. */
-
-static void
-ngx_keyhold_route_later(ngx_keyhold_op_t *op, ngx_msec_t msec)
-{
-    if (ngx_keyhold_n > 1) {
-        op->delay = ngx_min(op->delay * 2, NGX_KEYHOLD_RETRY_MAX_MSEC);
-        op->delay = ngx_max(op->delay, msec);
-        msec = op->delay;
-    }
-
-    op->tried = 0;
-
-    if (ngx_keyhold_op_left(op) <= (ngx_msec_int_t) msec) {
-        op->result = op->refusal;
-        msec = 0;
-    }
-
-    ngx_keyhold_op_delay(op, msec);
-}
-
-
-static void
-ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent, ngx_msec_t msec)
-{
-    ngx_msec_t  until;
-
-    until = NGX_KEYHOLD_RETRY_MSEC << ngx_min(agent->refusals, 5);
-
-    msec = ngx_current_msec + ngx_max(ngx_min(msec, 1000), until);
-
-    if (agent->share.avoided
-        && (ngx_msec_int_t) (agent->share.avoid - ngx_current_msec) > 0)
-    {
-        return;
-    }
-
-    agent->share.avoided = 1;
-    agent->share.avoid = msec;
-    agent->refusals++;
-}
-
-
-/* ---- slow and silent ---- */
-
-
-/* Nothing has come for half a try, though the first asked was as long ago. */
-
-ngx_uint_t
-ngx_keyhold_agent_silent(ngx_keyhold_agent_t *agent)
-{
-    ngx_msec_t         half;
-    ngx_queue_t       *q;
-    ngx_keyhold_op_t  *op;
-
-    if (ngx_queue_empty(&agent->sent)) {
-        return 0;
-    }
-
-    q = ngx_queue_head(&agent->sent);
-    op = ngx_queue_data(q, ngx_keyhold_op_t, queue);
-    half = ngx_keyhold_conf->try_timeout / 2;
-
-    return ngx_current_msec - op->sent >= half
-           && ngx_current_msec - agent->received >= half;
-}
-
-
-/* How many others are well, and which are silent. */
-
-static ngx_uint_t
-ngx_keyhold_route_others(ngx_keyhold_agent_t *agent, ngx_keyhold_set_t *silent)
-{
-    ngx_uint_t            i, n;
-    ngx_keyhold_agent_t  *other;
-
-    n = 0;
-    *silent = 0;
-
-    for (i = 0; i < ngx_keyhold_n; i++) {
-        other = ngx_keyhold_agents[i];
-
-        if (other == agent || !other->ready || other->full) {
-            continue;
-        }
-
-        if (ngx_keyhold_agent_silent(other)
-            || ngx_keyhold_share_reluctant(&other->share, ngx_current_msec))
-        {
-            *silent |= ngx_keyhold_bit(i);
-            continue;
-        }
-
-        n++;
-    }
-
-    return n;
-}
-
-
-static void
-ngx_keyhold_route_overdue_handler(ngx_event_t *ev)
-{
-    ngx_uint_t            others;
-    ngx_msec_t            next;
-    ngx_queue_t          *q, *following;
-    ngx_msec_int_t        left;
-    ngx_keyhold_op_t     *op;
-    ngx_keyhold_set_t     not;
-    ngx_keyhold_agent_t  *agent;
-
-    agent = ev->data;
-
-    if (ngx_queue_empty(&agent->sent)) {
-        return;
-    }
-
-    others = ngx_keyhold_route_others(agent, &not);
-    next = 0;
-
-    for (q = ngx_queue_head(&agent->sent);
-         q != ngx_queue_sentinel(&agent->sent);
-         q = following)
-    {
-        following = ngx_queue_next(q);
-        op = ngx_queue_data(q, ngx_keyhold_op_t, queue);
-
-        left = (ngx_msec_int_t) (op->sent + ngx_keyhold_conf->try_timeout
-                                 - ngx_current_msec);
-
-        if (left > 0) {
-            next = next ? ngx_min(next, (ngx_msec_t) left) : (ngx_msec_t) left;
-            break;
-        }
-
-        if (others && ngx_keyhold_agent_silent(agent)) {
-            ngx_keyhold_conn_stalled(agent);
-            return;
-        }
-
-        if (others == 0 || op->only != NULL
-            || ngx_keyhold_route_move(op, not) != NGX_OK)
-        {
-            next = NGX_KEYHOLD_OVERDUE_MSEC;
-        }
-    }
-
-    if (next) {
-        ngx_add_timer(ev, next);
-    }
-}
-
-
-/* To another agent; the one that had it is told to forget it. */
-
-static ngx_int_t
-ngx_keyhold_route_move(ngx_keyhold_op_t *op, ngx_keyhold_set_t not)
-{
-    uint32_t              id;
-    ngx_msec_t            sent;
-    ngx_queue_t          *prev;
-    ngx_keyhold_agent_t  *agent;
-
-    if (!ngx_keyhold_budget_take(&ngx_keyhold_budget)) {
-        return NGX_DECLINED;
-    }
-
-    agent = op->agent;
-    sent = op->sent;
-    id = op->id;
-    prev = ngx_queue_prev(&op->queue);
-
-    ngx_keyhold_route_left(op);
-
-    not |= op->tried | ngx_keyhold_bit(agent->index);
-
-    if (ngx_keyhold_route_to(op, not) != NGX_OK) {
-
-        ngx_keyhold_budget_return(&ngx_keyhold_budget);
-
-        op->result = KH_OK;
-        op->agent = agent;
-        op->id = id;
-        op->sent = sent;
-        agent->share.work += op->work;
-        ngx_queue_insert_after(prev, &op->queue);
-
-        return NGX_DECLINED;
-    }
-
-    op->tried |= ngx_keyhold_bit(agent->index);
-
-    ngx_keyhold_conn_cancel(agent, id);
-
-    return NGX_OK;
 }

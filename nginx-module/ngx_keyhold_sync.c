@@ -26,8 +26,8 @@ ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap, size_t *len)
     char                   detail[NGX_KEYHOLD_DETAIL_LEN];
     kh_result              rc;
     ngx_log_t             *log;
-    ngx_uint_t             i, n, backups, index;
     ngx_connection_t      *c;
+    ngx_uint_t             i, n, backups, index;
     ngx_keyhold_agent_t   *agent, **agents;
     static ngx_uint_t      warned;
 
@@ -119,19 +119,36 @@ static kh_result
 ngx_keyhold_sync_try(ngx_keyhold_agent_t *agent, kh_request *req, uint8_t *out,
     size_t cap, size_t *len, char *detail)
 {
-    kh_result    rc;
-    kh_client  **client;
+    char           *address;
+    kh_result       rc;
+    kh_client     **client;
+    kh_client_tls   tls;
 
     client = &ngx_keyhold_sync_clients[agent->index];
+    address = (char *) agent->name.data;
 
-    if (*client == NULL) {
-        rc = kh_client_open((char *) agent->name.data, agent->cred, "nginx",
+    if (*client != NULL) {
+        rc = KH_OK;
+
+    } else if (agent->tls) {
+        ngx_memzero(&tls, sizeof(kh_client_tls));
+
+        tls.context = ngx_keyhold_conf->sync_ctx;
+        tls.server_name = (char *) agent->server_name.data;
+
+        rc = kh_client_open_tls(address, &tls, "nginx",
+                                ngx_keyhold_conf->connect_timeout, client,
+                                detail, NGX_KEYHOLD_DETAIL_LEN);
+
+    } else {
+        rc = kh_client_open(address, agent->cred, "nginx",
                             ngx_keyhold_conf->connect_timeout, client, detail,
                             NGX_KEYHOLD_DETAIL_LEN);
-        if (rc != KH_OK) {
-            *client = NULL;
-            return rc;
-        }
+    }
+
+    if (rc != KH_OK) {
+        *client = NULL;
+        return rc;
     }
 
     return ngx_keyhold_sync_call(agent, req, out, cap, len, detail);

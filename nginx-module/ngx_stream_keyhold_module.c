@@ -97,6 +97,9 @@ static ngx_stream_variable_t  ngx_stream_keyhold_vars[] = {
     { ngx_string("keyhold_agent"), NULL, ngx_stream_keyhold_variable,
       NGX_KEYHOLD_VAR_AGENT, NGX_STREAM_VAR_CHANGEABLE, 0 },
 
+    { ngx_string("keyhold_tries"), NULL, ngx_stream_keyhold_variable,
+      NGX_KEYHOLD_VAR_TRIES, NGX_STREAM_VAR_CHANGEABLE, 0 },
+
       ngx_stream_null_variable
 };
 

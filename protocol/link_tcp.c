@@ -26,6 +26,7 @@ typedef struct kh_tcp_link {
     char port[KH_PORT_MAX + 1];
     char *ca_file, *certificate_file, *key_file, *server_name;
     SSL_CTX *ctx;
+    bool fixed; /* ctx is the caller's, and stays */
     SSL_SESSION *session; /* of the connection before, to be resumed; NULL: none */
     kh_tls_stream stream;
 } kh_tcp_link;
@@ -121,10 +122,15 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
 /* Reads the files, again for each connection: they may have been renewed. While they cannot be read the old ones do. */
 static kh_result tcp_context(kh_tcp_link *tcp, char *detail)
 {
-    const kh_client_tls tls = {tcp->ca_file, tcp->certificate_file, tcp->key_file, tcp->server_name};
+    const kh_client_tls tls = {
+        .ca_file = tcp->ca_file, .certificate_file = tcp->certificate_file, .key_file = tcp->key_file};
     SSL_CTX *ctx = NULL;
-    kh_result result = kh_client_tls_context(&tls, &ctx, detail, KH_LINK_DETAIL_MAX);
+    kh_result result = KH_OK;
 
+    if (tcp->fixed) {
+        return KH_OK;
+    }
+    result = kh_client_tls_context(&tls, &ctx, detail, KH_LINK_DETAIL_MAX);
     if (result != KH_OK) {
         return tcp->ctx != NULL ? KH_OK : result;
     }
@@ -234,7 +240,7 @@ static bool tcp_parse(const char *address, kh_tcp_link *tcp)
     if (host_len > 2 && host[0] == '[' && host[host_len - 1] == ']') {
         host++;
         host_len -= 2;
-    } else if (memchr(host, ':', host_len) != NULL) {
+    } else if (strcspn(host, ":[]") < host_len) {
         return false;
     }
     if (host_len == 0 || host_len > KH_HOST_MAX || port_len == 0 || port_len > KH_PORT_MAX ||
@@ -271,6 +277,12 @@ kh_result kh_link_tcp(const char *address, const kh_client_tls *tls, kh_link **l
     } else if (!copy(tls->ca_file, &tcp->ca_file) || !copy(tls->certificate_file, &tcp->certificate_file) ||
                !copy(tls->key_file, &tcp->key_file) || !copy(tls->server_name, &tcp->server_name)) {
         result = KH_E_MEMORY;
+    }
+    if (result == KH_OK && tls->context != NULL) {
+        SSL_CTX_up_ref(tls->context);
+        SSL_CTX_sess_set_new_cb(tls->context, on_session);
+        tcp->ctx = tls->context;
+        tcp->fixed = true;
     }
     if (result != KH_OK) {
         tcp_free(&tcp->link);

@@ -99,6 +99,63 @@ static kh_result cannot_open(ctl_error *error, const char *address, const char *
     return cannot_reach(error, strncmp(address, "unix:", 5) == 0 ? address + 5 : address, why);
 }
 
+static kh_result cannot_open_tls(ctl_error *error, const char *address, kh_result result, const char *detail)
+{
+    const char *why = detail[0] != '\0' ? detail : kh_result_text(result);
+
+    switch (result) {
+    case KH_E_UNAUTHENTICATED:
+        return ctl_fail(error, result,
+                        "no connection to the agent at %s (%s); each side needs a certificate of the authority that the "
+                        "other knows: the agent's for HOST or --agent-name, ours with a name that is the san of an "
+                        "identity in the agent's configuration",
+                        address, why);
+    case KH_E_INVALID:
+        return ctl_fail_usage(error, "%s; an agent on another machine is --agent tcp:HOST:PORT with --agent-ca, "
+                                     "--agent-cert and --agent-key",
+                              why);
+    case KH_E_IO:
+    case KH_E_FORBIDDEN:
+    case KH_E_MALFORMED:
+    case KH_E_MISMATCH:
+    case KH_E_PASSPHRASE:
+        return ctl_fail(error, result, "cannot open the connection to the agent at %s: %s", address, why);
+    case KH_E_VERSION:
+        return ctl_fail(error, result, "the agent at %s speaks another version (%s); install the same version of both",
+                        address, why);
+    default:
+        return ctl_fail_unreachable(error, result, "the agent at %s does not answer (%s); does it run, and does it listen "
+                                                   "there?",
+                                    address, why);
+    }
+}
+
+/* The wire to an agent on another machine. */
+static kh_result open_tls(ctl_run *ctl, const char *address, ctl_agent **out)
+{
+    const kh_client_tls tls = {.ca_file = ctl_args_value(&ctl->args, "agent-ca"),
+                               .certificate_file = ctl_args_value(&ctl->args, "agent-cert"),
+                               .key_file = ctl_args_value(&ctl->args, "agent-key"),
+                               .server_name = ctl_args_value(&ctl->args, "agent-name")};
+    char detail[256] = "";
+    ctl_agent *agent = calloc(1, sizeof(*agent));
+    kh_result result = KH_OK;
+
+    if (agent == NULL || (agent->address = strdup(address)) == NULL) {
+        ctl_agent_close(agent);
+        return ctl_fail(&ctl->error, KH_E_MEMORY, "cannot reach %s: out of memory", address);
+    }
+    agent->error = &ctl->error;
+    agent->timeout_ms = ctl->timeout_ms;
+    result = kh_client_open_tls(address, &tls, "keyholdctl", ctl->timeout_ms, &agent->client, detail, sizeof(detail));
+    if (result != KH_OK) {
+        ctl_agent_close(agent);
+        return cannot_open_tls(&ctl->error, address, result, detail);
+    }
+    *out = agent;
+    return KH_OK;
+}
+
 kh_result ctl_agent_open_at(ctl_run *ctl, const char *address, const char *token, ctl_agent **out)
 {
     kh_credential cred = {0};
@@ -148,10 +205,21 @@ static kh_result open_admin(ctl_run *ctl, const char *path, ctl_agent **out)
     return KH_OK;
 }
 
+/* The first Unix socket that the agent listens on; NULL: there is none. */
+static const char *local_address(const kh_config *config)
+{
+    for (size_t i = 0; i < config->listener_count; i++) {
+        if (config->listeners[i].path != NULL) {
+            return config->listeners[i].address;
+        }
+    }
+    return NULL;
+}
+
 static kh_result open_configured(ctl_run *ctl, ctl_way way, const char *token, ctl_agent **out)
 {
     kh_config *config = NULL;
-    char *address = NULL;
+    const char *address = NULL;
     kh_result result = ctl_load_config(ctl, &config);
 
     if (result != KH_OK) {
@@ -165,14 +233,14 @@ static kh_result open_configured(ctl_run *ctl, ctl_way way, const char *token, c
     } else if (way == CTL_WAY_ADMIN || (way == CTL_WAY_ANY && token == NULL && config->admin_socket != NULL &&
                                         access(config->admin_socket, W_OK) == 0)) {
         result = open_admin(ctl, config->admin_socket, out);
-    } else if (asprintf(&address, "unix:%s", config->listeners[0].path) < 0) {
-        address = NULL;
-        result = ctl_fail(&ctl->error, KH_E_MEMORY, "cannot reach the agent: out of memory");
+    } else if ((address = local_address(config)) == NULL) {
+        result = ctl_fail(&ctl->error, KH_E_INVALID,
+                          "%s has no Unix socket to listen on; name the agent's TCP address with --agent",
+                          config->path);
     } else {
         result = ctl_agent_open_at(ctl, address, token, out);
     }
 done:
-    free(address);
     kh_config_free(config);
     return result;
 }
@@ -181,14 +249,22 @@ kh_result ctl_agent_open(ctl_run *ctl, ctl_way way, ctl_agent **agent)
 {
     const char *address = ctl_args_value(&ctl->args, "socket");
     const char *token = ctl_args_value(&ctl->args, "token");
+    const char *remote = ctl_args_value(&ctl->args, "agent");
     char plain[256];
 
     *agent = NULL;
-    if (way == CTL_WAY_ADMIN && (address != NULL || token != NULL)) {
+    if (way == CTL_WAY_ADMIN && (address != NULL || token != NULL || remote != NULL)) {
         return ctl_fail_usage(
             &ctl->error,
-            "this command goes over the agent's admin socket; leave out --socket and --token, and "
+            "this command goes over the agent's admin socket; leave out --socket, --token and --agent, and "
             "run it as root on the agent's host");
+    }
+    if (remote != NULL && (address != NULL || token != NULL)) {
+        return ctl_fail_usage(&ctl->error, "an agent on another machine knows us by our certificate; leave out "
+                                           "--socket and --token, or --agent");
+    }
+    if (remote != NULL) {
+        return open_tls(ctl, remote, agent);
     }
     if (address != NULL && address[0] == '/') { /* a plain path is meant as one */
         (void)snprintf(plain, sizeof(plain), "unix:%s", address);
@@ -231,7 +307,8 @@ static const char *advice(kh_result result)
         {KH_E_NOT_FOUND, "see keyholdctl key list"},
         {KH_E_EXISTS, "choose another name, or add a version with --new-version"},
         {KH_E_DUPLICATE, "use that one, or add --allow-duplicate"},
-        {KH_E_WEAK, "use rsa2048 or more with the public exponent 65537 or more, p256, p384, p521 or ed25519"},
+        {KH_E_WEAK,
+         "use rsa2048 or more with the public exponent 65537 or more, p256, p384, p521 or ed25519"},
         {KH_E_FORBIDDEN, "run this as root on the agent's host"},
         {KH_E_UNAUTHENTICATED, "give the right --token"},
         {KH_E_STORAGE, "make room and check the store's directory"},
@@ -266,17 +343,19 @@ static kh_result fail_call(ctl_agent *agent, kh_result result, const char *what,
     return ctl_fail(agent->error, result, "%s: %s; %s", what, text, advice(result));
 }
 
-kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd, const char *what, uint8_t *out,
-                               size_t cap, size_t *out_len)
+kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd, const char *what,
+                               uint8_t *out, size_t cap, size_t *out_len)
 {
-    kh_result result = kh_admin_call_long(agent->admin, record, fd, NULL, NULL, out, cap, out_len, agent->timeout_ms);
+    kh_result result =
+        kh_admin_call_long(agent->admin, record, fd, NULL, NULL, out, cap, out_len, agent->timeout_ms);
 
     /* The keeper's own words say what to do, too. */
     if (result != KH_OK && *out_len > 0) {
         return ctl_fail(agent->error, result, "%s: %.*s", what, (int)*out_len, (const char *)out);
     }
     if (result == KH_E_IO && fd >= 0 && access(agent->admin, W_OK) == 0) {
-        return ctl_fail(agent->error, result, "%s: %s", what, kh_result_text(result)); /* the file, not the socket */
+        return ctl_fail(agent->error, result, "%s: %s", what,
+                        kh_result_text(result)); /* the file, not the socket */
     }
     if (result == KH_E_UNAVAILABLE || result == KH_E_CLOSED || result == KH_E_IO) {
         return cannot_reach(agent->error, agent->admin, kh_result_text(result));

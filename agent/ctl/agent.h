@@ -59,9 +59,10 @@ KH_MUST_USE kh_result ctl_agent_import_key(ctl_agent *agent, uint8_t import_publ
  */
 KH_MUST_USE kh_result ctl_agent_admin(ctl_agent *agent, const kh_record *record, const char *what,
                                       uint8_t *out, size_t cap, size_t *out_len);
-/* The same with a file that goes along, for what takes long; out may hold a text that says why, which goes into the error. */
-KH_MUST_USE kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd, const char *what,
-                                           uint8_t *out, size_t cap, size_t *out_len);
+/* The same with a file that goes along, for what takes long; out may hold a text that says why, which goes
+ * into the error. */
+KH_MUST_USE kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd,
+                                           const char *what, uint8_t *out, size_t cap, size_t *out_len);
 /* One request over the wire. *reply is valid until the next call; its status is KH_OK when this returns
  * KH_OK. */
 KH_MUST_USE kh_result ctl_agent_wire(ctl_agent *agent, kh_request *request, const char *what,

@@ -37,7 +37,7 @@ kh_result ctl_fail_unreachable(ctl_error *error, kh_result result, const char *f
 
 /* ---- The command line (options.c) ---- */
 
-#define CTL_OPTIONS_MAX 16
+#define CTL_OPTIONS_MAX 24
 #define CTL_OPERANDS_MAX 2
 
 /*

@@ -38,7 +38,8 @@ static void note_log(void *run_, kh_log_level level, const char *text)
 
 /* ---- The store of a running agent ---------------------------------------------------------------------- */
 
-/* The keeper's report: a line for each finding, then "ok N keys", or "damaged: good are N keys; N findings". */
+/* The keeper's report: a line for each finding, then "ok N keys", or "damaged: good are N keys; N findings".
+ */
 static void take_report(fsck_run *run, char *report)
 {
     char *save = NULL;
@@ -54,7 +55,8 @@ static void take_report(fsck_run *run, char *report)
     if (findings > run->count) { /* not all of them had room */
         char line[96];
 
-        (void)snprintf(line, sizeof(line), "%llu findings more: see the agent's log", findings - (unsigned long long)run->count);
+        (void)snprintf(line, sizeof(line), "%llu findings more: see the agent's log",
+                       findings - (unsigned long long)run->count);
         tell(run, line);
         run->count = findings;
     }
@@ -65,11 +67,13 @@ static kh_result check_online(fsck_run *run, ctl_agent *agent)
     const kh_record record = {.op = KH_STORE_CHECK};
     char *report = calloc(1, KH_RECORD_DATA_MAX + 1);
     size_t len = 0;
-    kh_result result =
-        report != NULL ? KH_OK : ctl_fail(&run->ctl->error, KH_E_MEMORY, "cannot check the store: out of memory");
+    kh_result result = report != NULL
+                           ? KH_OK
+                           : ctl_fail(&run->ctl->error, KH_E_MEMORY, "cannot check the store: out of memory");
 
     if (result == KH_OK) {
-        result = ctl_agent_admin(agent, &record, "cannot check the store", (uint8_t *)report, KH_RECORD_DATA_MAX, &len);
+        result = ctl_agent_admin(agent, &record, "cannot check the store", (uint8_t *)report,
+                                 KH_RECORD_DATA_MAX, &len);
     }
     if (result == KH_OK) {
         report[len] = '\0';
@@ -96,8 +100,9 @@ static kh_result check_structure(fsck_run *run, ctl_agent *agent)
     if (result == KH_OK) {
         result = kh_storefile_integrity(file.partial, tell, run);
         if (result != KH_OK && result != KH_E_DAMAGED) {
-            ctl_fail(&run->ctl->error, result, "cannot check a copy of the store in %s: %s; set TMPDIR to where there is room",
-                     path, kh_result_text(result));
+            ctl_fail(&run->ctl->error, result,
+                     "cannot check a copy of the store in %s: %s; set TMPDIR to where there is room", path,
+                     kh_result_text(result));
         }
     }
     ctl_newfile_abandon(&file);
@@ -132,7 +137,8 @@ static kh_result fsck_file(fsck_run *run, const char *path)
 
     if (holder != 0) {
         return ctl_fail(&ctl->error, KH_E_LOCKED,
-                        "%s is in use by an agent (process %ld); check it over the agent, without --store, or check a backup",
+                        "%s is in use by an agent (process %ld); check it over the agent, without --store, "
+                        "or check a backup",
                         path, (long)holder);
     }
     if (!ctl_kek_given(ctl)) {
@@ -146,9 +152,11 @@ static kh_result fsck_file(fsck_run *run, const char *path)
         checking.kek_secret_len = secret.len;
         result = kh_storefile_check(path, &checking, &run->keys);
         if (result == KH_E_DAMAGED && run->count == 0) { /* it does not even open */
-            tell(run, run->log[0] != '\0' ? run->log : "the file is damaged; restore the store from a backup");
+            tell(run,
+                 run->log[0] != '\0' ? run->log : "the file is damaged; restore the store from a backup");
         } else if (result != KH_OK && result != KH_E_DAMAGED) {
-            ctl_fail(&ctl->error, result, "cannot check %s: %s", path, run->log[0] != '\0' ? run->log : kh_result_text(result));
+            ctl_fail(&ctl->error, result, "cannot check %s: %s", path,
+                     run->log[0] != '\0' ? run->log : kh_result_text(result));
         }
     }
     ctl_secret_free(&secret);
@@ -162,7 +170,8 @@ static kh_result conclude(fsck_run *run)
     kh_result result = KH_OK;
 
     if (ctl->json) {
-        result = output_json(json_pack("{s:O, s:I}", "findings", run->findings, "keys", (json_int_t)run->keys), &ctl->error);
+        result = output_json(
+            json_pack("{s:O, s:I}", "findings", run->findings, "keys", (json_int_t)run->keys), &ctl->error);
     } else if (run->count == 0) {
         (void)printf("ok %llu keys\n", (unsigned long long)run->keys);
     } else {
@@ -171,9 +180,10 @@ static kh_result conclude(fsck_run *run)
     }
     (void)fflush(stdout);
     if (result == KH_OK && run->count > 0) {
-        result = ctl_fail(&ctl->error, KH_E_DAMAGED,
-                          "the store is damaged: do what the findings say, or restore it from a backup (keyholdctl store "
-                          "restore)");
+        result = ctl_fail(
+            &ctl->error, KH_E_DAMAGED,
+            "the store is damaged: do what the findings say, or restore it from a backup (keyholdctl store "
+            "restore)");
     }
     return result;
 }
@@ -185,7 +195,8 @@ kh_result ctl_cmd_store_fsck(ctl_run *ctl)
     kh_result result = KH_OK;
 
     if (path == NULL && ctl_kek_given(ctl)) {
-        return ctl_fail_usage(&ctl->error, "a running agent has its key; --kek-file and --passphrase-file go with --store");
+        return ctl_fail_usage(
+            &ctl->error, "a running agent has its key; --kek-file and --passphrase-file go with --store");
     }
     result = path != NULL ? fsck_file(&run, path) : fsck_online(&run);
     if (result == KH_OK) {

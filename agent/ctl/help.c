@@ -134,10 +134,12 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
         "        if [ -n \"$skip\" ]; then [ \"$skip\" = keep ] && globals+=(\"$word\"); skip=''; continue; "
         "fi\n"
         "        case $word in\n"
-        "        --config | --socket | --token) globals+=(\"$word\") skip=keep ;;\n"
+        "        --config | --socket | --token | --agent | --agent-ca | --agent-cert | --agent-key | --agent-name)\n"
+        "            globals+=(\"$word\") skip=keep ;;\n"
         "        --out | --type | --usage | --cert | --pin | --passphrase-file | --passphrase-env | "
         "--subject | --san | --days | \\\n"
-        "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout | --store | --kek-file | \\\n"
+        "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout | --store | "
+        "--kek-file | \\\n"
         "            --keys) skip=drop ;;\n"
         "        -*) ;;\n"
         "        *) if [ -n \"$command\" ]; then count=$((count + 1))\n"
@@ -158,7 +160,8 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
     }
     (void)printf("    esac\n"
                  "    case $prev in\n"
-                 "    --config | --token | --cert | --out | --pin | --passphrase-file | --store | --kek-file) COMPREPLY=($(compgen "
+                 "    --config | --token | --cert | --out | --pin | --passphrase-file | --store | --kek-file | --agent-ca | "
+                 "--agent-cert | --agent-key) COMPREPLY=($(compgen "
                  "-f -- \"$cur\")); return ;;\n"
                  "    --dir | --prefix) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n"
                  "    --user-front | --user-keeper) COMPREPLY=($(compgen -u -- \"$cur\")); return ;;\n"
@@ -170,7 +173,8 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
 #undef KH_X
     (void)printf(
         "\" -- \"${cur##*,}\")); return ;;\n"
-        "    --socket | --subject | --san | --days | --count | --timeout | --passphrase-env | --keys) return ;;\n"
+        "    --socket | --agent | --agent-name | --subject | --san | --days | --count | --timeout | --passphrase-env | "
+        "--keys) return ;;\n"
         "    esac\n"
         "    case $cur in\n"
         "    -*) COMPREPLY=($(compgen -W \"$options");

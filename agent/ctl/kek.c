@@ -9,7 +9,8 @@
 
 bool ctl_kek_given(const ctl_run *ctl)
 {
-    return ctl_args_value(&ctl->args, "kek-file") != NULL || ctl_args_value(&ctl->args, "passphrase-file") != NULL;
+    return ctl_args_value(&ctl->args, "kek-file") != NULL ||
+           ctl_args_value(&ctl->args, "passphrase-file") != NULL;
 }
 
 static kh_result load_file(const char *path, ctl_secret *secret, ctl_error *error)
@@ -25,12 +26,17 @@ static kh_result load_file(const char *path, ctl_secret *secret, ctl_error *erro
     case KH_OK:
         return KH_OK;
     case KH_E_FORBIDDEN:
-        return ctl_fail(error, result, "the key-encryption key %s can be read by others; chmod 0600 it", path);
+        return ctl_fail(error, result, "the key-encryption key %s can be read by others; chmod 0600 it",
+                        path);
     case KH_E_MALFORMED:
-        return ctl_fail(error, result, "%s is not a key-encryption key; give the file that keyholdctl init made (kek)", path);
+        return ctl_fail(error, result,
+                        "%s is not a key-encryption key; give the file that keyholdctl init made (kek)",
+                        path);
     default:
-        return ctl_fail(error, result, "cannot read the key-encryption key %s: %s; run this as root, or name it with --kek-file",
-                        path, errno != 0 ? strerror(errno) : kh_result_text(result));
+        return ctl_fail(
+            error, result,
+            "cannot read the key-encryption key %s: %s; run this as root, or name it with --kek-file", path,
+            errno != 0 ? strerror(errno) : kh_result_text(result));
     }
 }
 
@@ -49,9 +55,10 @@ kh_result ctl_kek_load(ctl_run *ctl, const kh_config *config, ctl_secret *secret
     }
     if ((kek_file != NULL && strncmp(kek_file, "credential:", 11) == 0) ||
         (passphrase_file != NULL && strncmp(passphrase_file, "credential:", 11) == 0)) {
-        return ctl_fail(&ctl->error, KH_E_PASSPHRASE,
-                        "only the agent's unit can read \"%s\"; give the key itself with --kek-file or --passphrase-file",
-                        kek_file != NULL ? kek_file : passphrase_file);
+        return ctl_fail(
+            &ctl->error, KH_E_PASSPHRASE,
+            "only the agent's unit can read \"%s\"; give the key itself with --kek-file or --passphrase-file",
+            kek_file != NULL ? kek_file : passphrase_file);
     }
     *kind = kek_file != NULL ? KH_KEK_FILE : KH_KEK_PASSPHRASE;
     if (kek_file != NULL) {

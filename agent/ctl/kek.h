@@ -7,7 +7,8 @@
 #include "secret.h"
 
 /* Where --kek-file, --passphrase-file or the configuration (NULL: not asked) says. Free the secret. */
-KH_MUST_USE kh_result ctl_kek_load(ctl_run *ctl, const kh_config *config, ctl_secret *secret, kh_kek_kind *kind);
+KH_MUST_USE kh_result ctl_kek_load(ctl_run *ctl, const kh_config *config, ctl_secret *secret,
+                                   kh_kek_kind *kind);
 /* Whether the command line names one. */
 bool ctl_kek_given(const ctl_run *ctl);
 

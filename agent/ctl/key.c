@@ -63,6 +63,9 @@ kh_result ctl_cmd_key_create(ctl_run *ctl)
     if (result == KH_OK) {
         result = parse_type(ctl, &wanted);
     }
+    if (ctl_args_value(&ctl->args, "timeout") == NULL) { /* primes are found by chance: seconds for rsa4096 */
+        ctl->timeout_ms = KH_DEADLINE_MAX_MS;
+    }
     if (result == KH_OK) {
         result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
     }

@@ -46,8 +46,8 @@ static int make_partial(char *partial)
 static bool on_network(int fd)
 {
     static const unsigned long types[] = {
-        0x6969 /* NFS */,     0x517b /* SMB */,    0xff534d42 /* CIFS */, 0xfe534d42 /* SMB2 */,
-        0x00c36400 /* Ceph */, 0x5346414f /* AFS */,
+        0x6969 /* NFS */,      0x517b /* SMB */,      0xff534d42 /* CIFS */,
+        0xfe534d42 /* SMB2 */, 0x00c36400 /* Ceph */, 0x5346414f /* AFS */,
     };
     struct statfs status;
 
@@ -105,10 +105,11 @@ kh_result ctl_newfile_open(const char *path, kh_file_kind kind, ctl_newfile *fil
         goto done;
     }
     if (on_network(file->fd)) {
-        result = ctl_fail(error, KH_E_UNSUPPORTED,
-                          "%s is on a network file system, which could keep the agent waiting; make it on a local one and "
-                          "copy it there",
-                          path);
+        result = ctl_fail(
+            error, KH_E_UNSUPPORTED,
+            "%s is on a network file system, which could keep the agent waiting; make it on a local one and "
+            "copy it there",
+            path);
     }
 done:
     if (result != KH_OK) {
@@ -135,15 +136,16 @@ kh_result ctl_newfile_commit(ctl_newfile *file, ctl_error *error)
     kh_result result = KH_OK;
 
     if (fsync(file->fd) != 0 || rename(file->partial, file->path) != 0) {
-        result = ctl_fail(error, KH_E_IO, "cannot put %s in place: %s; what was there before stays", file->path,
-                          strerror(errno));
+        result = ctl_fail(error, KH_E_IO, "cannot put %s in place: %s; what was there before stays",
+                          file->path, strerror(errno));
     } else {
         unfinished = NULL;
         free(file->partial);
         file->partial = NULL;
         if (!ctl_sync_directory_of(file->path)) {
-            result = ctl_fail(error, KH_E_IO, "%s is in place, but its directory cannot be synced: %s; do it again", file->path,
-                              strerror(errno));
+            result = ctl_fail(error, KH_E_IO,
+                              "%s is in place, but its directory cannot be synced: %s; do it again",
+                              file->path, strerror(errno));
         }
     }
     ctl_newfile_abandon(file);

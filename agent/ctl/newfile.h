@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A file that is made beside its place, and put there when it is complete: until then what was there before stays, and so it
- * does for ever when this fails or is interrupted.
+ * A file that is made beside its place, and put there when it is complete: until then what was there before
+ * stays, and so it does for ever when this fails or is interrupted.
  */
 #ifndef KEYHOLD_CTL_NEWFILE_H
 #define KEYHOLD_CTL_NEWFILE_H
@@ -16,10 +16,11 @@ typedef struct ctl_newfile {
 } ctl_newfile;
 
 /*
- * Mode 0600, empty, open for reading and writing. Refuses to replace what is not a file of that kind, and a network file
- * system, which could keep the keeper waiting. End with commit or abandon.
+ * Mode 0600, empty, open for reading and writing. Refuses to replace what is not a file of that kind, and a
+ * network file system, which could keep the keeper waiting. End with commit or abandon.
  */
-KH_MUST_USE kh_result ctl_newfile_open(const char *path, kh_file_kind kind, ctl_newfile *file, ctl_error *error);
+KH_MUST_USE kh_result ctl_newfile_open(const char *path, kh_file_kind kind, ctl_newfile *file,
+                                       ctl_error *error);
 /* On the disk and in its place. */
 KH_MUST_USE kh_result ctl_newfile_commit(ctl_newfile *file, ctl_error *error);
 /* Removes what there is of it. Fine after commit and for a zero-initialised one with fd -1. */

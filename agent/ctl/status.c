@@ -46,6 +46,18 @@ static void print_uptime(FILE *out, json_int_t seconds)
     }
 }
 
+/* Which store it is, and when it was backed up. */
+static void print_store(FILE *out, const json_t *store)
+{
+    char when[32];
+    long long last = (long long)number(store, "last_backup");
+
+    if (store != NULL) {
+        (void)fprintf(out, "store %.8s, %s%s\n", text(store, "id"), last > 0 ? "backed up " : "never backed up",
+                     last > 0 ? output_time((uint64_t)last, when) : "");
+    }
+}
+
 static void print_head(FILE *out, const json_t *status)
 {
     const json_t *keeper = json_object_get(status, "keeper");
@@ -68,6 +80,7 @@ static void print_head(FILE *out, const json_t *status)
                   (long long)number(keeper, "keys_resident"), (long long)number(keeper, "keys_loaded"),
                   (long long)number(keeper, "keys_evicted"), (long long)number(keeper, "refused_usage"),
                   (long long)number(keeper, "losses"));
+    print_store(out, json_object_get(keeper, "store"));
     if (number(status, "delay_ms") > 0) {
         (void)fprintf(out, "every operation is DELAYED by %lld ms (debug_delay_ms)\n",
                       (long long)number(status, "delay_ms"));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* store backup, restore, export, import: a store's keys as files. */
+/* store backup, export, import: a store's keys as files. */
 #include "store.h"
 #include "kek.h"
 #include "output.h"
@@ -10,13 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 static kh_result print_report(ctl_run *ctl, const char *done, const char *path, const kh_store_report *report)
 {
     if (ctl->json) {
-        return output_json(json_pack("{s:s, s:I}", "file", path, "keys", (json_int_t)report->keys), &ctl->error);
+        return output_json(json_pack("{s:s, s:I}", "file", path, "keys", (json_int_t)report->keys),
+                           &ctl->error);
     }
     (void)printf("%llu keys %s %s\n", (unsigned long long)report->keys, done, path);
     return KH_OK;
@@ -26,14 +26,17 @@ kh_result store_fill_file(ctl_run *ctl, ctl_agent *agent, const kh_record *recor
                           const char *what, kh_store_report *report)
 {
     size_t len = 0;
-    kh_result result = ctl_agent_admin_file(agent, record, file->fd, what, (uint8_t *)report, sizeof(*report), &len);
+    kh_result result =
+        ctl_agent_admin_file(agent, record, file->fd, what, (uint8_t *)report, sizeof(*report), &len);
 
     if (result == KH_E_IO && ctl->error.exit_code != CTL_UNREACHABLE) {
-        return ctl_fail(&ctl->error, result, "%s: %s cannot be written (%s); what was there before stays", what, file->path,
+        return ctl_fail(&ctl->error, result, "%s: %s cannot be written (%s); what was there before stays",
+                        what, file->path,
                         ctl_newfile_full(file) ? "no space left on the device" : "see the agent's log");
     }
     if (result == KH_OK && len != sizeof(*report)) {
-        result = ctl_fail(&ctl->error, KH_E_VERSION, "%s: install the same version of keyholdctl and keyholdd", what);
+        result = ctl_fail(&ctl->error, KH_E_VERSION,
+                          "%s: install the same version of keyholdctl and keyholdd", what);
     }
     return result;
 }
@@ -47,10 +50,10 @@ kh_result store_backup_into(ctl_run *ctl, ctl_agent *agent, const ctl_newfile *f
     return store_fill_file(ctl, agent, &record, file, "cannot back up the store", report);
 }
 
-static void keep_first(void *text, const char *finding)
+void store_keep_first(void *text, const char *finding)
 {
     if (((char *)text)[0] == '\0') {
-        (void)snprintf(text, 256, "%s", finding);
+        (void)snprintf(text, STORE_FINDING_MAX, "%s", finding);
     }
 }
 
@@ -61,7 +64,7 @@ kh_result ctl_cmd_store_backup(ctl_run *ctl)
     ctl_newfile file = {.fd = -1};
     ctl_agent *agent = NULL;
     kh_store_report report = {0};
-    char finding[256] = "";
+    char finding[STORE_FINDING_MAX] = "";
     size_t len = 0;
     kh_result result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
 
@@ -70,182 +73,30 @@ kh_result ctl_cmd_store_backup(ctl_run *ctl)
     }
     /* The live store is a file of the same kind, and locked. */
     if (result == KH_OK && kh_storefile_holder(path) != 0) {
-        result = ctl_fail(&ctl->error, KH_E_LOCKED, "%s is the store of a running agent; choose another name", path);
+        result = ctl_fail(&ctl->error, KH_E_LOCKED, "%s is the store of a running agent; choose another name",
+                          path);
     }
     if (result == KH_OK) {
         result = store_backup_into(ctl, agent, &file, &report);
     }
-    if (result == KH_OK && kh_storefile_integrity(file.partial, keep_first, finding) != KH_OK) {
-        result = ctl_fail(&ctl->error, KH_E_DAMAGED,
-                          "the store is damaged (%s); what was backed up before stays: see keyholdctl store fsck",
-                          finding[0] != '\0' ? finding : "its copy cannot be checked");
+    if (result == KH_OK && kh_storefile_integrity(file.partial, store_keep_first, finding) != KH_OK) {
+        result =
+            ctl_fail(&ctl->error, KH_E_DAMAGED,
+                     "the store is damaged (%s); what was backed up before stays: see keyholdctl store fsck",
+                     finding[0] != '\0' ? finding : "its copy cannot be checked");
     }
     if (result == KH_OK) {
         result = ctl_newfile_commit(&file, &ctl->error);
     }
     if (result == KH_OK) {
-        result = ctl_agent_admin(agent, &noted, "the backup is complete, but its time cannot be noted", NULL, 0, &len);
+        result = ctl_agent_admin(agent, &noted, "the backup is complete, but its time cannot be noted", NULL,
+                                 0, &len);
     }
     if (result == KH_OK) {
         result = print_report(ctl, "backed up to", path, &report);
     }
     ctl_newfile_abandon(&file);
     ctl_agent_close(agent);
-    return result;
-}
-
-/* ---- Restore ------------------------------------------------------------------------------------------- */
-
-typedef struct restoring {
-    ctl_run *ctl;
-    const char *from, *store;
-    char finding[256];
-    char log[512];
-} restoring;
-
-static void note_finding(void *run, const char *text)
-{
-    keep_first(((restoring *)run)->finding, text);
-}
-
-static void note_log(void *run, kh_log_level level, const char *text)
-{
-    if (level == KH_LOG_ERROR) {
-        (void)snprintf(((restoring *)run)->log, sizeof(((restoring *)run)->log), "%s", text);
-    }
-}
-
-/* Nothing is put in place that the agent could not use. */
-static kh_result check_backup(restoring *run, const kh_config *config, uint64_t *keys)
-{
-    ctl_run *ctl = run->ctl;
-    ctl_secret secret = {0};
-    kh_storefile_checking checking = {.finding = note_finding, .log = note_log, .ctx = run};
-    kh_result result = ctl_kek_load(ctl, config, &secret, &checking.kind);
-
-    if (result != KH_OK) {
-        return result;
-    }
-    checking.kek_secret = secret.data;
-    checking.kek_secret_len = secret.len;
-    result = kh_storefile_check(run->from, &checking, keys);
-    ctl_secret_free(&secret);
-    if (result == KH_E_DAMAGED) {
-        return ctl_fail(&ctl->error, result, "%s is damaged (%s); nothing was changed: take an older backup", run->from,
-                        run->finding[0] != '\0' ? run->finding : run->log);
-    }
-    if (result != KH_OK) {
-        return ctl_fail(&ctl->error, result, "cannot restore %s: %s; nothing was changed", run->from,
-                        run->log[0] != '\0' ? run->log : kh_result_text(result));
-    }
-    return KH_OK;
-}
-
-/* As the store was that it replaces, or as the configuration has its user. */
-static bool give_to_keeper(const ctl_newfile *file, const kh_config *config)
-{
-    struct stat status;
-    kh_user user = {geteuid(), getegid()};
-
-    if (stat(config->store, &status) == 0) {
-        user = (kh_user){status.st_uid, status.st_gid};
-    } else if (config->keeper_user != NULL && geteuid() == 0 && kh_config_user(config->keeper_user, &user) != KH_OK) {
-        return false;
-    }
-    return fchown(file->fd, user.uid, user.gid) == 0;
-}
-
-/* Moves a store and the log beside it, if they are there, out of the way. A log that stayed would be taken for the backup's. */
-static bool move_aside(const char *store, char *aside, size_t cap)
-{
-    char stamp[32], log[4096], aside_log[4096];
-    time_t now = time(NULL);
-    struct tm utc;
-
-    (void)strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", gmtime_r(&now, &utc));
-    if ((size_t)snprintf(aside, cap, "%s.before-%s", store, stamp) >= cap ||
-        (size_t)snprintf(log, sizeof(log), "%s-wal", store) >= sizeof(log) ||
-        (size_t)snprintf(aside_log, sizeof(aside_log), "%s-wal", aside) >= sizeof(aside_log)) {
-        errno = ENAMETOOLONG;
-        return false;
-    }
-    if (rename(store, aside) != 0) {
-        aside[0] = '\0';
-        if (errno != ENOENT) {
-            return false;
-        }
-    }
-    return rename(log, aside_log) == 0 || errno == ENOENT;
-}
-
-static kh_result put_in_place(restoring *run, const kh_config *config, char *aside, size_t cap)
-{
-    ctl_error *error = &run->ctl->error;
-    ctl_newfile file = {.fd = -1};
-    int lock = -1;
-    kh_result result = kh_storefile_lock(run->store, &lock);
-
-    if (result != KH_OK) {
-        result = ctl_fail(error, result, "the agent is running with the store %s; stop it first (systemctl stop keyhold)",
-                          run->store);
-        goto done;
-    }
-    if ((result = ctl_newfile_open(run->store, KH_FILE_STORE, &file, error)) != KH_OK) {
-        goto done;
-    }
-    if (kh_storefile_copy(run->from, file.partial) != KH_OK || !give_to_keeper(&file, config) || fsync(file.fd) != 0) {
-        result = ctl_fail(error, KH_E_IO, "cannot copy %s beside %s (%s); nothing was changed", run->from, run->store,
-                          ctl_newfile_full(&file) ? "no space left on the device" : strerror(errno));
-        goto done;
-    }
-    if (!move_aside(run->store, aside, cap)) {
-        result = ctl_fail(error, KH_E_IO, "cannot move %s aside: %s; look what is in its directory", run->store, strerror(errno));
-        goto done;
-    }
-    result = ctl_newfile_commit(&file, error);
-done:
-    ctl_newfile_abandon(&file);
-    if (lock >= 0) {
-        close(lock);
-    }
-    return result;
-}
-
-kh_result ctl_cmd_store_restore(ctl_run *ctl)
-{
-    restoring run = {.ctl = ctl, .from = ctl->args.operands[0]};
-    char aside[4096] = "";
-    kh_config *config = NULL;
-    pid_t holder = 0;
-    uint64_t keys = 0;
-    kh_result result = ctl_load_config(ctl, &config);
-
-    if (result != KH_OK) {
-        return result;
-    }
-    run.store = config->store;
-    holder = kh_storefile_holder(run.store);
-    if (holder != 0) {
-        result = ctl_fail(&ctl->error, KH_E_LOCKED,
-                          "the agent is running with the store %s (process %ld); stop it first (systemctl stop keyhold)",
-                          run.store, (long)holder);
-    }
-    if (result == KH_OK) {
-        result = check_backup(&run, config, &keys);
-    }
-    if (result == KH_OK) {
-        result = put_in_place(&run, config, aside, sizeof(aside));
-    }
-    if (result == KH_OK && ctl->json) {
-        result = output_json(json_pack("{s:s, s:I, s:s}", "store", run.store, "keys", (json_int_t)keys, "before", aside),
-                             &ctl->error);
-    } else if (result == KH_OK) {
-        (void)printf("%llu keys restored to %s\n", (unsigned long long)keys, run.store);
-        if (aside[0] != '\0') {
-            (void)printf("The store that was there is %s; remove it when all is well.\n", aside);
-        }
-    }
-    kh_config_free(config);
     return result;
 }
 
@@ -261,7 +112,8 @@ static kh_result take_globs(ctl_run *ctl, char *globs, size_t cap, size_t *len)
         return KH_OK;
     }
     if (list[0] == '\0' || strlen(list) >= cap) {
-        return ctl_fail_usage(&ctl->error, "option --keys needs names or globs, separated by commas: --keys 'www.*,shop'");
+        return ctl_fail_usage(&ctl->error,
+                              "option --keys needs names or globs, separated by commas: --keys 'www.*,shop'");
     }
     *len = strlen(list) + 1;
     memcpy(globs, list, *len);
@@ -308,8 +160,8 @@ kh_result ctl_cmd_store_export(ctl_run *ctl)
 
 /* ---- Import -------------------------------------------------------------------------------------------- */
 
-/* The key of another KEK than the agent's, when one is given, or when it is a passphrase, which every store turns into
- * another KEK. */
+/* The key of another KEK than the agent's, when one is given, or when it is a passphrase, which every store
+ * turns into another KEK. */
 static kh_result take_key(ctl_run *ctl, int fd, const char *path, uint8_t key[KH_EXPORT_KEY_LEN], size_t *len)
 {
     kh_config *config = NULL;
@@ -322,9 +174,11 @@ static kh_result take_key(ctl_run *ctl, int fd, const char *path, uint8_t key[KH
         return KH_OK; /* the agent says what is wrong with the file */
     }
     result = ctl_load_config(ctl, &config);
-    if (result == KH_OK && made == KH_KEK_PASSPHRASE && !ctl_kek_given(ctl) && config->kek_passphrase_file == NULL) {
-        result = ctl_fail(&ctl->error, KH_E_PASSPHRASE,
-                          "%s is sealed under a passphrase, and this agent has a key file; give --passphrase-file", path);
+    if (result == KH_OK && made == KH_KEK_PASSPHRASE && !ctl_kek_given(ctl) &&
+        config->kek_passphrase_file == NULL) {
+        result = ctl_fail(
+            &ctl->error, KH_E_PASSPHRASE,
+            "%s is sealed under a passphrase, and this agent has a key file; give --passphrase-file", path);
     }
     if (result == KH_OK) {
         result = ctl_kek_load(ctl, config, &secret, &kind);
@@ -348,12 +202,13 @@ static kh_result take_key(ctl_run *ctl, int fd, const char *path, uint8_t key[KH
 static kh_result print_import(ctl_run *ctl, const char *path, const kh_store_report *report)
 {
     if (ctl->json) {
-        return output_json(json_pack("{s:s, s:I, s:I, s:I}", "file", path, "keys", (json_int_t)report->keys, "imported",
-                                     (json_int_t)report->stored, "present", (json_int_t)report->present),
+        return output_json(json_pack("{s:s, s:I, s:I, s:I}", "file", path, "keys", (json_int_t)report->keys,
+                                     "imported", (json_int_t)report->stored, "present",
+                                     (json_int_t)report->present),
                            &ctl->error);
     }
-    (void)printf("%llu keys imported from %s; %llu were here already\n", (unsigned long long)report->stored, path,
-                 (unsigned long long)report->present);
+    (void)printf("%llu keys imported from %s; %llu were here already\n", (unsigned long long)report->stored,
+                 path, (unsigned long long)report->present);
     return KH_OK;
 }
 

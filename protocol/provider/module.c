@@ -2,9 +2,9 @@
 /*
  * keyhold.so: the provider for every OpenSSL 3 program. Waits in the calling thread, over a blocking client.
  *
- * Where the agent is comes from the provider's section of openssl.cnf (agent, token, timeout_ms), else from
- * the environment (KH_AGENT, KH_TOKEN, KH_TIMEOUT_MS), else it is unix:/run/keyhold/agent.sock without a
- * token.
+ * Where the agent is comes from the provider's section of openssl.cnf (agent, token, timeout_ms; for an agent behind
+ * TCP ca, certificate, key, name), else from the environment (KH_AGENT, KH_TOKEN, KH_TIMEOUT_MS, KH_CA,
+ * KH_CERTIFICATE, KH_KEY, KH_NAME), else it is unix:/run/keyhold/agent.sock without a token.
  *
  * A program that runs OpenSSL's ASYNC jobs will be paused instead of blocked: that belongs into
  * host_perform(), where a job is current.
@@ -14,17 +14,29 @@
 #include <keyhold/client.h>
 #include <openssl/core_dispatch.h>
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/params.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define DEFAULT_AGENT "unix:/run/keyhold/agent.sock"
+#define CLIENT_NAME "keyhold.so"
 enum { DEFAULT_TIMEOUT_MS = 5000, IDLE_MAX = 16, DETAIL_MAX = 256 };
 
+/* The texts: their names in openssl.cnf and in the environment. NULL where a text is not given. */
+#define SETTINGS(X)                                                                                          \
+    X(agent, "KH_AGENT")                                                                                     \
+    X(token, "KH_TOKEN") /* NULL: known by our uid */                                                        \
+    X(ca, "KH_CA")       /* this and what follows: for an agent behind TCP */                                \
+    X(certificate, "KH_CERTIFICATE")                                                                         \
+    X(key, "KH_KEY")                                                                                         \
+    X(name, "KH_NAME")
+
 typedef struct settings {
-    char *agent;
-    char *token; /* NULL: known by our uid */
+#define KH_X(field, variable) char *field;
+    SETTINGS(KH_X)
+#undef KH_X
     uint32_t timeout_ms;
     unsigned serial; /* which settings these are */
 } settings;
@@ -41,9 +53,16 @@ static size_t idle_count;
 
 static void settings_free(settings *s)
 {
-    free(s->agent);
-    free(s->token);
+#define KH_X(field, variable) free(s->field);
+    SETTINGS(KH_X)
+#undef KH_X
     *s = (settings){0};
+}
+
+static bool copy_text(const char *text, char **into)
+{
+    *into = text != NULL ? strdup(text) : NULL;
+    return (*into == NULL) == (text == NULL);
 }
 
 static void fork_prepare(void)
@@ -77,33 +96,51 @@ static bool take_idle(kh_client **client, settings *copy)
     if (idle_count > 0) {
         *client = idle[--idle_count];
     } else {
-        copy->agent = strdup(config.agent);
-        copy->token = config.token != NULL ? strdup(config.token) : NULL;
-        ok = copy->agent != NULL && (copy->token != NULL) == (config.token != NULL);
+#define KH_X(field, variable) ok = copy_text(config.field, &copy->field) && ok;
+        SETTINGS(KH_X)
+#undef KH_X
     }
     pthread_mutex_unlock(&lock);
     return ok;
 }
 
+static kh_result open_tcp(const settings *with, kh_client **client, char *detail)
+{
+    const kh_client_tls tls = {.ca_file = with->ca,
+                               .certificate_file = with->certificate,
+                               .key_file = with->key,
+                               .server_name = with->name};
+
+    return kh_client_open_tls(with->agent, &tls, CLIENT_NAME, with->timeout_ms, client, detail, DETAIL_MAX);
+}
+
+static kh_result open_unix(const settings *with, kh_client **client, char *detail)
+{
+    kh_credential cred = {.identity = ""};
+    kh_result rc = with->token != NULL ? kh_credential_load(with->token, &cred) : KH_OK;
+
+    if (rc == KH_OK) {
+        rc = kh_client_open(with->agent, with->token != NULL ? &cred : NULL, CLIENT_NAME, with->timeout_ms, client, detail,
+                            DETAIL_MAX);
+    }
+    kh_credential_wipe(&cred);
+    return rc;
+}
+
 /* A connection, and of `with` the time-out and the serial. */
 static kh_result client_take(kh_client **client, settings *with)
 {
-    kh_credential cred = {.identity = ""};
     settings copy = {0};
     char detail[DETAIL_MAX] = "";
     kh_result rc = take_idle(client, &copy) ? KH_OK : KH_E_MEMORY;
 
     *with = (settings){.timeout_ms = copy.timeout_ms, .serial = copy.serial};
     if (rc == KH_OK && *client == NULL) {
-        if (copy.token != NULL) {
-            rc = kh_credential_load(copy.token, &cred);
-        }
-        if (rc == KH_OK) {
-            rc = kh_client_open(copy.agent, copy.token != NULL ? &cred : NULL, "keyhold.so", copy.timeout_ms,
-                                client, detail, sizeof(detail));
+        rc = strncmp(copy.agent, "tcp:", 4) == 0 ? open_tcp(&copy, client, detail) : open_unix(&copy, client, detail);
+        if (rc != KH_OK) { /* the core adds the result; this is what to do something about */
+            ERR_raise_data(ERR_LIB_USER, ERR_R_OPERATION_FAIL, "keyhold agent: %s", detail);
         }
     }
-    kh_credential_wipe(&cred);
     settings_free(&copy);
     return rc;
 }
@@ -162,13 +199,13 @@ static settings read_settings(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATC
 {
     OSSL_FUNC_core_get_params_fn *core_get_params = NULL;
     settings found = {.timeout_ms = DEFAULT_TIMEOUT_MS};
+    settings given = {0}; /* borrowed */
     unsigned long ms = 0;
-    char *agent = NULL;
-    char *token = NULL;
     char *timeout = NULL;
     OSSL_PARAM params[] = {
-        OSSL_PARAM_utf8_ptr("agent", &agent, 0),
-        OSSL_PARAM_utf8_ptr("token", &token, 0),
+#define KH_X(field, variable) OSSL_PARAM_utf8_ptr(#field, &given.field, 0),
+        SETTINGS(KH_X)
+#undef KH_X
         OSSL_PARAM_utf8_ptr("timeout_ms", &timeout, 0),
         OSSL_PARAM_END,
     };
@@ -181,11 +218,12 @@ static settings read_settings(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATC
     if (core_get_params != NULL) {
         (void)core_get_params(handle, params);
     }
-    found.agent = setting(agent, "KH_AGENT");
+#define KH_X(field, variable) found.field = setting(given.field, variable);
+    SETTINGS(KH_X)
+#undef KH_X
     if (found.agent == NULL) {
         found.agent = strdup(DEFAULT_AGENT);
     }
-    found.token = setting(token, "KH_TOKEN");
     if (timeout == NULL) {
         timeout = secure_getenv("KH_TIMEOUT_MS");
     }
@@ -201,6 +239,13 @@ static bool same_text(const char *a, const char *b)
     return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
+static bool same_settings(const settings *a, const settings *b)
+{
+#define KH_X(field, variable) &&same_text(a->field, b->field)
+    return true SETTINGS(KH_X);
+#undef KH_X
+}
+
 /* Other threads may be using a key through another library context: they go on with what they have. */
 static bool use_settings(settings *found)
 {
@@ -214,7 +259,7 @@ static bool use_settings(settings *found)
     }
     pthread_mutex_lock(&lock);
     found->serial = config.serial;
-    if (!same_text(found->agent, config.agent) || !same_text(found->token, config.token)) {
+    if (!same_settings(found, &config)) {
         found->serial++;
         count = idle_count;
         memcpy(old, idle, count * sizeof(idle[0]));

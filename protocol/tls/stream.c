@@ -82,7 +82,9 @@ kh_result kh_tls_common(SSL_CTX *ctx)
         return KH_E_CRYPTO;
     }
     SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
-    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    /* NO_AUTO_CHAIN: whom we believe is not to be sent along with our own certificate. */
+    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                              SSL_MODE_RELEASE_BUFFERS | SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_read_ahead(ctx, 0);
     SSL_CTX_set_max_early_data(ctx, 0);
@@ -114,6 +116,10 @@ void kh_tls_stream_end(kh_tls_stream *stream, bool polite)
 {
     if (stream->ssl != NULL && polite && stream->finished && !stream->broken) {
         (void)SSL_shutdown(stream->ssl); /* one way; the answer does not matter */
+    }
+    if (stream->ssl != NULL && stream->finished && (!stream->broken || stream->error != 0)) {
+        /* Else OpenSSL would take the session for a bad one, that is not to be resumed. */
+        SSL_set_shutdown(stream->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     }
     SSL_free(stream->ssl);
     ERR_clear_error();

@@ -420,6 +420,17 @@ class Load:
         check(self.process.poll() is None, "the load client has ended:", read(self.out))
         return json.loads(self.windows()[-1])["window"]
 
+    def more(self, count):
+        """Waits until so many more handshakes are done; fails when one failed meanwhile."""
+        left = count
+        deadline = time.monotonic() + 2 * READY_S
+        while left > 0:
+            check(time.monotonic() < deadline, left, "handshakes of", count, "are not done")
+            time.sleep(0.05)
+            window = self.window()
+            check(window["failed"] == 0, window)
+            left -= window["measured"]
+
     def windows(self):
         return [line for line in read(self.out).split("\n")[:-1] if line.startswith('{"window"')]
 

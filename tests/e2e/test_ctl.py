@@ -761,7 +761,7 @@ def test_store_check(ws):
     own.ctl("key", "create", "whole", "--type", "p256")
     own.ctl("key", "create", "broken", "--type", "p256")
     check("ok 2 keys" in own.ctl("store", "check").stdout)
-    check(json.loads(own.ctl("--json", "store", "check").stdout)["damaged"] == [])
+    check(json.loads(own.ctl("--json", "store", "check").stdout)["findings"] == [])
     own.stop()
     with sqlite3.connect(own.dir + "/store/keys.db") as store:
         sealed = bytearray(store.execute("SELECT sealed FROM keys WHERE name = 'broken'").fetchone()[0])

@@ -180,10 +180,12 @@ def test_m12_rude_clients_with_load(ws):
     keys, http = two_keys(ws, agent)
     agent.start()
     nginx = start(ws, agent, http)
-    loads = [ws.load(key, "--clients", 20, "--seconds", 0, "--request", "/", "--expect", key.name) for key in keys]
+    loads = [ws.load(key, "--clients", 20, "--seconds", 0, "--request", "/", "--expect", key.name, "--timeout", 60)
+             for key in keys]
     for key in keys:
         rudeness(key, 40)
     for load in loads:
+        load.more(50)
         report = load.stop()
         check(report["failed"] == 0 and report["done"] > 50, report)
         print(f"M12: {report['done']} handshakes beside {len(RUDE) * 40} rude clients per key, 0 failed")
@@ -206,12 +208,12 @@ def test_m12_client_header_timeout(ws):
 
 
 def test_m12_graceful_shutdown(ws):
-    agent = FakeAgent(ws, "--delay-ms", 700)
+    agent = FakeAgent(ws, "--delay-ms", 3000)
     keys, http = two_keys(ws, agent)
     agent.start()
     nginx = start(ws, agent, http)
     threads, results = several(ws, keys[0], 15)
-    time.sleep(0.4)
+    wait_until(lambda: agent.counters()[1] >= 15, "all are parked")
     finish(ws, nginx, signal.SIGQUIT)
     all_served(threads, results, "parked when the worker was told to end gracefully")
 

@@ -216,9 +216,18 @@ def test_m13_early_data(ws):
                      request, "-ign_eof", ok=False).stdout
         return [line for out in (first, second) for line in out.splitlines() if re.match(r"early=|Early data was acc", line)]
 
-    got = pair.same("early", client, "early data")
-    check(got == ["early= reused=.", "Early data was accepted", "early=1 reused=r"], got)
-    check(pair.operations() == 1, "a resumed handshake needs no key:", pair.operations())
+    # $ssl_early_data is 1 as long as the client's Finished is not there: on a busy machine it may come before the request is looked
+    # at, with a local key just as well.
+    wanted = ["early= reused=.", "Early data was accepted", "early=1 reused=r"]
+    full = {"ours": 0, "local": 0}
+    for side in full:
+        def served_early(side=side):
+            full[side] += 1
+            got = client(pair.ports[(side, "early")])
+            check(got[:2] == wanted[:2] and got[2:] in (wanted[2:], ["early= reused=r"]), side, got)
+            return got == wanted
+        wait_until(served_early, side + ": early data is served as early data")
+    check(pair.operations() == full["ours"], "a resumed handshake needs no key:", pair.operations(), full)
     pair.quiet()
 
 

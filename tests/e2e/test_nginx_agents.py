@@ -9,8 +9,9 @@ import time
 import fake_agent
 import harness
 import wire
-from fake_agent import FakeAgent, write_reference
-from harness import check, kill_pid, read, wait_until
+from fake_agent import FakeAgent
+from fleet import Fleet
+from harness import check, read, run, wait_until
 
 fake_agent.use_build_dir()
 
@@ -77,6 +78,8 @@ def test_directives(ws):
     refused(f"keyhold_agent {one} weight=0;", "weight=0", "1 to 1000")
     refused(f"keyhold_agent {one} weight=1001;", "weight=1001")
     refused(f"keyhold_agent {one} weight=x;", "weight=x")
+    refused("keyhold_agent 127.0.0.1:4711;", "unix:PATH", "tcp:HOST:PORT")
+    refused(f"keyhold_agent {one} name=x;", "name=x")
     refused(f"keyhold_agent {one} heavy;", "invalid parameter", "heavy")
     refused(f"keyhold_agent {one} backup;", "backup")
     refused(f"keyhold_agent {one}; keyhold_try_timeout 0;", "keyhold_try_timeout")
@@ -354,6 +357,82 @@ def test_log_variables(ws):
     wait_until(lambda: read(log), "a line")
     check(read(log) == f"ok unix:{good.socket} 2\n", read(log))
     nginx.stop()
+
+
+# ---- TCP -----------------------------------------------------------------------------------------------------------------------
+
+def test_tcp(ws):
+    """Two agents on TCP, whose key of ours only root can read; one is killed; sessions are resumed."""
+    key = ws.make_key("p256")
+    fleet = Fleet(ws, ["tcp", "tcp"], [key])
+    check(os.stat(fleet.edge[1]).st_mode & 0o077 == 0, "root's key")
+    nginx = ws.nginx(None, ws.PLAIN + fleet.directives() + ws.server(key), main="worker_processes 2;")
+    handshakes(ws, key, 200, 10)
+    check(min(member.signed() for member in fleet.members) > 50, "both serve")
+    load = background(ws, key)
+    fleet.in_use()
+    fleet.members[0].kill()
+    fleet.in_use(50, of=fleet.members[1:])
+    fleet.members[0].start()
+    fleet.in_use(20)
+    finish(load)
+    check(not lines(nginx, "handshake failed") and not lines(nginx, "[alert]"), lines(nginx, "keyhold:"))
+    nginx.stop(signal.SIGQUIT)
+
+
+def test_tcp_directives(ws):
+    key = ws.make_key("p256")
+    fleet = Fleet(ws, ["tcp"], [key], start=False)
+    crt, secret = fleet.edge
+    agent = f"keyhold_agent {fleet.members[0].address}"
+    files = {"keyhold_certificate": crt, "keyhold_certificate_key": secret, "keyhold_trusted_certificate": fleet.authority.crt}
+
+    def outcome(first, **change):
+        given = dict(files, **change)
+        text = first + ";" + "".join(f" {name} {value};" for name, value in given.items() if value)
+        done = ws.nginx(None, ws.PLAIN + text + ws.server(key), start=False).test()
+        return done.returncode, [line for line in done.stderr.splitlines() if "[emerg]" in line]
+
+    def refused(first, *words, **change):
+        status, said = outcome(first, **change)
+        check(status != 0 and len(said) == 1 and all(word in said[0] for word in words), first, change, said)
+
+    check(outcome(agent)[0] == 0)
+    check(outcome(agent + " name=agent.example weight=2")[0] == 0)
+    check(outcome("keyhold_agent tcp:[::1]:7443")[0] == 0)
+    for name in files:
+        refused(agent, "needs", name, **{name: None})
+        refused(agent, "/nonexistent", **{name: "/nonexistent"})
+    refused(agent, secret, **{"keyhold_certificate": secret})
+    refused(agent, crt, **{"keyhold_certificate_key": crt})
+    refused(agent, key.key, **{"keyhold_certificate_key": key.key})
+    refused(agent, "key", **{"keyhold_certificate_key": fake_agent.write_reference(ws, key)})
+    refused(agent + " token=/x", "token", "keyhold_certificate")
+    refused("keyhold_agent tcp:127.0.0.1", "tcp:HOST:PORT")
+    refused("keyhold_agent tcp:no-such-host.invalid:7443", "no-such-host.invalid")
+    refused("keyhold_agent tcp:127.0.0.1:99999", "port")
+    encrypted = os.path.join(ws.dir, "encrypted.key")
+    run("openssl", "pkey", "-in", secret, "-aes256", "-passout", "pass:x", "-out", encrypted)
+    refused(agent, encrypted, **{"keyhold_certificate_key": encrypted})
+
+
+def test_tcp_is_not_believed(ws):
+    """An agent whose certificate has another name, or comes from another authority, gets nothing; the log says why."""
+    key = ws.make_key("p256")
+    fleet = Fleet(ws, ["tcp", "unix"], [key])
+    tcp, unix = fleet.members
+    for bad in (f"    keyhold_agent {tcp.address} name=other.keyhold.test;\n    keyhold_agent {unix.directive};\n"
+                f"    keyhold_certificate {fleet.edge[0]}; keyhold_certificate_key {fleet.edge[1]};\n"
+                f"    keyhold_trusted_certificate {fleet.authority.crt};\n",
+                fleet.directives().replace(f"keyhold_trusted_certificate {fleet.authority.crt}",
+                                           f"keyhold_trusted_certificate {key.crt}")):
+        before = tcp.signed()
+        nginx = ws.nginx(None, ws.PLAIN + bad + ws.server(key))
+        handshakes(ws, key, 50, 5)
+        check(tcp.signed() == before, "it is asked for nothing")
+        said = lines(nginx, tcp.address, "out of reach")
+        check(len(said) == 1 and "certificate" in said[0], lines(nginx, "keyhold:"))
+        nginx.stop()
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ def test_agent(ws):
     accepted(ws, agent)
     accepted(ws, "")
     refused(ws, site, "keyhold_agent")
-    refused(ws, agent + agent + site, "keyhold_agent", "one agent")
+    refused(ws, agent + agent + site, "duplicate agent", ws.fake.socket)
     refused(ws, "    keyhold_agent 127.0.0.1:4711;\n" + site, "127.0.0.1:4711", "unix:PATH")
     refused(ws, f"    keyhold_agent unix:/{'x' * 120};\n" + site, "too long")
-    refused(ws, f"    keyhold_agent unix:{ws.fake.socket} weight=2;\n" + site, "weight=2")
+    refused(ws, f"    keyhold_agent unix:{ws.fake.socket} wait=2;\n" + site, "wait=2")
 
 
 def test_token(ws):
@@ -78,6 +78,7 @@ def test_values(ws):
     refused(ws, agent + "    keyhold_timeout 0;\n", "keyhold_timeout")
     refused(ws, agent + "    keyhold_timeout 61s;\n", "keyhold_timeout")
     refused(ws, agent + "    keyhold_connect_timeout 0;\n", "keyhold_connect_timeout")
+    refused(ws, agent + "    keyhold_try_timeout 0;\n", "keyhold_try_timeout")
     refused(ws, agent + "    keyhold_max_inflight 0;\n", "must be between 1 and")
     refused(ws, agent + "    keyhold maybe;\n", "keyhold")
 

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import struct
 import time
 
@@ -122,10 +123,11 @@ def prove(secret, label, nonce_client, nonce_agent):
 class Caller:
     """One connection. Replies may be read one by one (reply) or waited for by id (call)."""
 
-    def __init__(self, path, timeout=30):
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, path, timeout=30, connected=None):
+        self.socket = connected or socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        if not connected:
+            self.socket.connect(path)
         self.buffer = bytearray()
         self.next_id = 1
         self.credit = 0
@@ -221,6 +223,40 @@ class Caller:
         if reply[0] != op or reply[1] != request_id:
             raise ValueError(f"reply to something else: {reply[:3]}")
         return reply[2], reply[3:]
+
+
+class TlsCaller(Caller):
+    """A caller over TCP. identity: a pki.Certificate, None: it shows none. `more` goes to tls_socket."""
+
+    def __init__(self, port, ca, identity, timeout=30, **more):
+        super().__init__(None, timeout, tls_socket(port, ca, identity, timeout, **more))
+
+    def handshake(self, token=None):
+        super().handshake(token)
+        self.session = self.socket.session  # the ticket has come by now
+        return self
+
+    def ready(self, seconds=0):
+        return self.socket.pending() > 0 or super().ready(seconds)
+
+
+def tls_context(ca, identity, alpn=("keyhold/1",), version=ssl.TLSVersion.TLSv1_3):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(ca)
+    context.minimum_version = context.maximum_version = version
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    if identity:
+        context.load_cert_chain(identity.crt, identity.key)
+    return context
+
+
+def tls_socket(port, ca, identity, timeout=30, name="127.0.0.1", session=None, context=None, **more):
+    """Connected and through its half of the TLS handshake; whether the agent likes us shows with the first read."""
+    context = context or tls_context(ca, identity, **more)
+    raw = socket.create_connection(("127.0.0.1", port), timeout)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return context.wrap_socket(raw, server_hostname=name, session=session)
 
 
 def connect(path, token=None, timeout=30):

@@ -207,7 +207,3 @@ class WrongAgent:
     def other_key(self, key):
         """Of a key's id, that of another one of its type."""
         return self.other_keys[key]
-
-    def hang_up(self):
-        for connection in list(self.connections):
-            connection.caller.shutdown(socket.SHUT_RDWR)

@@ -77,6 +77,49 @@ static void test_malformed(void **state)
     assert_alive();
 }
 
+/* One descriptor, asked for or not, is taken along and closed; two and more are refused. */
+static void test_descriptors(void **state)
+{
+    const struct {
+        uint32_t layout, op, rest[6];
+    } request = {.layout = kh_ring_layout(), .op = KH_STORE_IMPORT_KEY};
+    struct iovec iov = {(void *)(uintptr_t)&request, sizeof(request)};
+    union {
+        struct cmsghdr header;
+        uint8_t space[CMSG_SPACE(8 * sizeof(int))];
+    } control;
+    int many[8];
+
+    (void)state;
+    assert_int_equal(sizeof(request), 32);
+    for (size_t n = 1; n <= 8; n++) {
+        struct msghdr header = {.msg_iov = &iov,
+                                .msg_iovlen = 1,
+                                .msg_control = &control,
+                                .msg_controllen = CMSG_SPACE(n * sizeof(int))};
+        uint32_t answer[16] = {0};
+        int fd = connect_raw(), ends[2];
+
+        memset(&control, 0, sizeof(control));
+        assert_int_equal(pipe(ends), 0);
+        for (size_t i = 0; i < n; i++) {
+            many[i] = ends[1];
+        }
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(n * sizeof(int));
+        memcpy(CMSG_DATA(&control.header), many, n * sizeof(int));
+        assert_int_equal(sendmsg(fd, &header, 0), sizeof(request));
+        assert_true(recv(fd, answer, sizeof(answer), 0) >= 8);
+        assert_int_equal(answer[1], n == 1 ? KH_OK : KH_E_MALFORMED);
+        close(ends[1]);
+        assert_int_equal(read(ends[0], answer, 1), 0); /* the end of the pipe: none is left in the keeper */
+        close(ends[0]);
+        close(fd);
+    }
+    assert_alive();
+}
+
 /* Connections that never ask are given up for those that do. */
 static void test_idle(void **state)
 {
@@ -179,9 +222,9 @@ static void test_end_of_file(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_malformed), cmocka_unit_test(test_idle),
-                                       cmocka_unit_test(test_absent), cmocka_unit_test(test_control),
-                                       cmocka_unit_test(test_end_of_file)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_malformed), cmocka_unit_test(test_descriptors),
+                                       cmocka_unit_test(test_idle),      cmocka_unit_test(test_absent),
+                                       cmocka_unit_test(test_control),   cmocka_unit_test(test_end_of_file)};
     int failed = 0;
 
     kh_secure_openssl();

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TLS " certificate = \"a.crt\" certificate_key = \"a.key\" client_ca = \"ca.crt\" "
 #define BASE "store = \"store/keys.db\"\nkek_file = \"kek\"\nlisten \"unix:agent.sock\" {}\n"
 
 static kh_result parse(const char *text, kh_config **config, char *error)
@@ -38,6 +39,7 @@ static void test_defaults(void **state)
 #undef KH_X
     assert_int_equal(config->listener_count, 1);
     assert_string_equal(config->listeners[0].path, "/etc/keyhold/agent.sock");
+    assert_string_equal(config->listeners[0].address, "unix:/etc/keyhold/agent.sock");
     assert_int_equal(config->listeners[0].mode, 0666);
     assert_int_equal(config->identity_count, 0);
     assert_string_equal(config->text, BASE);
@@ -107,6 +109,45 @@ static void test_everything(void **state)
     kh_config_free(config);
 }
 
+/* TCP listeners, and who is known by which name. */
+static void test_tcp(void **state)
+{
+    static const char text[] =
+        BASE "listen \"tcp:0.0.0.0:7443\" {" TLS " client_crl = \"/crl\" administration = true }\n"
+        "listen \"tcp:[2001:DB8:0:0::7]:7443\" {" TLS "}\n"
+        "identity \"a\" { san = {\"dns:Edge1.Example\", \"ip:2001:db8::0:1\"} }\n"
+        "identity \"b\" { token = \"b.token\" san = {\"uri:spiffe://example/B\"} }\n"
+        "identity \"c\" { uid = 7 san = {\"email:Ops@Example.org\"} }\n";
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_config *config = NULL;
+
+    (void)state;
+    assert_int_equal(parse(text, &config, error), KH_OK);
+    assert_int_equal(config->listener_count, 3);
+    assert_string_equal(config->listeners[1].address, "tcp:0.0.0.0:7443");
+    assert_null(config->listeners[1].path);
+    assert_int_equal(config->listeners[1].tcp.in.sin_family, AF_INET);
+    assert_int_equal(ntohs(config->listeners[1].tcp.in.sin_port), 7443);
+    assert_string_equal(config->listeners[1].certificate, "/etc/keyhold/a.crt");
+    assert_string_equal(config->listeners[1].certificate_key, "/etc/keyhold/a.key");
+    assert_string_equal(config->listeners[1].client_ca, "/etc/keyhold/ca.crt");
+    assert_string_equal(config->listeners[1].client_crl, "/crl");
+    assert_true(config->listeners[1].administration);
+    assert_string_equal(config->listeners[2].address, "tcp:[2001:db8::7]:7443");
+    assert_int_equal(config->listeners[2].tcp.any.sa_family, AF_INET6);
+    assert_null(config->listeners[2].client_crl);
+    assert_false(config->listeners[2].administration);
+    assert_int_equal(config->san_count, 4);
+    assert_ptr_equal(kh_config_find_san(config, "dns:edge1.example"), &config->identities[0]);
+    assert_ptr_equal(kh_config_find_san(config, "ip:2001:db8::1"), &config->identities[0]);
+    assert_ptr_equal(kh_config_find_san(config, "uri:spiffe://example/B"), &config->identities[1]);
+    assert_ptr_equal(kh_config_find_san(config, "email:Ops@example.org"), &config->identities[2]);
+    assert_null(kh_config_find_san(config, "uri:spiffe://example/b"));
+    assert_null(kh_config_find_san(config, "dns:edge1.example.org"));
+    assert_null(kh_config_find_san(config, ""));
+    kh_config_free(config);
+}
+
 /* What is wrong, and how the message begins and what it contains. BASE is lines 1 to 3. */
 static void test_mistakes(void **state)
 {
@@ -132,7 +173,30 @@ static void test_mistakes(void **state)
         {BASE "kernels = \"\"\n", ":4: ", "auto openssl"},
         {BASE "log_level = \"loud\"\n", ":4: ", "error warn notice info debug"},
         {BASE "front_user = \"\"\n", ":4: ", "empty"},
-        {BASE "listen \"tcp:443\" {}\n", ":4: ", "unix:PATH"},
+        {BASE "listen \"udp:443\" {}\n", ":4: ", "unix:PATH"},
+        {BASE "listen \"tcp:\" {}\n", ":4: ", "tcp:ADDRESS:PORT"},
+        {BASE "listen \"tcp:443\" {" TLS "}\n", ":4: ", "numeric address"},
+        {BASE "listen \"tcp:localhost:443\" {" TLS "}\n", ":4: ", "numeric address"},
+        {BASE "listen \"tcp:::1:443\" {" TLS "}\n", ":4: ", "numeric address"},
+        {BASE "listen \"tcp:127.0.0.1:0\" {" TLS "}\n", ":4: ", "numeric address"},
+        {BASE "listen \"tcp:127.0.0.1:65536\" {" TLS "}\n", ":4: ", "numeric address"},
+        {BASE "listen \"tcp:127.0.0.1: 7\" {" TLS "}\n", ":4: ", "numeric address"},
+        {BASE "listen \"tcp:1.2.3.4:5\" {}\n", ":4: ", "`certificate` is missing"},
+        {BASE "listen \"tcp:1.2.3.4:5\" { certificate = \"a\" certificate_key = \"b\" }\n", ":4: ",
+         "`client_ca` is missing"},
+        {BASE "listen \"tcp:1.2.3.4:5\" {" TLS " mode = 0600 }\n", ":4: ", "`mode` has no meaning"},
+        {BASE "listen \"tcp:1.2.3.4:5\" {" TLS " owner = \"x\" }\n", ":4: ", "`owner` has no meaning"},
+        {BASE "listen \"unix:x\" { certificate = \"a\" }\n", ":4: ", "`certificate` has no meaning"},
+        {BASE "listen \"unix:x\" { administration = true }\n", ":4: ", "`administration` has no meaning"},
+        {BASE "listen \"tcp:1.2.3.4:5\" {" TLS " client_crl = \"\" }\n", ":4: ", "empty"},
+        {BASE "listen \"tcp:1.2.3.4:5\" {" TLS "}\nlisten \"tcp:1.2.3.4:05\" {" TLS "}\n", ":5: ", "declared twice"},
+        {BASE "listen \"tcp:[::1]:5\" {" TLS "}\nlisten \"tcp:[0::1]:5\" {" TLS "}\n", ":5: ", "declared twice"},
+        {BASE "identity \"a\" { san = {\"edge1\"} }\n", ":4: ", "is none of dns:"},
+        {BASE "identity \"a\" {\n san = {\"dns:a\",\n \"dns:*.b\"} }\n", ":6: ", "without wildcards"},
+        {BASE "identity \"a\" { san = {} }\n", ":4: ", "needs `token`, `uid` or `san`"},
+        {BASE "identity \"a\" { san = {\"dns:x\"} }\nidentity \"b\" { san = {\"uri:u:v\", \"dns:X\"} }\n", ":5: ",
+         "name of another identity, too: san dns:x"},
+        {BASE "identity \"a\" { san = {\"dns:x\", \"dns:X\"} }\n", ":4: ", "is there twice: san dns:x"},
         {BASE "listen \"unix:\" {}\n", ":4: ", "unix:PATH"},
         {BASE "listen \"unix:x\" { mode = 01777 }\n", ":4: ", "out of range"},
         {BASE "listen \"unix:x\" { mode = 666 }\n", ":4: ", "in octal"},
@@ -152,8 +216,8 @@ static void test_mistakes(void **state)
         {BASE "identity \"root\" { uid = 3 }\n", ":4: ", "operator"},
         {BASE "identity \"a\" { uid = 0 }\n", ":4: ", "operator"},
         {BASE "identity \"a\" { uid = 4294967295 }\n", ":4: ", "out of range"},
-        {BASE "identity \"a\" { }\n", ":4: ", "exactly one of"},
-        {BASE "identity \"a\" {\n token = \"t\"\n uid = 3\n}\n", ":7: ", "exactly one of"},
+        {BASE "identity \"a\" { }\n", ":4: ", "needs `token`, `uid` or `san`"},
+        {BASE "identity \"a\" {\n token = \"t\"\n uid = 3\n}\n", ":7: ", "cannot have both"},
         {BASE "identity \"a\" { uid = 3 }\nidentity \"b\" { uid = 3 }\n", ":5: ", "uid of another"},
         {BASE "identity \"a\" { uid = 3 }\nidentity \"a\" { uid = 4 }\n", ":5: ", "a"},
         {BASE "identity \"a\" { uid = 3 weight = 0 }\n", ":4: ", "out of range"},
@@ -257,7 +321,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),           cmocka_unit_test(test_everything),
-        cmocka_unit_test(test_mistakes),           cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_tcp),                cmocka_unit_test(test_mistakes),           cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_binary_and_missing), cmocka_unit_test(test_users),
     };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Backup, export and import through a real keeper: while it signs and makes keys, killed in the middle, with files and
- * askers that are not as they should be. None of it is to be had over the ring, so no front can ask for it.
+ * Backup, export and import through a real keeper: while it signs and makes keys, killed in the middle, with
+ * files and askers that are not as they should be. None of it is to be had over the ring, so no front can ask
+ * for it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -99,7 +100,8 @@ static int tear_down(void **state)
 
 static void test_not_over_the_ring(void **state)
 {
-    static const uint32_t ops[] = {KH_STORE_CHECK, KH_STORE_BACKUP, KH_STORE_BACKED_UP, KH_STORE_EXPORT, KH_STORE_IMPORT_ALL};
+    static const uint32_t ops[] = {KH_STORE_CHECK, KH_STORE_BACKUP, KH_STORE_BACKED_UP, KH_STORE_EXPORT,
+                                   KH_STORE_IMPORT_ALL};
 
     (void)state;
     for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
@@ -167,7 +169,8 @@ static void test_backup_under_load(void **state)
         assert_int_equal(rig_sign(&third, &key, KH_ECDSA_SHA256, 0, message, 5), KH_OK);
     }
     assert_int_equal(rig_stop(&third), KH_OK);
-    print_message("backup of %llu keys during %u signatures and %u new keys\n", (unsigned long long)keys, signs, created);
+    print_message("backup of %llu keys during %u signatures and %u new keys\n", (unsigned long long)keys,
+                  signs, created);
 }
 
 static void test_export_and_import(void **state)
@@ -231,7 +234,8 @@ static void test_bad_files(void **state)
     assert_int_equal(with_file(&first, KH_STORE_IMPORT_ALL, fd, &report), KH_E_INVALID);
     close(fd);
     fd = open(first.kek_file, O_RDONLY | O_CLOEXEC);
-    assert_int_equal(with_file(&first, KH_STORE_IMPORT_ALL, fd, &report), KH_E_DAMAGED); /* too short for anything */
+    assert_int_equal(with_file(&first, KH_STORE_IMPORT_ALL, fd, &report),
+                     KH_E_DAMAGED); /* too short for anything */
     close(fd);
     close(pair[0]);
     close(pair[1]);
@@ -266,7 +270,8 @@ static void test_hang_up(void **state)
             uint8_t out[64];
             size_t len = 0;
             int fd = new_file(backup);
-            kh_result result = kh_admin_call_long(first.admin, &record, fd, NULL, NULL, out, sizeof(out), &len, 1 + turn / 3);
+            kh_result result = kh_admin_call_long(first.admin, &record, fd, NULL, NULL, out, sizeof(out),
+                                                  &len, 1 + turn / 3);
 
             _exit(result == KH_OK);
         }
@@ -282,7 +287,8 @@ static void test_hang_up(void **state)
     }
 }
 
-/* Killed in the middle of an import: each key is there whole or not at all; what was acknowledged is there. */
+/* Killed in the middle of an import: each key is there whole or not at all; what was acknowledged is there.
+ */
 static void test_killed_import(void **state)
 {
     kh_store_report report;
@@ -302,7 +308,8 @@ static void test_killed_import(void **state)
                 assert_int_equal(rig_stop(&second), KH_OK);
             }
             unlink(second.store);
-            assert_int_equal(kh_store_init(second.store, KH_KEK_FILE, second.kek, 32, second.import_public), KH_OK);
+            assert_int_equal(kh_store_init(second.store, KH_KEK_FILE, second.kek, 32, second.import_public),
+                             KH_OK);
             last = 0;
         }
         if (second.pid == 0) {
@@ -314,7 +321,9 @@ static void test_killed_import(void **state)
             pthread_join(thread, NULL);
             clock_gettime(CLOCK_MONOTONIC, &ended);
             assert_int_equal(importing.result, KH_OK);
-            twelfth_us = (unsigned)((ended.tv_sec - begun.tv_sec) * 1000000 + (ended.tv_nsec - begun.tv_nsec) / 1000) / 12;
+            twelfth_us =
+                (unsigned)((ended.tv_sec - begun.tv_sec) * 1000000 + (ended.tv_nsec - begun.tv_nsec) / 1000) /
+                12;
         } else {
             usleep(twelfth_us * (4 + turn % 8));
         }
@@ -337,7 +346,8 @@ static void test_killed_import(void **state)
     assert_int_equal(check_store(&second), report.keys);
     close(fd);
     assert_true(partial > 0);
-    print_message("killed %u times during an import: %u times in the middle, %u times after it\n", turn, partial, whole);
+    print_message("killed %u times during an import: %u times in the middle, %u times after it\n", turn,
+                  partial, whole);
 }
 
 /* Killed during a backup: the store is whole, and the next backup is. */

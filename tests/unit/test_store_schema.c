@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Versions of the store: one of version 1, made by the program that knew no other, is led on; whoever is killed meanwhile
- * leaves it old or new; who may not open it leaves it alone.
+ * Versions of the store: one of version 1, made by the program that knew no other, is led on; whoever is
+ * killed meanwhile leaves it old or new; who may not open it leaves it alone.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -68,7 +68,8 @@ static int set_up(void **state)
     char kek_path[400];
 
     (void)state;
-    snprintf(dir, sizeof(dir), "%s/keyhold-schema-XXXXXX", getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
+    snprintf(dir, sizeof(dir), "%s/keyhold-schema-XXXXXX",
+             getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof(path), "%s/keys.db", dir);
     snprintf(kept, sizeof(kept), "%s.v1.bak", path);
@@ -148,7 +149,8 @@ static void expect_fixture(kh_store *store)
     assert_int_equal(count, FIXTURE_KEYS);
     for (size_t i = 0; i < FIXTURE_KEYS; i++) {
         assert_int_equal(
-            kh_store_find_name(store, keys[i].name, strlen(keys[i].name), keys[i].version, &got, 1, &found), KH_OK);
+            kh_store_find_name(store, keys[i].name, strlen(keys[i].name), keys[i].version, &got, 1, &found),
+            KH_OK);
         assert_int_equal(got.state, keys[i].state);
         sign_with(store, &got);
     }
@@ -201,7 +203,8 @@ static void test_without_purged(void **state)
 /* A new store is what a migrated one is. */
 static void test_same_schema(void **state)
 {
-    static const char sql[] = "SELECT sum(length(sql)) FROM (SELECT DISTINCT sql FROM sqlite_master ORDER BY name)";
+    static const char sql[] =
+        "SELECT sum(length(sql)) FROM (SELECT DISTINCT sql FROM sqlite_master ORDER BY name)";
     char fresh[420];
     uint8_t import_public[32];
     kh_store *store = NULL;
@@ -255,7 +258,8 @@ static void test_killed(void **state)
         set_up(state);
     }
     assert_true(old >= 3 && new >= 1);
-    print_message("migration killed %u times: %u times the old store, %u times the new one\n", old + new, old, new);
+    print_message("migration killed %u times: %u times the old store, %u times the new one\n", old + new, old,
+                  new);
 }
 
 /* Who does not have the key, or has no room for the copy, changes nothing. */
@@ -373,7 +377,8 @@ static void test_copy_in_use(void **state)
         if (keys < 330) {
             assert_int_equal(insert(store, keys++, &info), KH_OK);
             assert_int_equal(insert(store, keys - 1, &info), KH_E_EXISTS);
-            assert_int_equal(kh_store_set_state(store, KH_ASKER_ROOT, "more-0007", 0, 1 + slice % 2, &info), KH_OK);
+            assert_int_equal(kh_store_set_state(store, KH_ASKER_ROOT, "more-0007", 0, 1 + slice % 2, &info),
+                             KH_OK);
         }
     }
     assert_int_equal(result, KH_OK);

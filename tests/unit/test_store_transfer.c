@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Export and import of a store's keys. Whatever is changed in an export file, each byte and each length, is refused, and
- * nothing of it is stored.
+ * Export and import of a store's keys. Whatever is changed in an export file, each byte and each length, is
+ * refused, and nothing of it is stored.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -78,7 +78,8 @@ static kh_store *make_store(const char *name, kh_kek_kind kind, const uint8_t *s
 static int set_up(void **state)
 {
     (void)state;
-    snprintf(dir, sizeof(dir), "%s/keyhold-transfer-XXXXXX", getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
+    snprintf(dir, sizeof(dir), "%s/keyhold-transfer-XXXXXX",
+             getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
     assert_non_null(mkdtemp(dir));
     from = make_store("from", KH_KEK_FILE, kek, 32);
     to = make_store("to", KH_KEK_FILE, kek, 32);
@@ -296,7 +297,8 @@ static void test_conflict_meanwhile(void **state)
         insert(from, name, KH_KEY_ED25519, KH_USAGE_SIGN, 0);
     }
     assert_int_equal(run_out(from, NULL, 0, &report), KH_OK);
-    assert_int_equal(kh_store_import_new(to, read_file, &exported, exported.len, NULL, false, &transfer), KH_OK);
+    assert_int_equal(kh_store_import_new(to, read_file, &exported, exported.len, NULL, false, &transfer),
+                     KH_OK);
     while (result == KH_AGAIN && report.stored == 0) {
         result = kh_store_transfer_step(transfer, 3);
         kh_store_transfer_report(transfer, &report);
@@ -430,7 +432,8 @@ static void test_entries(void **state)
     memcpy(changed.bytes + first, other.bytes + first, entry_len(&other, first));
     expect_refused();
     changed = exported; /* longer than anything can be, longer than the file */
-    static const uint8_t lengths[][4] = {{0xff, 0xff, 0xff, 0xff}, {0, 0, 0x40, 0}, {0, 0, 0, 1}, {0, 0, 0, 40}};
+    static const uint8_t lengths[][4] = {
+        {0xff, 0xff, 0xff, 0xff}, {0, 0, 0x40, 0}, {0, 0, 0, 1}, {0, 0, 0, 40}};
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
         memcpy(changed.bytes + first, lengths[i], 4);
         expect_refused();

@@ -71,6 +71,7 @@ typedef struct kh_client_tls {
     const char *certificate_file; /* the caller's own, with what lies between it and the CA that the agent knows */
     const char *key_file;         /* its private key, unencrypted; mode & 007 is refused with KH_E_FORBIDDEN */
     const char *server_name;      /* NULL: HOST of the address */
+    SSL_CTX *context;             /* of kh_client_tls_context, instead of the files; NULL: the files. For this client alone */
 } kh_client_tls;
 
 /*
@@ -98,7 +99,10 @@ KH_MUST_USE kh_result kh_client_call(kh_client *client, const kh_request *req, k
  * detail (may be NULL). KH_E_IO, KH_E_FORBIDDEN, KH_E_MALFORMED, KH_E_MISMATCH (key and certificate), KH_E_MEMORY.
  */
 KH_MUST_USE kh_result kh_client_tls_context(const kh_client_tls *tls, SSL_CTX **ctx, char *detail, size_t detail_cap);
-/* server_name: a DNS name or an IP address, without brackets. KH_E_INVALID, KH_E_MEMORY. */
+/*
+ * server_name: a DNS name or an IP address, without brackets. KH_E_INVALID, KH_E_MEMORY. (Who resumes sessions: call
+ * SSL_set_shutdown before SSL_free, or OpenSSL marks the session as not resumable.)
+ */
 KH_MUST_USE kh_result kh_client_tls_prepare(SSL *ssl, const char *server_name);
 
 #ifdef __cplusplus
