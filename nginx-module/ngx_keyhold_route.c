@@ -420,8 +420,7 @@ ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op)
 
         /* each has been asked, and lacks it */
 
-        op->result = KH_E_NOT_FOUND;
-        *p = '\0';
+        op->result = op->refusal ? op->refusal : KH_E_NOT_FOUND;
         ngx_keyhold_op_delay(op, 0);
         return 1;
     }
