@@ -30,6 +30,7 @@
 /* left out: doubled with each strike, forgotten after a good while */
 #define NGX_KEYHOLD_STRIKE_MSEC  1000
 #define NGX_KEYHOLD_STRIKES_MAX  6
+#define NGX_KEYHOLD_WRONG_MSEC   5000
 #define NGX_KEYHOLD_GOOD_MSEC    60000
 
 
@@ -254,7 +255,7 @@ ngx_keyhold_conn_wrong(ngx_keyhold_agent_t *agent, const char *text)
     ngx_keyhold_conn_why(agent, 0, "it answers wrongly", text);
 
     msec = ngx_max(ngx_keyhold_conn_strike(agent) * 2,
-                   NGX_KEYHOLD_STRIKE_MSEC);
+                   NGX_KEYHOLD_WRONG_MSEC);
 
     if (agent->conf->agents.nelts == 1) {
         msec = NGX_KEYHOLD_BACKOFF_MAX;

@@ -51,7 +51,8 @@ def upstream_servers(ws, key, clients):
     ca = bundle(ws, clients)
     common = (f"ssl_certificate {key.crt}; ssl_certificate_key {key.key}; ssl_verify_client on; ssl_client_certificate {ca};\n"
               "        ssl_session_tickets on; location / { return 200 \"$ssl_protocol $ssl_client_s_dn $ssl_session_reused\\n\"; }")
-    ws.local_nginx("    ssl_protocols TLSv1.2 TLSv1.3;\n"
+    # No connection is kept: newer versions of nginx would use it again, and no session would be resumed.
+    ws.local_nginx("    ssl_protocols TLSv1.2 TLSv1.3; keepalive_timeout 0;\n"
                    f"    server {{ listen 127.0.0.1:{key.port} ssl backlog=1024;\n        {common} }}\n"
                    f"    server {{ listen 127.0.0.1:{h2} ssl http2 backlog=1024;\n        {common} }}\n")
     return h2

@@ -237,7 +237,7 @@ def test_f6_valgrind(ws):
     """A small run of everything, with another tool's eyes: no invalid access, nothing lost for good but nginx's own."""
     if not shutil.which("valgrind"):
         raise harness.Skip("no valgrind")
-    front = Front(ws, "--delay-ms", 500, preset="release")
+    front = Front(ws, "--delay-ms", 500, settings="    keyhold_timeout 60s;\n", preset="release")
     front.nginx.write(front.http, front.main + "master_process off; daemon off;\n")
     log, own = os.path.join(ws.dir, "valgrind.log"), os.path.join(ws.dir, "nginx.supp")
     with open(own, "w") as file:
