@@ -448,7 +448,6 @@ ngx_keyhold_conn_served(ngx_keyhold_agent_t *agent)
 
     agent->served = 1;
     agent->unsteady = 0;
-    agent->share.trial = 0;
     agent->backoff = NGX_KEYHOLD_BACKOFF_MIN;
 
     ngx_keyhold_conn_back(agent);

@@ -31,9 +31,9 @@
 /* what a refusal means for the other agents */
 
 #define NGX_KEYHOLD_FINAL    0   /* they would say the same */
-#define NGX_KEYHOLD_OTHER    1   /* one of them may do it: a second try */
-#define NGX_KEYHOLD_BUSY     2   /* the same, and this one is spared a while */
-#define NGX_KEYHOLD_UNABLE   3   /* the same, and what it had cost it nothing */
+#define NGX_KEYHOLD_OTHER    1   /* one of them may do it, this one will not */
+#define NGX_KEYHOLD_BUSY     2   /* it has too much to do: a second try */
+#define NGX_KEYHOLD_UNABLE   3   /* for a moment, and it cost it nothing */
 #define NGX_KEYHOLD_LACKING  4   /* it does not have the key */
 
 static const u_char  ngx_keyhold_refusals[] = {
@@ -45,7 +45,7 @@ static const u_char  ngx_keyhold_refusals[] = {
     [KH_E_IO] = NGX_KEYHOLD_BUSY,
     [KH_E_CLOSED] = NGX_KEYHOLD_BUSY,
     [KH_E_STORAGE] = NGX_KEYHOLD_OTHER,
-    [KH_E_DAMAGED] = NGX_KEYHOLD_OTHER,
+    [KH_E_DAMAGED] = NGX_KEYHOLD_LACKING,
     [KH_E_CRYPTO] = NGX_KEYHOLD_OTHER,
     [KH_E_DEADLINE] = NGX_KEYHOLD_OTHER,
     [KH_E_UNSUPPORTED] = NGX_KEYHOLD_OTHER,
@@ -71,6 +71,7 @@ void
 ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
     ngx_msec_t retry_after)
 {
+    ngx_int_t             rc;
     ngx_uint_t            kind, free;
     ngx_keyhold_agent_t  *agent;
 
@@ -109,7 +110,7 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
         ngx_keyhold_route_lacks(op, agent);
         free = 1;
 
-    } else if (kind != NGX_KEYHOLD_OTHER) {
+    } else {
 
         if (agent->refusals == 0) {
             agent->refused = ngx_current_msec;
@@ -117,7 +118,7 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
 
         /* what it had when it became unable is as good as lost */
 
-        free = (kind == NGX_KEYHOLD_UNABLE
+        free = (kind != NGX_KEYHOLD_BUSY
                 && (ngx_msec_int_t) (agent->refused - op->sent) >= 0);
 
         ngx_keyhold_route_avoid(agent, retry_after);
@@ -135,7 +136,9 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
     op->tried |= ngx_keyhold_bit(agent->index);
     op->refusal = status;
 
-    if (ngx_keyhold_route_again(op, free) == NGX_OK) {
+    rc = ngx_keyhold_route_again(op, free);
+
+    if (rc == NGX_OK) {
         return;
     }
 
@@ -150,25 +153,28 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
         return;
     }
 
-    if (kind == NGX_KEYHOLD_OTHER) {
+    if (kind == NGX_KEYHOLD_OTHER && rc == NGX_DECLINED) {
         op->result = status;
         ngx_keyhold_op_delay(op, 0);
         return;
     }
 
-    op->owes = (kind == NGX_KEYHOLD_BUSY);
+    op->owes = (kind != NGX_KEYHOLD_UNABLE);
 
     ngx_keyhold_route_later(op, retry_after);
 }
 
 
-/* At once, to one that was not asked yet.  NGX_ERROR: it ends with its event. */
+/*
+ * At once, to one that was not asked yet.  NGX_BUSY: there must be no more second
+ * tries now.  NGX_DECLINED: there is none that was not.
+ */
 
 static ngx_int_t
 ngx_keyhold_route_again(ngx_keyhold_op_t *op, ngx_uint_t free)
 {
     if (!free && !ngx_keyhold_budget_take(&ngx_keyhold_budget)) {
-        return NGX_DECLINED;
+        return NGX_BUSY;
     }
 
     switch (ngx_keyhold_route_to(op, op->tried)) {
@@ -257,6 +263,13 @@ ngx_keyhold_route_took(ngx_keyhold_op_t *op)
 {
     ngx_msec_t            msec;
     ngx_keyhold_agent_t  *agent;
+
+    if (op->key == NULL) {
+
+        /* what needs no private key says nothing of those that do */
+
+        return;
+    }
 
     agent = op->agent;
     msec = ngx_current_msec - op->sent;

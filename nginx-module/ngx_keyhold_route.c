@@ -3,7 +3,7 @@
  * To which agent an operation goes, and to which next.
  *
  *   One that no agent can take waits for one: until the agents that could have
- *   its key have been out of reach for a second; then it fails, and those after
+ *   its key have been out of reach for 0.9 s; then it fails, and those after
  *   it at once.
  *   One whose connection is lost goes to another agent, or waits (each can be
  *   repeated without harm).
@@ -20,10 +20,7 @@
 #define NGX_KEYHOLD_MISSING_ASK     1000
 
 /* of a restart nobody is to notice anything */
-#define NGX_KEYHOLD_GRACE_MSEC      1000
-
-/* a second look, at one that was lost later */
-#define NGX_KEYHOLD_DOWN_MSEC       100
+#define NGX_KEYHOLD_GRACE_MSEC      900
 
 /* so many that wait for one certain agent are looked at in one go */
 #define NGX_KEYHOLD_PASSED_MAX      64
@@ -380,12 +377,8 @@ ngx_keyhold_route_dispatch(void)
 ngx_uint_t
 ngx_keyhold_agent_gone(ngx_keyhold_agent_t *agent)
 {
-    ngx_msec_t  grace;
-
-    grace = ngx_max(NGX_KEYHOLD_GRACE_MSEC, agent->conf->connect_timeout);
-
     return agent->down && !agent->ready
-           && ngx_current_msec - agent->down_since >= grace;
+           && ngx_current_msec - agent->down_since >= NGX_KEYHOLD_GRACE_MSEC;
 }
 
 
@@ -420,8 +413,7 @@ ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op)
 
         /* each has been asked, and lacks it */
 
-        op->result = KH_E_NOT_FOUND;
-        *p = '\0';
+        op->result = op->refusal ? op->refusal : KH_E_NOT_FOUND;
         ngx_keyhold_op_delay(op, 0);
         return 1;
     }
@@ -460,9 +452,7 @@ void
 ngx_keyhold_route_down(void)
 {
     if (!ngx_keyhold_down_event.timer_set && !ngx_terminate) {
-        ngx_add_timer(&ngx_keyhold_down_event,
-                      ngx_max(NGX_KEYHOLD_GRACE_MSEC,
-                              ngx_keyhold_conf->connect_timeout));
+        ngx_add_timer(&ngx_keyhold_down_event, NGX_KEYHOLD_GRACE_MSEC);
     }
 
     ngx_keyhold_route_dispatch();
@@ -474,9 +464,10 @@ ngx_keyhold_route_down(void)
 static void
 ngx_keyhold_route_down_handler(ngx_event_t *ev)
 {
-    ngx_uint_t         i, n;
-    ngx_queue_t       *q, *next, *queues[2];
-    ngx_keyhold_op_t  *op;
+    ngx_uint_t            i, n;
+    ngx_queue_t          *q, *next, *queues[2];
+    ngx_keyhold_op_t     *op;
+    ngx_keyhold_agent_t  *agent;
 
     queues[0] = &ngx_keyhold_choosy;
     queues[1] = &ngx_keyhold_waiting;
@@ -504,10 +495,11 @@ ngx_keyhold_route_down_handler(ngx_event_t *ev)
     /* one that was lost later? */
 
     for (i = 0; i < ngx_keyhold_n; i++) {
-        if (ngx_keyhold_agents[i]->down
-            && !ngx_keyhold_agent_gone(ngx_keyhold_agents[i]))
-        {
-            ngx_add_timer(ev, NGX_KEYHOLD_DOWN_MSEC);
+        agent = ngx_keyhold_agents[i];
+
+        if (agent->down && !agent->ready && !ngx_keyhold_agent_gone(agent)) {
+            ngx_add_timer(ev, agent->down_since + NGX_KEYHOLD_GRACE_MSEC
+                              - ngx_current_msec);
             return;
         }
     }
