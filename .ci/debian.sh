@@ -5,7 +5,7 @@ KH_BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libmsgp
     libconfuse-dev libseccomp-dev libsystemd-dev libjansson-dev nginx nginx-dev"
 KH_DEMO_PACKAGES="openssl curl util-linux"
 KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3 git
-    libnginx-mod-stream libnginx-mod-mail"
+    libnginx-mod-stream libnginx-mod-mail iproute2"
 KH_FULL_PACKAGES="clang libclang-rt-14-dev"
 
 # A directory for temporary files that the agent's and nginx's own users can get through, with room for a socket's path.

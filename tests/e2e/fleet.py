@@ -125,6 +125,8 @@ class Namespace:
     that RFC 2544 keeps for measurements, of a part that nobody here has a route to."""
 
     def __init__(self):
+        if not shutil.which("ip"):
+            raise harness.Skip("no ip (package iproute2)")
         net = next(net for net in (f"198.19.{i}" for i in range(256)) if net + "." not in run("ip", "route", "show", "table", "all").stdout)
         self.near, self.far = net + ".1", net + ".2"
         self.name, here, there = (f"kh{kind}{os.getpid()}" for kind in ("ns", "a", "b"))
