@@ -8,7 +8,6 @@
 #include "secret.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <keyhold/keystore.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -274,7 +273,6 @@ int kh_supervise(const kh_options *options)
     supervisor.settings.text_fd = -1;
     supervisor.admin.fd = -1;
     kh_secret_process();
-    kh_secure_openssl(); /* the keys of TCP listeners are read here */
     kh_children_init(&supervisor);
     if (options->check) {
         return check(options);
