@@ -157,7 +157,7 @@ struct kh_front {
     kh_conn *dirty;
     ev_idle busy;  /* active while some of them have more for the next turn: the loop does not sleep */
     uint64_t turn; /* of the loop */
-    kh_share strangers, accepts;
+    kh_share strangers, tcp_strangers, accepts;
     uint64_t share_since_ns; /* share.c */
     ev_timer sweep;
     bool sweep_again; /* the last one left some for this one */

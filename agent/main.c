@@ -8,6 +8,7 @@
 #include "secret.h"
 #include "supervisor.h"
 #include <getopt.h>
+#include <keyhold/keystore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,7 @@ int main(int argc, char **argv)
     int option = 0;
 
     kh_descriptors_standard();
+    kh_secure_openssl(); /* every role parses private keys */
     if (argc == 1 && strcmp(argv[0], KH_ROLE_FRONT) == 0) {
         kh_secret_process();
         kh_log_init("front", KH_LOG_INFO, false);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The front's own time, shared out: in one turn of the loop each identity gets so much of it for its
- * requests, those that have not said who they are get as much all together, and accepting has a part of its
- * own. What is left over waits for the next turn, so however much one caller sends, a turn stays short and
- * others are heard.
+ * requests, those that have not said who they are get as much all together (over TCP, where they make TLS
+ * handshakes, apart from those on this machine), and accepting has a part of its own. What is left over waits
+ * for the next turn, so however much one caller sends, a turn stays short and others are heard.
  */
 #include "front.h"
 
@@ -11,10 +11,16 @@
 #define STRANGERS_NS 200000
 #define ACCEPTS_NS 100000 /* less than what is needed to hear those that were accepted */
 
+static bool is_known(const kh_conn *conn)
+{
+    return conn->state == KH_CONN_READY && conn->identity != NULL;
+}
+
 static kh_share *share_of(const kh_conn *conn)
 {
-    return conn->state == KH_CONN_READY && conn->identity != NULL ? &conn->identity->share
-                                                                  : &conn->front->strangers;
+    return is_known(conn)           ? &conn->identity->share
+           : conn->listener->is_tcp ? &conn->front->tcp_strangers
+                                    : &conn->front->strangers;
 }
 
 /* A share begins anew with each turn. */
@@ -31,7 +37,7 @@ bool kh_share_has_time(const kh_conn *conn)
 {
     kh_share *share = of_this_turn(conn->front, share_of(conn));
 
-    return share->spent_ns < (share == &conn->front->strangers ? STRANGERS_NS : IDENTITY_NS);
+    return share->spent_ns < (is_known(conn) ? IDENTITY_NS : STRANGERS_NS);
 }
 
 uint64_t kh_share_begin(kh_front *front)

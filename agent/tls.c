@@ -14,8 +14,10 @@
 #include <openssl/x509v3.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define SESSION_S 3600 /* how long a caller may resume: its certificate is not verified again meanwhile */
+#define VERIFIED_LEN 8 /* bytes in a ticket: when that was */
 
 struct kh_tls_server {
     SSL_CTX *ctx;
@@ -48,6 +50,43 @@ static int check_hello(SSL *ssl, int *alert, void *ctx)
     }
     *alert = SSL_AD_NO_APPLICATION_PROTOCOL;
     return SSL_CLIENT_HELLO_ERROR;
+}
+
+/*
+ * With each connection OpenSSL gives out a ticket that is good for another SESSION_S. So that a caller that keeps resuming
+ * is verified again nevertheless, each ticket tells of the handshake in which it was.
+ */
+static int note_verified(SSL *ssl, void *ctx)
+{
+    uint64_t now = (uint64_t)time(NULL);
+    uint8_t bytes[VERIFIED_LEN];
+
+    (void)ctx;
+    if (SSL_session_reused(ssl) == 1) {
+        return 1; /* the session has it from the ticket that was resumed */
+    }
+    memcpy(bytes, &now, sizeof bytes);
+    return SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), bytes, sizeof bytes);
+}
+
+/* What is too old is passed over: a full handshake follows. */
+static SSL_TICKET_RETURN judge_ticket(SSL *ssl, SSL_SESSION *session, const unsigned char *key_name, size_t key_name_len,
+                                      SSL_TICKET_STATUS status, void *ctx)
+{
+    uint64_t verified = 0, now = (uint64_t)time(NULL);
+    void *bytes = NULL;
+    size_t len = 0;
+
+    (void)ssl;
+    (void)key_name;
+    (void)key_name_len;
+    (void)ctx;
+    if ((status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW) ||
+        SSL_SESSION_get0_ticket_appdata(session, &bytes, &len) != 1 || len != VERIFIED_LEN) {
+        return SSL_TICKET_RETURN_IGNORE_RENEW;
+    }
+    memcpy(&verified, bytes, sizeof verified);
+    return verified <= now && now - verified < SESSION_S ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_IGNORE_RENEW;
 }
 
 static kh_result use_key(SSL_CTX *ctx, kh_bytes der)
@@ -119,6 +158,7 @@ static kh_result set_up(kh_tls_server *server, const kh_tls_parts *parts, const 
     SSL_CTX_set_session_cache_mode(server->ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_timeout(server->ctx, SESSION_S);
     if (SSL_CTX_set_num_tickets(server->ctx, 1) != 1 ||
+        SSL_CTX_set_session_ticket_cb(server->ctx, note_verified, judge_ticket, NULL) != 1 ||
         SSL_CTX_set_session_id_context(server->ctx, server->parts, sizeof server->parts) != 1) {
         return KH_E_CRYPTO;
     }

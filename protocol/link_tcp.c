@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <openssl/x509_vfy.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,6 +120,33 @@ static int on_session(SSL *ssl, SSL_SESSION *session)
     return 1; /* it is ours now */
 }
 
+static bool same_authorities(SSL_CTX *a, SSL_CTX *b)
+{
+    STACK_OF(X509_OBJECT) *of_a = X509_STORE_get0_objects(SSL_CTX_get_cert_store(a));
+    STACK_OF(X509_OBJECT) *of_b = X509_STORE_get0_objects(SSL_CTX_get_cert_store(b));
+    bool same = sk_X509_OBJECT_num(of_a) == sk_X509_OBJECT_num(of_b);
+
+    for (int i = 0; same && i < sk_X509_OBJECT_num(of_a); i++) {
+        same = X509_cmp(X509_OBJECT_get0_X509(sk_X509_OBJECT_value(of_a, i)),
+                        X509_OBJECT_get0_X509(sk_X509_OBJECT_value(of_b, i))) == 0;
+    }
+    return same;
+}
+
+/*
+ * A session is of the certificates of before: with a renewed one the agent would go on to see the old one, until that
+ * has expired and it refuses us; and an authority that is believed no more would go on to count.
+ */
+static void drop_old_session(kh_tcp_link *tcp, SSL_CTX *next)
+{
+    if (tcp->ctx != NULL && X509_cmp(SSL_CTX_get0_certificate(tcp->ctx), SSL_CTX_get0_certificate(next)) == 0 &&
+        same_authorities(tcp->ctx, next)) {
+        return;
+    }
+    SSL_SESSION_free(tcp->session);
+    tcp->session = NULL;
+}
+
 /* Reads the files, again for each connection: they may have been renewed. While they cannot be read the old ones do. */
 static kh_result tcp_context(kh_tcp_link *tcp, char *detail)
 {
@@ -135,6 +163,7 @@ static kh_result tcp_context(kh_tcp_link *tcp, char *detail)
         return tcp->ctx != NULL ? KH_OK : result;
     }
     SSL_CTX_sess_set_new_cb(ctx, on_session);
+    drop_old_session(tcp, ctx);
     SSL_CTX_free(tcp->ctx);
     tcp->ctx = ctx;
     return KH_OK;

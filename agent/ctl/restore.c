@@ -100,15 +100,17 @@ static kh_result put_in_place(restoring *run, const kh_config *config, char *asi
     ctl_error *error = &run->ctl->error;
     ctl_newfile file = {.fd = -1};
     int lock = -1;
-    kh_result result = kh_storefile_lock(run->store, &lock);
+    kh_result result = ctl_newfile_open(run->store, KH_FILE_STORE, &file, error);
 
+    if (result != KH_OK) {
+        goto done;
+    }
+    /* Not before: it looks at what is there, and when it closes that the kernel gives up our lock on it. */
+    result = kh_storefile_lock(run->store, &lock);
     if (result != KH_OK) {
         result = ctl_fail(error, result,
                           "the agent is running with the store %s; stop it first (systemctl stop keyhold)",
                           run->store);
-        goto done;
-    }
-    if ((result = ctl_newfile_open(run->store, KH_FILE_STORE, &file, error)) != KH_OK) {
         goto done;
     }
     if (kh_storefile_copy(run->from, file.partial) != KH_OK || !give_to_keeper(&file, config) ||

@@ -232,6 +232,14 @@ kh_result ctl_cmd_store_import(ctl_run *ctl)
                           fd < 0 ? strerror(errno) : "it is not a file");
         goto done;
     }
+    /* The agent's own would come to no good there: when it closes one more descriptor of it, its lock on it is gone. */
+    if (kh_file_kind_of(fd) == KH_FILE_STORE) {
+        result = ctl_fail(&ctl->error, KH_E_MALFORMED,
+                          "cannot import %s: it is a store, and no export of one; make that with keyholdctl store export, or "
+                          "put a backup in place of the store with keyholdctl store restore",
+                          path);
+        goto done;
+    }
     (void)snprintf(what, sizeof(what), "cannot import %s", path);
     if ((result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent)) != KH_OK ||
         (result = take_key(ctl, fd, path, key, &len)) != KH_OK) {

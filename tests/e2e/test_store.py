@@ -172,6 +172,20 @@ def test_restore_is_careful(ws):
     check("2 keys" in agent.ctl("store", "restore", old).stdout, "the store of before")
 
 
+def test_the_lock_stays(ws):
+    """What is asked with the live store as the file is refused before the agent would have it open once more: closing that would
+    give up its lock."""
+    agent = ws.agent(preset=PRESET)
+    agent.ctl("key", "create", "www", "--type", "p256")
+    error = error_of(agent.ctl("store", "import", store_of(agent), ok=False))
+    check("is a store, and no export" in error, error)
+    for command in ("backup", "export"):
+        agent.ctl("store", command, store_of(agent), ok=False)
+    error = error_of(agent.ctl("store", "fsck", "--store", store_of(agent), ok=False), 2)
+    check("is in use by an agent" in error and str(agent.role_pid("keeper")) in error, error)
+    agent.stop()
+
+
 def test_backup_full_disk(ws):
     """No room: the backup of before stays, nothing is left lying about, and the agent serves on."""
     agent = agent_with(ws, 300)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Agents behind TCP: TLS 1.3 with certificates on both sides, who the caller is, what may be done over it, and what a peer that
 means no good can do."""
+import base64
 import json
 import os
 import re
@@ -505,6 +506,35 @@ def manage(caller):
 
 
 ADMIN = ("sign", "public-key", "status", "list", "create", "import", "import-key", "set-state")
+
+
+def test_what_is_left_of_the_key(ws):
+    """Of the key of a TCP listener the supervisor has the copy in locked memory, which a new front gets, and no other; the front
+    has its numbers alone, which OpenSSL keeps in another form."""
+    if os.geteuid() != 0:
+        raise harness.Skip("only root reads the memory of a process that is not dumpable")
+    if re.search(r"^KH_SANITIZE:[A-Z]+=.", read(os.path.join(harness.build_dir(), "CMakeCache.txt")), re.M):
+        raise harness.Skip("a sanitizer maps terabytes")
+    left = Site(ws)
+    left.reload()
+    der = base64.b64decode(read(os.path.join(left.agent.dir, "tls.key")).split("-----")[2])
+    at = der.index(b"\x04\x20") + 2
+    found = [places(pid, der[at:at + 32]) for pid in (left.agent.process.pid, left.agent.role_pid("front"))]
+    check(found == [[""], []], "places:", found)
+    left.agent.stop()
+
+
+def places(pid, needle):
+    """The names of the mappings of its memory where this is, each as often as it is there."""
+    found = []
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            area, mode, _, _, _, *name = line.split()
+            begin, end = (int(number, 16) for number in area.split("-"))
+            if mode.startswith("rw"):
+                memory.seek(begin)
+                found += [name[0] if name else ""] * memory.read(end - begin).count(needle)
+    return found
 
 
 def test_remote_administration_is_off(ws):

@@ -230,6 +230,31 @@ static void test_calls(void **state)
     assert_int_equal(agent.resumed, 3);
 }
 
+/* A renewed certificate is shown at the next connection, and not the one that the session is of. */
+static void test_renewed(void **state)
+{
+    kh_client_tls tls = files();
+    kh_client *client = NULL;
+
+    (void)state;
+    start_agent(1, false);
+    assert_int_equal(kh_client_open_tls(agent.address, &tls, "test", 10000, &client, NULL, 0), KH_OK);
+    for (unsigned i = 1; i <= 4; i++) {
+        call(client);
+        while (__atomic_load_n(&agent.ended, __ATOMIC_SEQ_CST) < i) {
+            poll(NULL, 0, 1);
+        }
+        if (i == 2) { /* in the same files */
+            tls_rig_free(&edge);
+            tls_rig_issue(&rig, &rig.ca, "edge", "DNS:edge.example", -60, 7200, &edge);
+        }
+    }
+    kh_client_close(client);
+    stop_agent();
+    assert_int_equal(agent.accepted, 4);
+    assert_int_equal(agent.resumed, 2); /* the second and the fourth */
+}
+
 static void expect(const char *address, const kh_client_tls *tls, uint32_t timeout_ms, kh_result result, const char *words)
 {
     kh_client *client = (kh_client *)1;
@@ -320,7 +345,7 @@ static void test_addresses(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_calls), cmocka_unit_test(test_refused),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_calls), cmocka_unit_test(test_renewed), cmocka_unit_test(test_refused),
                                        cmocka_unit_test(test_deadlines), cmocka_unit_test(test_addresses)};
 
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static tls_rig rig;
@@ -327,6 +328,56 @@ static void test_resumption(void **state)
     SSL_CTX_free(ctx);
 }
 
+static long skipped_s; /* how far this process's clock is ahead */
+
+/* In place of the C library's, also for OpenSSL. */
+time_t time(time_t *to)
+{
+    struct timespec now;
+    time_t value = 0;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    value = now.tv_sec + skipped_s;
+    if (to != NULL) {
+        *to = value;
+    }
+    return value;
+}
+
+/* Resumption after resumption, each with the ticket of the one before: an hour after the full handshake comes another. */
+static void test_resumption_ends(void **state)
+{
+    static const struct {
+        long skipped_s;
+        int resumed;
+    } table[] = {{0, 0}, {1200, 1}, {2400, 1}, {3500, 1}, {3700, 0}, {4900, 1}};
+    tls_rig_party own, caller;
+    kh_tls_server *server = NULL;
+    SSL_CTX *ctx = NULL;
+    ends both;
+
+    (void)state;
+    tls_rig_issue(&rig, &rig.ca, "lasting agent", "DNS:agent.example", -60, 86400, &own);
+    tls_rig_issue(&rig, &rig.ca, "lasting edge", "DNS:edge1.example", -60, 86400, &caller);
+    assert_int_equal(make_server(&own, rig.ca.certificate_file, NULL, &server, NULL), KH_OK);
+    ctx = client_context(&caller);
+    SSL_CTX_sess_set_new_cb(ctx, on_session);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        skipped_s = table[i].skipped_s;
+        start(&both, server, ctx, the_session);
+        assert_int_equal(meet(&both), KH_OK);
+        assert_int_equal(SSL_session_reused(both.server.ssl), table[i].resumed);
+        end(&both);
+    }
+    skipped_s = 0;
+    SSL_SESSION_free(the_session);
+    the_session = NULL;
+    kh_tls_server_free(server);
+    SSL_CTX_free(ctx);
+    tls_rig_free(&own);
+    tls_rig_free(&caller);
+}
+
 /* More than fits: partly written, tried again from another place in memory, read in small pieces. */
 static void test_bytes(void **state)
 {
@@ -533,7 +584,8 @@ int main(void)
         cmocka_unit_test(test_names),  cmocka_unit_test(test_refused),     cmocka_unit_test(test_agent_refused),
         cmocka_unit_test(test_reload), cmocka_unit_test(test_resumption),  cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_files),  cmocka_unit_test(test_key_updates), cmocka_unit_test(test_garbage),
-        cmocka_unit_test(test_parts),  cmocka_unit_test(test_prepare)};
+        cmocka_unit_test(test_parts),  cmocka_unit_test(test_prepare),
+        cmocka_unit_test(test_resumption_ends)};
 
     return cmocka_run_group_tests(tests, setup, teardown);
 }
