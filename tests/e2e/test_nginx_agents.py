@@ -48,6 +48,14 @@ def lines(nginx, *words):
     return [line for line in nginx.log().splitlines() if all(word in line for word in words)]
 
 
+def restart(nginx, agent, *options):
+    """Starts an agent anew; returns when nginx has noticed."""
+    before = len(lines(nginx, agent.socket, "is back"))
+    agent.stop()
+    agent.start(*options)
+    wait_until(lambda: len(lines(nginx, agent.socket, "is back")) > before, "it is back")
+
+
 def background(ws, key, clients=20):
     return ws.load(key, "--clients", clients, "--seconds", 0, "--timeout", 30)
 
@@ -209,6 +217,21 @@ def test_one_is_slow(ws):
     time.sleep(1)
     handshakes(ws, key, 50, 5)
     check(not lines(nginx, "wrongly"), lines(nginx, "keyhold:"))
+    nginx.stop()
+
+
+def test_late_second_try(ws):
+    """An agent that got an operation just before its deadline is not blamed for having said nothing."""
+    key = ws.make_key("p256")
+    silent, busy = agents_of(ws, 2, [key])
+    nginx = ws.nginx(None, site(ws, (silent, busy), [key], settings="keyhold_timeout 1s; keyhold_try_timeout 900ms;"))
+    ws.curl(key), ws.curl(key)
+    restart(nginx, silent, "--delay-ms", 5000)
+    restart(nginx, busy, "--delay-ms", 400)
+    for _ in range(3):
+        ws.curl(key, ok=False)
+    check(lines(nginx, silent.socket, "left out") and lines(nginx, "handshake failed", busy.socket), lines(nginx, "keyhold:"))
+    check(not lines(nginx, busy.socket, "left out"), lines(nginx, busy.socket, "left out"))
     nginx.stop()
 
 
