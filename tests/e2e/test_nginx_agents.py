@@ -251,6 +251,19 @@ def test_refusals(ws):
     nginx.stop()
 
 
+def test_unable(ws):
+    """One that fails at a key, again and again, is not asked for that key for a while: second tries do not run out."""
+    key = ws.make_key("p256")
+    bad, good = agents_of(ws, 2, [key])
+    nginx = ws.nginx(None, site(ws, (bad, good), [key]))
+    for why in ("crypto", "damaged", "storage", "internal"):
+        restart(nginx, bad, "--fail", why)
+        handshakes(ws, key, 1000, 10)
+    check(not lines(nginx, "handshake failed"), lines(nginx, "handshake failed"))
+    check(lines(nginx, bad.socket, "refuses", "others are asked first"), lines(nginx, "keyhold:"))
+    nginx.stop()
+
+
 def test_final_refusals(ws):
     """A usage that does not fit fits nowhere: nobody else is asked."""
     key = ws.make_key("p256")
