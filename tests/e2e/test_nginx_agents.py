@@ -91,6 +91,9 @@ def test_directives(ws):
     refused(f"keyhold_agent {one} heavy;", "invalid parameter", "heavy")
     refused(f"keyhold_agent {one} backup;", "backup")
     refused(f"keyhold_agent {one}; keyhold_try_timeout 0;", "keyhold_try_timeout")
+    for text, warned in (("keyhold_timeout 1s; keyhold_try_timeout 1s;", True), ("keyhold_timeout 900ms;", False)):
+        done = ws.nginx(None, ws.PLAIN + f"keyhold_agent {one}; keyhold_agent {two}; {text}" + ws.server(key), start=False).test()
+        check(done.returncode == 0 and ("will fail before another is asked" in done.stderr) == warned, text, done.stderr)
     refused("".join(f"keyhold_agent {one}{n};" for n in range(33)), "more than 32")
 
 
