@@ -379,8 +379,8 @@ void ngx_keyhold_provider_collected(ngx_keyhold_conf_t *conf);
  */
 void ngx_keyhold_detail(u_char *buf, kh_result result, kh_bytes detail);
 /* Over connections of its own, waiting; tries each agent. */
-kh_result ngx_keyhold_perform_sync(kh_request *req, uint8_t *out, size_t cap,
-    size_t *len);
+kh_result ngx_keyhold_perform_sync(const struct kh_prov_key *key,
+    kh_request *req, uint8_t *out, size_t cap, size_t *len);
 void ngx_keyhold_sync_exit(void);
 /* "name" or the id in hex; for the log. */
 u_char *ngx_keyhold_key_text(u_char *buf, u_char *last, const kh_request *req);

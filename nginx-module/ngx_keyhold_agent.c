@@ -248,12 +248,20 @@ ngx_keyhold_agents_init(ngx_cycle_t *cycle, ngx_keyhold_conf_t *conf)
     ngx_uint_t             i, primaries;
     ngx_keyhold_agent_t  **agents;
 
-    ngx_conf_init_msec_value(conf->try_timeout, 1000);
+    ngx_conf_init_msec_value(conf->try_timeout,
+                             ngx_max(ngx_min(1000, conf->timeout / 2), 1));
 
     if (conf->try_timeout == 0) {
         ngx_log_error(NGX_LOG_EMERG, cycle->log, 0,
                       "\"keyhold_try_timeout\" must not be 0");
         return NGX_CONF_ERROR;
+    }
+
+    if (conf->agents.nelts > 1 && conf->try_timeout >= conf->timeout) {
+        ngx_log_error(NGX_LOG_WARN, cycle->log, 0,
+                      "\"keyhold_try_timeout\" is not less than "
+                      "\"keyhold_timeout\": what a silent agent has will fail "
+                      "before another is asked");
     }
 
     agents = conf->agents.elts;

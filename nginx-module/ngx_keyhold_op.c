@@ -281,15 +281,21 @@ static void
 ngx_keyhold_op_expire(ngx_keyhold_op_t *op)
 {
     ngx_uint_t            i;
+    ngx_msec_t            msec;
     ngx_keyhold_agent_t  *agent, **agents;
 
     agent = NULL;
 
     if (op->state == NGX_KEYHOLD_OP_SENT) {
 
-        /* the agent is there and says nothing, to nobody? */
+        /* the agent is there and says nothing, to nobody, given some time? */
 
-        if ((ngx_msec_int_t) (op->agent->received - op->sent) < 0) {
+        msec = ngx_min(ngx_keyhold_conf->try_timeout,
+                       ngx_keyhold_conf->timeout / 2);
+
+        if ((ngx_msec_int_t) (op->agent->received - op->sent) < 0
+            && ngx_current_msec - op->sent >= msec)
+        {
             agent = op->agent;
         }
 
@@ -302,6 +308,10 @@ ngx_keyhold_op_expire(ngx_keyhold_op_t *op)
         op->gone = 1;
 
         for (i = 0; i < ngx_keyhold_conf->agents.nelts; i++) {
+
+            if (op->only != NULL && op->only != agents[i]) {
+                continue;
+            }
 
             if (agents[i]->full) {
                 ngx_snprintf(op->detail, NGX_KEYHOLD_DETAIL_LEN,

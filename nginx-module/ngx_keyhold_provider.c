@@ -264,7 +264,7 @@ ngx_keyhold_perform(void *ctx, const kh_prov_key *key, kh_request *req,
     hs = ngx_keyhold_handshake_current();
 
     if (hs == NULL) {
-        return ngx_keyhold_perform_sync(req, out, cap, len);
+        return ngx_keyhold_perform_sync(key, req, out, cap, len);
     }
 
     start = ngx_keyhold_usec();

@@ -31,10 +31,11 @@
 /* what a refusal means for the other agents */
 
 #define NGX_KEYHOLD_FINAL    0   /* they would say the same */
-#define NGX_KEYHOLD_OTHER    1   /* one of them may do it, this one will not */
-#define NGX_KEYHOLD_BUSY     2   /* it has too much to do: a second try */
-#define NGX_KEYHOLD_UNABLE   3   /* for a moment, and it cost it nothing */
-#define NGX_KEYHOLD_LACKING  4   /* it does not have the key */
+#define NGX_KEYHOLD_LATE     1   /* one of them may do it: a second try */
+#define NGX_KEYHOLD_FAILED   2   /* the same, and for this key they go first */
+#define NGX_KEYHOLD_BUSY     3   /* the same, and this one is spared a while */
+#define NGX_KEYHOLD_UNABLE   4   /* the same, and what it had cost it nothing */
+#define NGX_KEYHOLD_LACKING  5   /* it does not have the key */
 
 static const u_char  ngx_keyhold_refusals[] = {
     [KH_E_NOT_FOUND] = NGX_KEYHOLD_LACKING,
@@ -44,15 +45,17 @@ static const u_char  ngx_keyhold_refusals[] = {
     [KH_E_MEMORY] = NGX_KEYHOLD_BUSY,
     [KH_E_IO] = NGX_KEYHOLD_BUSY,
     [KH_E_CLOSED] = NGX_KEYHOLD_BUSY,
-    [KH_E_STORAGE] = NGX_KEYHOLD_OTHER,
-    [KH_E_DAMAGED] = NGX_KEYHOLD_LACKING,
-    [KH_E_CRYPTO] = NGX_KEYHOLD_OTHER,
-    [KH_E_DEADLINE] = NGX_KEYHOLD_OTHER,
-    [KH_E_UNSUPPORTED] = NGX_KEYHOLD_OTHER,
-    [KH_E_INTERNAL] = NGX_KEYHOLD_OTHER
+    [KH_E_STORAGE] = NGX_KEYHOLD_FAILED,
+    [KH_E_DAMAGED] = NGX_KEYHOLD_FAILED,
+    [KH_E_CRYPTO] = NGX_KEYHOLD_FAILED,
+    [KH_E_DEADLINE] = NGX_KEYHOLD_LATE,
+    [KH_E_UNSUPPORTED] = NGX_KEYHOLD_FAILED,
+    [KH_E_INTERNAL] = NGX_KEYHOLD_FAILED
 };
 
 
+static ngx_uint_t ngx_keyhold_route_spare(ngx_keyhold_op_t *op,
+    ngx_uint_t kind, kh_result status, ngx_msec_t retry_after);
 static void ngx_keyhold_route_avoid(ngx_keyhold_agent_t *agent,
     ngx_msec_t msec);
 static ngx_uint_t ngx_keyhold_route_say(ngx_msec_t *said);
@@ -82,7 +85,7 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
         /* who asks a certain one wants its answer, and the others learn of it */
 
         if (status == KH_E_NOT_FOUND && ngx_keyhold_n > 1) {
-            ngx_keyhold_route_lacks(op, agent);
+            ngx_keyhold_route_lacks(op, agent, 0);
         }
 
         if (!kh_result_retryable(status)) {
@@ -104,32 +107,7 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
         return;
     }
 
-    free = 0;
-
-    if (kind == NGX_KEYHOLD_LACKING) {
-        ngx_keyhold_route_lacks(op, agent);
-        free = 1;
-
-    } else {
-
-        if (agent->refusals == 0) {
-            agent->refused = ngx_current_msec;
-        }
-
-        /* what it had when it became unable is as good as lost */
-
-        free = (kind != NGX_KEYHOLD_BUSY
-                && (ngx_msec_int_t) (agent->refused - op->sent) >= 0);
-
-        ngx_keyhold_route_avoid(agent, retry_after);
-
-        if (ngx_keyhold_route_say(&agent->said[0])) {
-            ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
-                          "keyhold: agent %V refuses: %s%s%s, others are "
-                          "asked first", &agent->name, kh_result_text(status),
-                          op->detail[0] ? ": " : "", op->detail);
-        }
-    }
+    free = ngx_keyhold_route_spare(op, kind, status, retry_after);
 
     ngx_keyhold_route_left(op);
 
@@ -153,7 +131,9 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
         return;
     }
 
-    if (kind == NGX_KEYHOLD_OTHER && rc == NGX_DECLINED) {
+    if (rc == NGX_DECLINED
+        && (kind == NGX_KEYHOLD_LATE || kind == NGX_KEYHOLD_FAILED))
+    {
         op->result = status;
         ngx_keyhold_op_delay(op, 0);
         return;
@@ -162,6 +142,59 @@ ngx_keyhold_route_refused(ngx_keyhold_op_t *op, kh_result status,
     op->owes = (kind != NGX_KEYHOLD_UNABLE);
 
     ngx_keyhold_route_later(op, retry_after);
+}
+
+
+/*
+ * What the refusal means for who is asked from here on.  1: that the operation
+ * goes to another one costs no second try.
+ */
+
+static ngx_uint_t
+ngx_keyhold_route_spare(ngx_keyhold_op_t *op, ngx_uint_t kind,
+    kh_result status, ngx_msec_t retry_after)
+{
+    ngx_uint_t            free;
+    ngx_keyhold_agent_t  *agent;
+
+    agent = op->agent;
+    free = 0;
+
+    switch (kind) {
+
+    case NGX_KEYHOLD_LATE:
+        return 0;
+
+    case NGX_KEYHOLD_LACKING:
+        ngx_keyhold_route_lacks(op, agent, 0);
+        return 1;
+
+    case NGX_KEYHOLD_FAILED:
+        ngx_keyhold_route_lacks(op, agent, 1);
+        break;
+
+    default:
+
+        if (agent->refusals == 0) {
+            agent->refused = ngx_current_msec;
+        }
+
+        /* what it had when it became unable is as good as lost */
+
+        free = (kind == NGX_KEYHOLD_UNABLE
+                && (ngx_msec_int_t) (agent->refused - op->sent) >= 0);
+
+        ngx_keyhold_route_avoid(agent, retry_after);
+    }
+
+    if (ngx_keyhold_route_say(&agent->said[0])) {
+        ngx_log_error(NGX_LOG_WARN, agent->reconnect.log, 0,
+                      "keyhold: agent %V refuses: %s%s%s, others are asked "
+                      "first", &agent->name, kh_result_text(status),
+                      op->detail[0] ? ": " : "", op->detail);
+    }
+
+    return free;
 }
 
 

@@ -28,6 +28,10 @@
 
 static ngx_keyhold_set_t ngx_keyhold_route_set(ngx_keyhold_op_t *op,
     ngx_keyhold_set_t not, ngx_uint_t *others);
+static ngx_keyhold_set_t ngx_keyhold_route_failed(ngx_keyhold_op_t *op,
+    ngx_keyhold_set_t set);
+static uint64_t ngx_keyhold_route_key(ngx_keyhold_op_t *op,
+    ngx_uint_t failed);
 static ngx_msec_int_t ngx_keyhold_route_missing(ngx_keyhold_op_t *op,
     ngx_keyhold_agent_t *agent);
 static void ngx_keyhold_route_wait(ngx_keyhold_op_t *op, ngx_queue_t *queue,
@@ -138,15 +142,16 @@ ngx_keyhold_route_to(ngx_keyhold_op_t *op, ngx_keyhold_set_t not)
     ngx_int_t             rc;
     ngx_uint_t            i, others;
     ngx_msec_int_t        left;
-    ngx_keyhold_set_t     set;
+    ngx_keyhold_set_t     set, last;
     ngx_keyhold_agent_t  *agent;
 
     left = ngx_max(ngx_keyhold_op_left(op), 1);
     set = ngx_keyhold_route_set(op, not, &others);
+    last = op->tried | ngx_keyhold_route_failed(op, set);
 
     while (set) {
 
-        i = ngx_keyhold_balance(ngx_keyhold_shares, set, op->tried, op->work,
+        i = ngx_keyhold_balance(ngx_keyhold_shares, set, last, op->work,
                                 ngx_current_msec);
         agent = ngx_keyhold_agents[i];
 
@@ -238,7 +243,48 @@ ngx_keyhold_route_left(ngx_keyhold_op_t *op)
 }
 
 
-/* ---- keys that an agent lacks ---- */
+/* ---- keys that an agent lacks, or fails at ---- */
+
+
+/* What stands for its key, or for that an agent has failed at it. */
+
+static uint64_t
+ngx_keyhold_route_key(ngx_keyhold_op_t *op, ngx_uint_t failed)
+{
+    if (op->missing == 0) {
+        op->missing = ngx_keyhold_missing_key(op->req->key.data,
+                                              op->req->key.len);
+    }
+
+    return failed ? ~op->missing : op->missing;
+}
+
+
+/* Which have failed at its key of late: asked when there is no other. */
+
+static ngx_keyhold_set_t
+ngx_keyhold_route_failed(ngx_keyhold_op_t *op, ngx_keyhold_set_t set)
+{
+    ngx_uint_t              i;
+    ngx_keyhold_set_t       failed;
+    ngx_keyhold_missing_t  *missing;
+
+    failed = 0;
+
+    for (i = 0; i < ngx_keyhold_n; i++) {
+        missing = ngx_keyhold_agents[i]->missing;
+
+        if ((set & ngx_keyhold_bit(i)) && missing != NULL
+            && ngx_keyhold_missing_since(missing, ngx_keyhold_route_key(op, 1),
+                                         ngx_current_msec)
+               != -1)
+        {
+            failed |= ngx_keyhold_bit(i);
+        }
+    }
+
+    return failed;
+}
 
 
 static ngx_msec_int_t
@@ -248,18 +294,15 @@ ngx_keyhold_route_missing(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent)
         return -1;
     }
 
-    if (op->missing == 0) {
-        op->missing = ngx_keyhold_missing_key(op->req->key.data,
-                                              op->req->key.len);
-    }
-
-    return ngx_keyhold_missing_since(agent->missing, op->missing,
+    return ngx_keyhold_missing_since(agent->missing,
+                                     ngx_keyhold_route_key(op, 0),
                                      ngx_current_msec);
 }
 
 
 void
-ngx_keyhold_route_lacks(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent)
+ngx_keyhold_route_lacks(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent,
+    ngx_uint_t failed)
 {
     if (agent->missing == NULL) {
         agent->missing = ngx_calloc(sizeof(ngx_keyhold_missing_t),
@@ -269,12 +312,8 @@ ngx_keyhold_route_lacks(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent)
         }
     }
 
-    if (op->missing == 0) {
-        op->missing = ngx_keyhold_missing_key(op->req->key.data,
-                                              op->req->key.len);
-    }
-
-    ngx_keyhold_missing_add(agent->missing, op->missing, ngx_current_msec);
+    ngx_keyhold_missing_add(agent->missing, ngx_keyhold_route_key(op, failed),
+                            ngx_current_msec);
 }
 
 

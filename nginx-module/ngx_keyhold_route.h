@@ -29,8 +29,9 @@ void ngx_keyhold_route_choosy(ngx_keyhold_op_t *op);
  * its result.
  */
 ngx_uint_t ngx_keyhold_route_hopeless(ngx_keyhold_op_t *op);
-/* The agent lacks its key. */
-void ngx_keyhold_route_lacks(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent);
+/* The agent lacks its key, or has failed at it: others go first for a while. */
+void ngx_keyhold_route_lacks(ngx_keyhold_op_t *op, ngx_keyhold_agent_t *agent,
+    ngx_uint_t failed);
 /* Each has refused: once more, to any, after that or a little more. */
 void ngx_keyhold_route_later(ngx_keyhold_op_t *op, ngx_msec_t msec);
 /* Of an agent: something has been there for keyhold_try_timeout. */

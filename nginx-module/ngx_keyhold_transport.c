@@ -323,7 +323,9 @@ ngx_keyhold_transport_read_handler(ngx_event_t *rev)
         return;
     }
 
-    if (ngx_handle_read_event(rev, 0) != NGX_OK) {
+    /* TLS may have something to write of its own */
+
+    if (ngx_keyhold_transport_watch(agent) != NGX_OK) {
         ngx_keyhold_conn_broken(agent, 0, "cannot watch the socket");
         return;
     }

@@ -48,6 +48,14 @@ def lines(nginx, *words):
     return [line for line in nginx.log().splitlines() if all(word in line for word in words)]
 
 
+def restart(nginx, agent, *options):
+    """Starts an agent anew; returns when nginx has noticed."""
+    before = len(lines(nginx, agent.socket, "is back"))
+    agent.stop()
+    agent.start(*options)
+    wait_until(lambda: len(lines(nginx, agent.socket, "is back")) > before, "it is back")
+
+
 def background(ws, key, clients=20):
     return ws.load(key, "--clients", clients, "--seconds", 0, "--timeout", 30)
 
@@ -83,6 +91,9 @@ def test_directives(ws):
     refused(f"keyhold_agent {one} heavy;", "invalid parameter", "heavy")
     refused(f"keyhold_agent {one} backup;", "backup")
     refused(f"keyhold_agent {one}; keyhold_try_timeout 0;", "keyhold_try_timeout")
+    for text, warned in (("keyhold_timeout 1s; keyhold_try_timeout 1s;", True), ("keyhold_timeout 900ms;", False)):
+        done = ws.nginx(None, ws.PLAIN + f"keyhold_agent {one}; keyhold_agent {two}; {text}" + ws.server(key), start=False).test()
+        check(done.returncode == 0 and ("will fail before another is asked" in done.stderr) == warned, text, done.stderr)
     refused("".join(f"keyhold_agent {one}{n};" for n in range(33)), "more than 32")
 
 
@@ -212,6 +223,21 @@ def test_one_is_slow(ws):
     nginx.stop()
 
 
+def test_late_second_try(ws):
+    """An agent that got an operation just before its deadline is not blamed for having said nothing."""
+    key = ws.make_key("p256")
+    silent, busy = agents_of(ws, 2, [key])
+    nginx = ws.nginx(None, site(ws, (silent, busy), [key], settings="keyhold_timeout 1s; keyhold_try_timeout 900ms;"))
+    ws.curl(key), ws.curl(key)
+    restart(nginx, silent, "--delay-ms", 5000)
+    restart(nginx, busy, "--delay-ms", 400)
+    for _ in range(3):
+        ws.curl(key, ok=False)
+    check(lines(nginx, silent.socket, "left out") and lines(nginx, "handshake failed", busy.socket), lines(nginx, "keyhold:"))
+    check(not lines(nginx, busy.socket, "left out"), lines(nginx, busy.socket, "left out"))
+    nginx.stop()
+
+
 def test_refusals(ws):
     """What one refuses the other does."""
     key = ws.make_key("p256")
@@ -225,6 +251,19 @@ def test_refusals(ws):
         check(done_by((good,))[0] >= before + 200, why)
         check(done_by((bad,))[0] > 0, why)
     check(not lines(nginx, "handshake failed"), lines(nginx, "handshake failed"))
+    nginx.stop()
+
+
+def test_unable(ws):
+    """One that fails at a key, again and again, is not asked for that key for a while: second tries do not run out."""
+    key = ws.make_key("p256")
+    bad, good = agents_of(ws, 2, [key])
+    nginx = ws.nginx(None, site(ws, (bad, good), [key]))
+    for why in ("crypto", "damaged", "storage", "internal"):
+        restart(nginx, bad, "--fail", why)
+        handshakes(ws, key, 1000, 10)
+    check(not lines(nginx, "handshake failed"), lines(nginx, "handshake failed"))
+    check(lines(nginx, bad.socket, "refuses", "others are asked first"), lines(nginx, "keyhold:"))
     nginx.stop()
 
 
