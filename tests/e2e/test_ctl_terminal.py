@@ -99,10 +99,10 @@ def test_watch(_):
     watching = Terminal(8, 40, artefact("keyholdctl"), "--config", agent.conf, "status", "--watch=60")
     watching.until("LANE", "a first picture")
     picture = pictures(watching.read(0.2))[-1]
-    lines = picture.rstrip("\n").split("\n")
-    check(len(lines) == 7 and picture.endswith("\n"), "as many lines as fit, and the cursor below them", lines)
+    lines = picture.split("\n")
+    check(len(lines) == 8 and lines.pop() == "", "as many lines as fit, and the cursor below them", lines)
     check(max(len(line) for line in lines) == 40, "lines as long as fit", lines)
-    check("keyholdd" in lines[0] and "LANE" in lines[3], lines)
+    check("keyholdd" in lines[0] and "LANE" in lines[4], lines)
     watching.resize(60, 250)
     watching.until("connections: ", "a larger picture at once, not a minute later")
     picture = pictures(watching.read(0.2))[-1]
