@@ -88,11 +88,7 @@ typedef struct kh_config_listener {
 typedef struct kh_config_metrics {
     char *address; /* as written: "unix:PATH" or "tcp:ADDRESS:PORT"; names the listener */
     char *path;    /* absolute; NULL: TCP */
-    union {
-        struct sockaddr any;
-        struct sockaddr_in in;
-        struct sockaddr_in6 in6;
-    } tcp; /* when path is NULL */
+    kh_tcp_address tcp; /* when path is NULL */
     mode_t mode;
     char *owner, *group; /* NULL: unchanged */
     bool is_public;      /* `public = true`: an address that is not loopback is meant */

@@ -9,8 +9,7 @@
 
 #define DEFAULT_MODE 0666
 
-/* "ADDRESS:PORT", "[ADDRESS]:PORT": numbers only, since nothing can be resolved where this is read. */
-static bool parse_tcp(const char *text, kh_tcp_address *tcp)
+bool kh_config_parse_tcp(const char *text, kh_tcp_address *tcp)
 {
     const char *colon = strrchr(text, ':');
     char host[INET6_ADDRSTRLEN], *end = NULL;
@@ -72,7 +71,7 @@ static kh_result take_unix(kh_config *config, cfg_t *cfg, kh_config_listener *li
 
 static kh_result take_tcp(kh_config *config, cfg_t *cfg, kh_config_listener *listener, char *error)
 {
-    if (!parse_tcp(cfg_title(cfg) + strlen("tcp:"), &listener->tcp)) {
+    if (!kh_config_parse_tcp(cfg_title(cfg) + strlen("tcp:"), &listener->tcp)) {
         return kh_config_fail(config, listener->line, error,
                               "not \"tcp:ADDRESS:PORT\" with a numeric address (IPv6 in brackets): listen ",
                               cfg_title(cfg));

@@ -20,36 +20,6 @@ static bool is_loopback(const kh_config_metrics *metrics)
     return IN6_IS_ADDR_LOOPBACK(six) || (IN6_IS_ADDR_V4MAPPED(six) && six->s6_addr[12] == 127);
 }
 
-/* "ADDRESS:PORT", "[ADDRESS]:PORT": numbers only, since a name may change what it means. */
-static bool parse_tcp(const char *text, kh_config_metrics *metrics)
-{
-    const char *colon = strrchr(text, ':');
-    char host[INET6_ADDRSTRLEN], *end = NULL;
-    size_t len = colon != NULL ? (size_t)(colon - text) : 0;
-    bool bracketed = len > 2 && text[0] == '[' && text[len - 1] == ']';
-    unsigned long port = 0;
-
-    if (colon == NULL || colon[1] < '0' || colon[1] > '9') {
-        return false;
-    }
-    port = strtoul(colon + 1, &end, 10);
-    text += bracketed;
-    len -= bracketed ? 2 : 0;
-    if (*end != '\0' || port == 0 || port > 65535 || len >= sizeof host) {
-        return false;
-    }
-    memcpy(host, text, len);
-    host[len] = '\0';
-    if (bracketed) {
-        metrics->tcp.in6.sin6_family = AF_INET6;
-        metrics->tcp.in6.sin6_port = htons((uint16_t)port);
-        return inet_pton(AF_INET6, host, &metrics->tcp.in6.sin6_addr) == 1;
-    }
-    metrics->tcp.in.sin_family = AF_INET;
-    metrics->tcp.in.sin_port = htons((uint16_t)port);
-    return inet_pton(AF_INET, host, &metrics->tcp.in.sin_addr) == 1;
-}
-
 static kh_result take_address(const kh_config *config, kh_config_metrics *metrics, char *error)
 {
     if (strncmp(metrics->address, "unix:", 5) == 0) {
@@ -62,7 +32,7 @@ static kh_result take_address(const kh_config *config, kh_config_metrics *metric
                    : kh_config_fail(config, metrics->line, error,
                                     "the path is too long for a Unix socket: ", metrics->path);
     }
-    if (!parse_tcp(metrics->address + 4, metrics)) {
+    if (!kh_config_parse_tcp(metrics->address + 4, &metrics->tcp)) {
         return kh_config_fail(config, metrics->line, error,
                               "not \"tcp:ADDRESS:PORT\" with a numeric address (IPv6 in brackets): metrics ",
                               metrics->address);

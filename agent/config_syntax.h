@@ -28,6 +28,8 @@ KH_MUST_USE kh_result kh_config_fail(const kh_config *config, unsigned line, cha
  * memory.
  */
 char *kh_config_absolute(const kh_config *config, const char *path);
+/* "ADDRESS:PORT", "[ADDRESS]:PORT": numbers only, since nothing can be resolved where this is read. False: not so. */
+bool kh_config_parse_tcp(const char *text, kh_tcp_address *tcp);
 /* Takes the `metrics` blocks. KH_E_INVALID, KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_config_take_metrics(kh_config *config, cfg_t *cfg, char *error);
 void kh_config_free_metrics(kh_config *config);

@@ -93,7 +93,9 @@ static kh_result take_tls(kh_front *front, const kh_channel_message *message)
     return result;
 }
 
-static kh_result take_listener(kh_front *front, kh_channel_message *message)
+/* A listening socket and its address, for whoever `add` is: it owns the descriptor from then on. */
+static kh_result take_socket(kh_front *front, kh_channel_message *message,
+                             kh_result (*add)(kh_front *front, int fd, const char *address))
 {
     char address[256];
     int fd = message->fd_count == 1 ? message->fds[0] : -1;
@@ -103,22 +105,8 @@ static kh_result take_listener(kh_front *front, kh_channel_message *message)
     }
     memcpy(address, message->payload, message->len);
     address[message->len] = '\0';
-    message->fds[0] = -1; /* the listener owns it */
-    return kh_listener_add(front, fd, address);
-}
-
-static kh_result take_metrics(kh_front *front, kh_channel_message *message)
-{
-    char address[256];
-    int fd = message->fd_count == 1 ? message->fds[0] : -1;
-
-    if (fd < 0 || message->len == 0 || message->len >= sizeof address) {
-        return KH_E_MALFORMED;
-    }
-    memcpy(address, message->payload, message->len);
-    address[message->len] = '\0';
-    message->fds[0] = -1; /* the metrics own it */
-    return kh_metrics_listen(front, fd, address);
+    message->fds[0] = -1;
+    return add(front, fd, address);
 }
 
 static void limits(kh_front *front)
@@ -197,9 +185,9 @@ static kh_result take(kh_front *front, kh_channel_message *message)
     case KH_MSG_TLS:
         return take_tls(front, message);
     case KH_MSG_LISTENER:
-        return take_listener(front, message);
+        return take_socket(front, message, kh_listener_add);
     case KH_MSG_METRICS:
-        return take_metrics(front, message);
+        return take_socket(front, message, kh_metrics_listen);
     case KH_MSG_COMMIT:
         return commit(front);
     case KH_MSG_RING:
