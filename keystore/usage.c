@@ -72,34 +72,61 @@ static bool scheme_for_tls13(const kh_sign_question *q)
 
 /* ---- TLS 1.2, server ----------------------------------------------------------------------------------- */
 
+#define DER_DEPTH 32 /* no structure that is signed nests deeper */
+
 /*
- * Whether the whole could be read as one SEQUENCE or SET. Lengths that DER forbids and BER allows count too:
- * what matters is what some verifier might accept.
+ * One element off the front, as BER reads it: lengths that DER forbids count too, since what matters is what some
+ * verifier might accept. One of indefinite length takes what is left, its end-of-contents as an element in it.
+ */
+static bool take_element(reader *r, uint8_t *tag, reader *content)
+{
+    uint8_t first = 0;
+    size_t len = 0;
+
+    *tag = (uint8_t)take_number(r, 1);
+    if ((*tag & 0x1f) == 0x1f) { /* a tag's number in bytes of its own, the last of them below 0x80 */
+        while (take_number(r, 1) >= 0x80) {
+        }
+    }
+    first = (uint8_t)take_number(r, 1);
+    len = first == 0x80 ? r->left : first;
+    if (first > 0x80) {
+        len = 0;
+        for (unsigned i = 0; i < (first & 0x7fU) && len <= KH_MESSAGE_MAX; i++) {
+            len = len << 8 | take_number(r, 1);
+        }
+    }
+    *content = (reader){.at = take(r, len), .left = len};
+    return !r->bad && (first != 0x80 || (*tag & 0x20) != 0);
+}
+
+/* Whether these are elements to the last byte, and what constructed ones contain again. Nested too deep: true. */
+static bool are_elements(reader r, unsigned depth)
+{
+    reader content = {0};
+    uint8_t tag = 0;
+
+    while (r.left > 0) {
+        if (!take_element(&r, &tag, &content) ||
+            ((tag & 0x20) != 0 && depth < DER_DEPTH && !are_elements(content, depth + 1))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Whether the whole could be read as one SEQUENCE or SET. Its header alone does not tell: by chance one in 32,768
+ * of the messages with X25519 begins with the right one, and what is refused here is a handshake that fails. One
+ * in about 3.5 million can be read to the end.
  */
 static bool is_der_constructed(const uint8_t *data, size_t len)
 {
-    size_t length_bytes = 0, value = 0;
+    reader r = {.at = data, .left = len}, content = {0};
+    uint8_t tag = 0;
 
-    if (len < 2 || (data[0] != 0x30 && data[0] != 0x31)) {
-        return false;
-    }
-    if (data[1] < 0x80) {
-        return len == 2 + (size_t)data[1];
-    }
-    if (data[1] == 0x80) {
-        return len >= 4 && data[len - 1] == 0 && data[len - 2] == 0;
-    }
-    length_bytes = data[1] & 0x7f;
-    if (len < 2 + length_bytes) {
-        return false;
-    }
-    for (size_t i = 0; i < length_bytes; i++) {
-        if (value > KH_MESSAGE_MAX) {
-            return false;
-        }
-        value = value << 8 | data[2 + i];
-    }
-    return len - 2 - length_bytes == value;
+    return take_element(&r, &tag, &content) && r.left == 0 && (tag == 0x30 || tag == 0x31) &&
+           are_elements(content, 0);
 }
 
 /* X(group, length of the point, whether it begins with 4 for "uncompressed") */

@@ -4,16 +4,19 @@
  * functions over what the keeper was given, exact to the last byte.
  *
  * tls-server, one of
- *   1. TLS 1.3 (RFC 8446, 4.4.3): 64 spaces, "TLS 1.3, server CertificateVerify", 0, a hash of 32 or 48
- * bytes; not with rsa_pkcs1_*; ECDSA only with the curve of the scheme
- *   2. TLS 1.2 ECDHE (RFC 8422, 5.4): 64 bytes of randoms, 3, a group of 23, 24, 25, 29, 30, its point in
- * exact form tls-dhe
- *   3. TLS 1.2 DHE (RFC 5246, 7.4.3): 64 bytes, p and g of RFC 7919 or RFC 3526 with 2048 bits or more, 1 <
- * Ys < p-1
- *   4. and neither 2 nor 3 where the whole is also one DER SEQUENCE or SET: who chooses the randoms could
- * spell a certificate tls-client TLS 1.3 with "client" in the place of "server"; TLS 1.2 (RFC 5246, 7.4.8):
- * the handshake messages from ClientHello to ClientKeyExchange without a gap sign: anything; only with it the
- * caller may give a digest.
+ *   1. TLS 1.3 (RFC 8446, 4.4.3): 64 spaces, "TLS 1.3, server CertificateVerify", 0, a hash of 32 or 48 bytes;
+ *      not with rsa_pkcs1_*; ECDSA only with the curve of the scheme;
+ *   2. TLS 1.2 ECDHE (RFC 8422, 5.4): 64 bytes of randoms, 3, a group of 23, 24, 25, 29, 30, its point in exact form.
+ * tls-dhe
+ *   3. TLS 1.2 DHE (RFC 5246, 7.4.3): 64 bytes of randoms, p and g of RFC 7919 or RFC 3526 with 2048 bits or more,
+ *      1 < Ys < p - 1.
+ *   4. Neither 2 nor 3 where the whole can also be read as one DER SEQUENCE or SET: who chooses the randoms could
+ *      spell a certificate. One message of 2 with X25519 in about 3.5 million can be by chance.
+ * tls-client
+ *   TLS 1.3 with "client" in the place of "server"; TLS 1.2 (RFC 5246, 7.4.8): the handshake messages from
+ *   ClientHello to ClientKeyExchange without a gap.
+ * sign
+ *   Anything; only with it the caller may give a digest.
  */
 #ifndef KEYHOLD_KEYSTORE_USAGE_H
 #define KEYHOLD_KEYSTORE_USAGE_H

@@ -8,6 +8,7 @@
 #include "usage.h"
 #include "usage_cases.h"
 
+#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,28 @@ CASE(tls12_client)
 CASE(foreign)
 CASE(sign)
 
+/*
+ * Random bytes behind the header of a SEQUENCE of the right length, as 1 in 32,768 handshakes with X25519 has it by
+ * chance: nearly all of them must pass, since each that is refused is a handshake that fails.
+ */
+static void test_der_by_chance(void **state)
+{
+    const unsigned count = 100000;
+    uint8_t data[100];
+    unsigned refused = 0;
+
+    (void)state;
+    for (unsigned i = 0; i < count; i++) {
+        RAND_bytes(data, sizeof(data));
+        memcpy(data, (uint8_t[]){0x30, sizeof(data) - 2}, 2);
+        memcpy(data + 64, (uint8_t[]){3, 0, 29, 32}, 4);
+        refused += ask(NULL, KH_USAGE_TLS_SERVER, KH_KEY_P256, KH_ECDSA_SHA256, false, data, sizeof(data)) != KH_OK;
+    }
+    print_message("M8: one message with X25519 in %.1f million is refused by chance\n",
+                  32768.0 * count / (refused > 0 ? refused : 1) / 1e6);
+    assert_in_range(refused, count / 1000, count / 50);
+}
+
 /* Without its groups DHE is refused, not guessed. */
 static void test_groups_first(void **state)
 {
@@ -65,7 +88,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_groups_first), cmocka_unit_test(test_tls13),
         cmocka_unit_test(test_ecdhe),        cmocka_unit_test(test_dhe),
-        cmocka_unit_test(test_der),          cmocka_unit_test(test_tls12_client),
+        cmocka_unit_test(test_der), cmocka_unit_test(test_der_by_chance),          cmocka_unit_test(test_tls12_client),
         cmocka_unit_test(test_foreign),      cmocka_unit_test(test_sign),
     };
 

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define MESSAGE_MAX 4096
+#define RANDOMS_LEN 64
 
 static void expect(usage_asker *a, bool may, uint32_t usage, uint32_t type, uint32_t scheme,
                    const uint8_t *data, size_t len, const char *what)
@@ -305,9 +306,70 @@ void usage_cases_dhe(usage_asker *a)
 
 /* ---- The randoms spell a certificate ------------------------------------------------------------------- */
 
-void usage_cases_der(usage_asker *a)
+/* Writes an outer header of `bytes` length bytes (0: the short form) for the message, and says how long it is. */
+static size_t outer_header(uint8_t *data, size_t len, uint8_t tag, unsigned bytes)
+{
+    size_t value = len - 2 - bytes;
+
+    data[0] = tag;
+    data[1] = (uint8_t)(bytes == 0 ? value : 0x80 | bytes);
+    for (unsigned i = bytes; i > 0; i--, value >>= 8) {
+        data[1 + i] = (uint8_t)value;
+    }
+    return 2 + bytes;
+}
+
+/* The randoms after `at` as one element that leaves `params` to a last one, an OCTET STRING; the header is written. */
+static void elements_inside(uint8_t *data, size_t at, size_t len)
+{
+    /* The last element: its header ends right before the fixed bytes, which it has as its content. */
+    size_t rest = len - RANDOMS_LEN, header = rest < 128 ? 2 : rest < 256 ? 3 : 4;
+    size_t first = RANDOMS_LEN - header - at - 2;
+
+    data[at] = 0x04;
+    data[at + 1] = (uint8_t)first;
+    data[RANDOMS_LEN - header] = 0x04;
+    if (header == 2) {
+        data[RANDOMS_LEN - 1] = (uint8_t)rest;
+    } else if (header == 3) {
+        data[RANDOMS_LEN - 2] = 0x81;
+        data[RANDOMS_LEN - 1] = (uint8_t)rest;
+    } else {
+        data[RANDOMS_LEN - 3] = 0x82;
+        data[RANDOMS_LEN - 2] = (uint8_t)(rest >> 8);
+        data[RANDOMS_LEN - 1] = (uint8_t)rest;
+    }
+}
+
+static void der_of_curve(usage_asker *a, uint8_t *data, size_t len, uint8_t tag, unsigned bytes)
 {
     const uint32_t usage = KH_USAGE_TLS_SERVER, type = KH_KEY_P256, scheme = KH_ECDSA_SHA256;
+    bool constructed = tag == 0x30 || tag == 0x31;
+    size_t at = outer_header(data, len, tag, bytes);
+
+    elements_inside(data, at, len);
+    expect(a, !constructed, usage, type, scheme, data, len, "DER");
+    data[1 + bytes] ^= 1;
+    expect(a, true, usage, type, scheme, data, len, "DER, outer length off by one");
+    data[1 + bytes] ^= 1;
+    size_t first = data[at + 1];
+    memset(data + at + 2, 0xff, first);
+    data[at + 1] = 0x84;
+    expect(a, true, usage, type, scheme, data, len, "the header of a SEQUENCE, and no elements in it");
+    data[at + 1] = (uint8_t)first;
+    /* The first element constructed too: what it contains must be elements then. */
+    data[at] = 0xa0;
+    expect(a, true, usage, type, scheme, data, len, "an element that is no element inside");
+    memset(data + at + 2, 0, first);
+    data[at + 2] = 0x02;
+    data[at + 3] = (uint8_t)(first - 2);
+    expect(a, !constructed, usage, type, scheme, data, len, "DER, elements in elements");
+    data[at + 1] = 0x80; /* all the rest is in it */
+    expect(a, !constructed, usage, type, scheme, data, len, "BER, indefinite length inside");
+}
+
+void usage_cases_der(usage_asker *a)
+{
     const uint8_t two[] = {2};
     uint8_t data[MESSAGE_MAX], p[1024], y[1024];
 
@@ -315,38 +377,24 @@ void usage_cases_der(usage_asker *a)
         size_t len = ecdhe(data, c);
 
         for (unsigned tag = 0; tag < 256; tag++) {
-            bool constructed = tag == 0x30 || tag == 0x31;
-
-            data[0] = (uint8_t)tag;
             if (len - 2 < 128) {
-                data[1] = (uint8_t)(len - 2);
-                expect(a, !constructed, usage, type, scheme, data, len, "DER, short length");
-                data[1]++;
-                expect(a, true, usage, type, scheme, data, len, "DER, short length, off by one");
+                der_of_curve(a, data, len, (uint8_t)tag, 0);
             }
-            data[1] = 0x81;
-            data[2] = (uint8_t)(len - 3);
-            expect(a, !constructed, usage, type, scheme, data, len, "DER, one length byte");
-            data[2]--;
-            expect(a, true, usage, type, scheme, data, len, "DER, one length byte, off by one");
-            for (unsigned bytes = 2; bytes <= 40; bytes++) { /* what BER allows too */
-                data[1] = (uint8_t)(0x80 | bytes);
-                memset(data + 2, 0, bytes);
-                data[1 + bytes] = (uint8_t)(len - 2 - bytes);
-                expect(a, !constructed, usage, type, scheme, data, len, "DER, more length bytes");
-                data[1 + bytes] ^= 1;
-                expect(a, true, usage, type, scheme, data, len, "DER, more length bytes, off by one");
+            for (unsigned bytes = 1; bytes <= 40; bytes++) { /* what BER allows too */
+                der_of_curve(a, data, len, (uint8_t)tag, bytes);
             }
         }
+        /* Indefinite length: the elements, and the end-of-contents at the end of the point. */
+        data[0] = 0x30;
+        data[1] = 0x80;
+        elements_inside(data, 2, len);
+        expect(a, false, KH_USAGE_TLS_SERVER, KH_KEY_P256, KH_ECDSA_SHA256, data, len, "BER, indefinite length");
     }
     size_t p_len = prime_of("ffdhe2048", p);
     RAND_bytes(y, sizeof(y));
     y[0] = 0x7f;
     size_t len = dhe(data, p, p_len, two, 1, y, p_len);
-    data[0] = 0x30;
-    data[1] = 0x82;
-    data[2] = (uint8_t)((len - 4) >> 8);
-    data[3] = (uint8_t)(len - 4);
+    elements_inside(data, outer_header(data, len, 0x30, 2), len);
     expect(a, false, KH_USAGE_TLS_DHE, KH_KEY_RSA, KH_RSA_PKCS1_SHA256, data, len, "DER, DHE");
     data[3] ^= 1;
     expect(a, true, KH_USAGE_TLS_DHE, KH_KEY_RSA, KH_RSA_PKCS1_SHA256, data, len, "DER, DHE, off by one");
