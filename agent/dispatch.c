@@ -184,6 +184,7 @@ static void on_completions(struct ev_loop *loop, ev_io *io, int events)
     (void)events;
     front->now_ns = kh_front_clock();
     collect(front);
+    kh_conns_flush(front); /* before anything new is read: what is done does not wait for others */
 }
 
 void kh_dispatch_keeper_down(kh_front *front)
@@ -226,6 +227,7 @@ void kh_dispatch_ring(kh_front *front, int fds[3])
     kh_directory_generation(front->directory, UINT64_MAX);
     ev_io_init(&front->keystore_io, on_completions, kh_keystore_event_fd(front->keystore), EV_READ);
     front->keystore_io.data = front;
+    ev_set_priority(&front->keystore_io, EV_MAXPRI);
     ev_io_start(front->loop, &front->keystore_io);
     collect(front); /* asks to be woken */
 }

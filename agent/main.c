@@ -7,6 +7,7 @@
 #include "log.h"
 #include "secret.h"
 #include "supervisor.h"
+#include "turns.h"
 #include <getopt.h>
 #include <keyhold/keystore.h>
 #include <stdio.h>
@@ -53,11 +54,13 @@ int main(int argc, char **argv)
     kh_secure_openssl(); /* every role parses private keys */
     if (argc == 1 && strcmp(argv[0], KH_ROLE_FRONT) == 0) {
         kh_secret_process();
+        kh_turns_short();
         kh_log_init("front", KH_LOG_INFO, false);
         return kh_front_main();
     }
     if (argc == 1 && strcmp(argv[0], KH_ROLE_KEEPER) == 0) {
         kh_secret_process();
+        kh_turns_short();
         kh_log_init("keeper", KH_LOG_INFO, false);
         return kh_keeper_main();
     }

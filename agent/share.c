@@ -7,9 +7,9 @@
  */
 #include "front.h"
 
-#define IDENTITY_NS 200000 /* of one turn: a few hundred requests */
-#define STRANGERS_NS 200000
-#define ACCEPTS_NS 100000 /* less than what is needed to hear those that were accepted */
+#define IDENTITY_NS 100000 /* of one turn: a hundred requests */
+#define STRANGERS_NS 50000
+#define ACCEPTS_NS 25000 /* less than what is needed to hear those that were accepted */
 
 static bool is_known(const kh_conn *conn)
 {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -77,6 +78,7 @@ static pid_t start_flood(const char *socket_path, const char *token)
 
     if (pid == 0) {
         dup2(2, 1);
+        setpriority(PRIO_PROCESS, 0, 19);
         execv("/proc/self/exe", (char *const *)argv);
         _exit(127);
     }

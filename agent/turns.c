@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "turns.h"
+
+#include <linux/sched.h>
+#include <linux/sched/types.h> /* and not <sched.h>, which some C libraries cannot have beside it */
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define TURN_NS 100000 /* the least that Linux takes; ten P-256 operations */
+
+void kh_turns_short(void)
+{
+    struct sched_attr attr = {.size = sizeof attr};
+
+    if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0U) == 0 && attr.sched_policy == SCHED_NORMAL) {
+        attr.sched_runtime = TURN_NS; /* the rest, and any other policy, stays what the operator made it */
+        (void)!syscall(SYS_sched_setattr, 0, &attr, 0U);
+    }
+}
