@@ -53,7 +53,12 @@ typedef struct kh_boot_process {
     char role[16];
 } kh_boot_process;
 
-#define KH_BOOT_PROCESSES 8
+/* Of KH_MSG_RING and KH_MSG_KEEPER_DOWN: which keeper. */
+typedef struct kh_boot_ring {
+    char token[KH_PLACE_MAX + 1]; /* the token's name in the configuration; empty: the store's keeper */
+} kh_boot_ring;
+
+#define KH_BOOT_PROCESSES 32
 
 #define KH_ALIVE_S 2 /* how often a child says that it is alive */
 

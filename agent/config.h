@@ -100,6 +100,31 @@ typedef struct kh_config_san {
     size_t identity;
 } kh_config_san;
 
+#define KH_TOKENS_MAX 16
+#define KH_POOLS_MAX 8
+#define KH_PARTITIONS_MAX 16 /* of one pool */
+
+/* A PKCS#11 token, or a partition of a pool: its keeper's business. */
+typedef struct kh_config_token {
+    char *name;   /* at most KH_PLACE_MAX bytes, as a key's name is made */
+    char *module; /* absolute path */
+    char *label, *serial; /* which token; NULL: any. A pkcs11: URI (RFC 7512) fills the same */
+    char *pin_file;       /* a path, "credential:NAME" or "env:NAME" (the supervisor's environment); NULL: no login */
+    char *user;           /* the keeper's user; NULL: keeper_user */
+    bool confine_strict;  /* confine = strict; else vendor */
+    long sessions;        /* 1 to 64: operations at a time */
+    long call_timeout_ms; /* a call of the library that takes longer counts as hung */
+    unsigned line;
+} kh_config_token;
+
+typedef struct kh_config_pool {
+    char *name;
+    size_t partitions[KH_PARTITIONS_MAX]; /* indices of tokens */
+    size_t partition_count;
+    long quorum; /* partitions that must have a new key before it is acknowledged */
+    unsigned line;
+} kh_config_pool;
+
 typedef enum kh_config_format { KH_FORMAT_TEXT, KH_FORMAT_JSON } kh_config_format;
 
 /*
@@ -128,6 +153,10 @@ typedef struct kh_config {
     size_t identity_count;
     kh_config_metrics *metrics;
     size_t metrics_count;
+    kh_config_token *tokens;
+    size_t token_count;
+    kh_config_pool *pools;
+    size_t pool_count;
     kh_config_san *sans; /* of all identities, in order */
     size_t san_count;
 } kh_config;

@@ -61,9 +61,12 @@ typedef struct kh_key_info {
     uint32_t state;   /* 1 enabled, 2 disabled, 3 deleted (kh_key_state of the protocol) */
     uint32_t flags;   /* requests: KH_KEY_NEW_VERSION, KH_KEY_ALLOW_DUPLICATE */
     uint32_t spki_len;
-    uint32_t reserved;
+    uint32_t tier;       /* kh_tier; 0 in a request: software */
+    uint64_t not_before; /* Unix time, seconds; 0: none. Before it the key does nothing */
+    uint64_t expires;    /* the same; from it on the key does nothing. 0: never */
     uint8_t id[KH_KEY_ID_LEN];
-    char name[KH_NAME_MAX + 1]; /* zero-terminated */
+    char name[KH_NAME_MAX + 1];   /* zero-terminated */
+    char place[KH_PLACE_MAX + 1]; /* the token or pool, as the configuration names it; empty: software, or the only one */
     uint8_t spki[KH_SPKI_MAX];
 } kh_key_info;
 

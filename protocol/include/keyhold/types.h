@@ -176,6 +176,19 @@ char *kh_usage_format(unsigned usage, char *buf, size_t len);
 
 /* Limits that hold everywhere. */
 #define KH_KEY_ID_LEN 32        /* SHA-256 of the canonical SubjectPublicKeyInfo */
+/* Where a key's private operations run. X(constant, number, name) */
+#define KH_TIERS(X)                                                                                          \
+    X(KH_TIER_SOFTWARE, 1, "software")                                                                       \
+    X(KH_TIER_HSM, 2, "hsm")                                                                                 \
+    X(KH_TIER_HSM_POOL, 3, "hsm-pool")
+
+typedef enum kh_tier {
+#define KH_X(constant, number, name) constant = number,
+    KH_TIERS(KH_X)
+#undef KH_X
+} kh_tier;
+
+#define KH_PLACE_MAX 31         /* bytes of the name of a token or pool, as the agent's configuration has it; like a key's name */
 #define KH_NAME_MAX 127         /* bytes of a key name, without version; [A-Za-z0-9][A-Za-z0-9._-]* */
 #define KH_MESSAGE_MAX 16384    /* bytes to sign or decrypt in one operation */
 #define KH_SIGNATURE_MAX 512    /* bytes of the longest signature (RSA-4096) or RSA block */
