@@ -78,7 +78,7 @@ static pid_t start_flood(const char *socket_path, const char *token)
 
     if (pid == 0) {
         dup2(2, 1);
-        setpriority(PRIO_PROCESS, 0, 19);
+        setpriority(PRIO_PROCESS, 0, 19); /* what it makes the agent do is measured, not what a full machine does */
         execv("/proc/self/exe", (char *const *)argv);
         _exit(127);
     }
