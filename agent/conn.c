@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Connections. A connection is read as long as its peer takes its replies; it is written once per turn of
- * the loop; it is freed only at the end of a turn, so that nobody holds a pointer to a freed one.
+ * Connections. A connection is read as long as its peer takes its replies; it is written after completions and
+ * at the end of a turn of the loop (kh_conns_flush); it is freed only then, so that nobody holds a pointer to a
+ * freed one.
  */
 #include "front.h"
 #include <stdlib.h>

@@ -18,8 +18,8 @@
  *   status.c     the JSON document of `status`
  *   metrics.c, metrics_http.c  the same for Prometheus, and serving it
  *
- * One thread, one libev loop. Replies are written once per turn of the loop, the keeper is woken once per
- * turn.
+ * One thread, one libev loop. Replies are written when completions were collected, first thing in a turn of the loop, and
+ * at its end; the keeper is woken once per turn.
  */
 #ifndef KH_AGENT_FRONT_H
 #define KH_AGENT_FRONT_H
@@ -244,7 +244,7 @@ KH_MUST_USE kh_result kh_conn_open(kh_listener *listener, int fd, const struct s
 void kh_conn_reply(kh_conn *conn, const kh_reply *reply);
 /* Ends the connection: its jobs are cancelled; it is freed at the end of the turn. `why` is for the log. */
 void kh_conn_close(kh_conn *conn, const char *why);
-/* Writes what is to be written, closes what is to be closed: once per turn. */
+/* Writes what is to be written, closes what is to be closed. Not while a pointer to a connection is held. */
 void kh_conns_flush(kh_front *front);
 void kh_conns_start(kh_front *front);
 /* Closes connections whose identity is gone, or whose token is another now, or whose certificate does not count now. */
