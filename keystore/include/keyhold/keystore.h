@@ -72,12 +72,6 @@ typedef struct kh_key_info {
     uint8_t spki[KH_SPKI_MAX];
 } kh_key_info;
 
-/* Whether a key is in its validity at that time (Unix, seconds). Its state is another matter. */
-static inline bool kh_info_valid(const kh_key_info *info, uint64_t now)
-{
-    return now >= info->not_before && (info->expires == 0 || now < info->expires);
-}
-
 #define KH_KEY_ALLOW_DUPLICATE 0x1u
 #define KH_KEY_NEW_VERSION 0x2u
 #define KH_SIGN_IS_DIGEST 0x1u /* flags of KH_STORE_SIGN: data is the digest; needs usage `sign` */
