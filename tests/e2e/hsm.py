@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PKCS#11 tokens for tests: SoftHSM's, each with a configuration and a directory of its own; a TPM (swtpm behind tpm2-pkcs11) as the
+second token software; and the module that misbehaves on order (tests/shim) between the agent and either.
+
+    token = hsm.SoftToken(ws, "one", shim=True)          # initialised; belongs to the keeper's user
+    agent = ws.agent(start=False, config=token.block())
+    agent.start()
+    key = hsm.create(ws, agent, "site", "p256")          # made in the token, with a certificate: for ws.server(key), ws.curl(key)
+    token.order("C_Sign delay 5")                        # the shim obeys at once; token.order() ends it
+"""
+import glob
+import os
+import re
+import shutil
+import signal
+import time
+
+import harness
+import wire
+from harness import Skip, alive, artefact, check, command_line, descendants, free_port, read, run, wait_until
+
+KEEPER = 64802  # keeper_user of `keyholdctl init --dir`
+SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
+TPM = "/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so"
+PIN, SO_PIN = "493817", "71940625"
+ROLE = "keyholdd: token"
+BACK_S = 2.0  # a token that is there again is used again within (T3)
+
+
+def give(path):
+    """To the keeper's user, with all that is in it."""
+    for folder, _, files in os.walk(path):
+        os.chown(folder, KEEPER, KEEPER)
+        for name in files:
+            os.chown(os.path.join(folder, name), KEEPER, KEEPER)
+
+
+class Token:
+    """What every kind of token has: its block in keyhold.conf, its PIN file, and the shim's file of orders."""
+
+    def __init__(self, ws, name, module, env, shim, preset="release"):
+        self.ws, self.name, self.module, self.env = ws, name, module, dict(env)
+        self.dir = os.path.join(ws.dir, "token-" + name)
+        os.makedirs(self.dir)
+        self.pin_file = os.path.join(self.dir, "pin")
+        self.write_pin(PIN)
+        self.orders = os.path.join(self.dir, "orders")
+        self.logins = os.path.join(self.dir, "logins")
+        self.loaded = module
+        if shim:
+            self.loaded = artefact("libkeyhold-misbehave.so", preset)
+            self.env |= {"KH_SHIM_MODULE": module, "KH_SHIM_CONTROL": self.orders}
+        self.order()
+
+    def write_pin(self, pin):
+        old = os.umask(0o077)
+        try:
+            with open(self.pin_file, "w") as file:
+                file.write(pin + "\n")
+        finally:
+            os.umask(old)
+
+    def order(self, *lines):
+        """What the shim is to do from now on; nothing: behave."""
+        new = self.orders + ".new"
+        with open(new, "w") as file:
+            file.write("".join(line + "\n" for line in lines))
+        os.chmod(new, 0o644)
+        os.rename(new, self.orders)
+
+    def block(self, **more):
+        values = {"module": self.loaded, "label": self.name, "pin_file": self.pin_file} | more
+        lines = [f"    {name} = " + (str(value) if isinstance(value, int) else f'"{value}"') for name, value in values.items()
+                 if value is not None]
+        listed = ", ".join(f'"{name}={value}"' for name, value in self.env.items())
+        return f'token "{self.name}" {{\n' + "\n".join(lines) + f"\n    env = {{{listed}}}\n}}"
+
+    def tool(self, *args, ok=True):
+        """pkcs11-tool on the token itself, without the shim."""
+        return run("pkcs11-tool", "--module", self.module, "--token-label", self.name, *args, ok=ok,
+                   env={**os.environ, **self.env})
+
+    def objects(self, kind="privkey"):
+        """CKA_IDs (hex) of the token's private or public keys."""
+        return re.findall(r"^  ID: +([0-9a-f]+)", self.tool("--login", "--pin", PIN, "-O", "--type", kind).stdout, re.M)
+
+    def keeper(self, agent):
+        """The id of its keeper's process; None while there is none."""
+        for pid in descendants(agent.pid):
+            words = command_line(pid)
+            if words.startswith(ROLE) and words.split()[2:3] == [self.name] and alive(pid):
+                return pid
+        return None
+
+
+class SoftToken(Token):
+    def __init__(self, ws, name, shim=False):
+        if not os.path.exists(SOFTHSM):
+            raise Skip("no softhsm2")
+        super().__init__(ws, name, SOFTHSM, {}, shim)
+        self.store = os.path.join(self.dir, "tokens")
+        self.conf = os.path.join(self.dir, "softhsm2.conf")
+        with open(self.conf, "w") as file:
+            file.write(f"directories.tokendir = {self.store}\nobjectstore.backend = file\nlog.level = ERROR\n")
+        self.env["SOFTHSM2_CONF"] = self.conf
+        self.init()
+
+    def init(self):
+        os.makedirs(self.store, exist_ok=True)
+        run("softhsm2-util", "--init-token", "--free", "--label", self.name, "--pin", PIN, "--so-pin", SO_PIN,
+            env={**os.environ, "SOFTHSM2_CONF": self.conf})
+        give(self.store)
+
+    def hide(self):
+        """The device is pulled out …"""
+        os.rename(self.store, self.store + ".away")
+
+    def bring_back(self):
+        """… and put back in, by rename: there is no moment at which half of it is there."""
+        os.rename(self.store + ".away", self.store)
+
+    def save(self):
+        """Keeps a copy of what is in it now, for go_back."""
+        shutil.rmtree(self.store + ".saved", ignore_errors=True)
+        shutil.copytree(self.store, self.store + ".saved")
+
+    def go_back(self):
+        """The token is again what it was at save(): emptied, or stale."""
+        shutil.copytree(self.store + ".saved", self.store + ".next")
+        give(self.store + ".next")
+        os.rename(self.store, self.store + ".old")
+        os.rename(self.store + ".next", self.store)
+        shutil.rmtree(self.store + ".old")
+
+
+class TpmToken(Token):
+    """A TPM 2.0 in software. It knows P-256, P-384 and RSA up to 3072 bits, one operation at a time; no EdDSA, no wrapping of keys."""
+
+    def __init__(self, ws, name, shim=False):
+        if not os.path.exists(TPM) or not shutil.which("swtpm"):
+            raise Skip("no libtpm2-pkcs11-1 or swtpm")
+        super().__init__(ws, name, TPM, {}, shim)
+        self.port, self.control = free_port(), free_port()
+        self.store = os.path.join(self.dir, "store")
+        for path in (self.store, os.path.join(self.dir, "state")):
+            os.makedirs(path)
+        self.env |= {"TPM2_PKCS11_TCTI": f"swtpm:host=127.0.0.1,port={self.port}", "TPM2_PKCS11_STORE": self.store,
+                     "TPM2_PKCS11_LOG_LEVEL": "0", "TSS2_LOG": "all+NONE"}
+        self.start()
+        every = ["pkcs11-tool", "--module", TPM]
+        env = {**os.environ, **self.env}
+        run(*every, "--slot-index", "0", "--init-token", "--label", name, "--so-pin", SO_PIN, env=env)
+        run(*every, "--token-label", name, "--init-pin", "--so-pin", SO_PIN, "--pin", PIN, env=env)
+        give(self.store)
+
+    def start(self):
+        self.process = harness.popen(
+            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.dir}/state", "--server",
+             f"type=tcp,port={self.port},bindaddr=127.0.0.1", "--ctrl", f"type=tcp,port={self.control},bindaddr=127.0.0.1",
+             "--flags", "not-need-init,startup-clear"], os.path.join(self.dir, "swtpm.log"))
+        # Its one server port takes one connection at a time, so only the kernel is asked whether it listens.
+        wait_until(lambda: f":{self.port:04X} 00000000:0000 0A" in read("/proc/net/tcp"), "swtpm listens")
+
+
+# ---- Keys in them --------------------------------------------------------------------------------------------------------------
+
+class HsmKey:
+    """As harness.Key, of a key that exists as no file: `key` is None."""
+
+    def __init__(self, ws, name, kind):
+        self.name, self.kind, self.key, self.port = name, kind, None, free_port()
+        self.host = name + ".keyhold.test"
+        self.crt = os.path.join(ws.dir, name + ".crt")
+
+    def certify(self, agent):
+        agent.ctl("cert", "self-signed", self.name, "--subject", "/CN=" + self.host, "--san", "DNS:" + self.host, "--out", self.crt)
+        os.chmod(self.crt, 0o644)
+        return self
+
+
+def create(ws, agent, name, kind, *args, tier="hsm"):
+    agent.ctl("key", "create", name, "--type", kind, "--tier", tier, *args)
+    return HsmKey(ws, name, kind).certify(agent)
+
+
+def pool(name, tokens, quorum=None):
+    """The pool's block, after the tokens' ones."""
+    listed = ", ".join(f'"{token.name}"' for token in tokens)
+    return f'pool "{name}" {{\n    partitions = {{{listed}}}\n' + (f"    quorum = {quorum}\n" if quorum else "") + "}"
+
+
+def agent_with(ws, tokens, pools=(), start=True, **more):
+    """An agent with these tokens; `more` is for each token's block."""
+    agent = ws.agent(start=False, config="\n".join([token.block(**more) for token in tokens] + list(pools)))
+    return agent.start() if start else agent
+
+
+def agent_with_pool(ws, names=("p1", "p2", "p3"), name="pool", shim=False, quorum=None, **more):
+    """(agent, tokens): a pool that is set up, of SoftHSM tokens."""
+    tokens = [SoftToken(ws, one, shim=shim) for one in names]
+    agent = agent_with(ws, tokens, [pool(name, tokens, quorum)], **more)
+    agent.ctl("pool", "init", name)
+    return agent, tokens
+
+
+def signs(agent, key, kind="p256", deadline_ms=3000):
+    """Whether a new caller gets a signature."""
+    try:
+        with wire.connect(agent.socket, agent.token, timeout=5) as caller:
+            return caller.call(wire.SIGN, *wire.sign_fields(key, kind), deadline_ms=deadline_ms)[0] == wire.OK
+    except (OSError, wire.Closed):
+        return False
+
+
+def back(agent, key, kind="p256", seconds=BACK_S, what="the token is used again"):
+    """Waits until the key signs again and returns after how many seconds."""
+    begun = time.monotonic()
+    wait_until(lambda: signs(agent, key, kind), what, harness.READY_S, every=0.005)
+    took = time.monotonic() - begun
+    check(took <= seconds, f"{what} after {took:.2f} s")
+    return took
+
+
+def stop(pid):
+    wire.freeze(pid)
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+
+
+def memory_kb(pid):
+    return int(harness.status_of(pid).get("VmRSS", "0").split()[0])
+
+
+def open_files(pid):
+    return len(glob.glob(f"/proc/{pid}/fd/*"))
