@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 
 import harness
@@ -235,3 +236,80 @@ def memory_kb(pid):
 
 def open_files(pid):
     return len(glob.glob(f"/proc/{pid}/fd/*"))
+
+
+# ---- Load that keeps account -----------------------------------------------------------------------------------------------------
+
+class Load(threading.Thread):
+    """A caller that keeps requests outstanding, looks at each signature's form, and remembers what became of each request."""
+
+    def __init__(self, agent, key, kind="p256", outstanding=16, deadline_ms=3000, gap_s=0.0):
+        super().__init__(daemon=True)
+        self.agent, self.key, self.kind = agent, key, kind
+        self.outstanding, self.deadline_ms, self.gap_s = outstanding, deadline_ms, gap_s
+        self.ending = False
+        self.done = self.retryable = self.lost = self.malformed = 0
+        self.odd, self.latencies = {}, []
+        self.error = None
+        self.start()
+
+    def run(self):
+        try:
+            while not self.ending:
+                try:
+                    self.one_connection()
+                except (OSError, wire.Closed):
+                    time.sleep(0.01)
+        except Exception as error:  # noqa: BLE001 - reported by finish
+            self.error = error
+
+    def one_connection(self):
+        waiting = {}
+        with wire.connect_until(self.agent.socket, self.agent.token) as caller:
+            try:
+                while not self.ending or waiting:
+                    while not self.ending and len(waiting) < self.outstanding:
+                        waiting[caller.submit(wire.SIGN, *wire.sign_fields(self.key, self.kind),
+                                              deadline_ms=self.deadline_ms)] = time.monotonic()
+                    reply = caller.reply()
+                    self.account(reply, time.monotonic() - waiting.pop(reply[1]))
+                    if self.gap_s:
+                        time.sleep(self.gap_s)
+            finally:
+                self.lost += len(waiting)
+
+    def account(self, reply, took):
+        if reply[2] == wire.OK:
+            self.done += 1
+            self.latencies.append(took)
+            self.malformed += not well_formed(self.kind, reply[3])
+        elif reply[2] in wire.RETRYABLE:
+            self.retryable += 1
+            time.sleep(0.002)  # nobody asks again at once
+        else:
+            self.odd[reply[2]] = self.odd.get(reply[2], 0) + 1
+
+    def more(self, count=20, seconds=harness.READY_S):
+        before = self.done
+        wait_until(lambda: self.done >= before + count or self.error, f"{count} more signatures", seconds)
+
+    def finish(self):
+        self.ending = True
+        self.join(30)
+        check(not self.is_alive(), "a request was never answered")
+        check(self.error is None, "the caller:", repr(self.error))
+        check(not self.odd, "errors that are not retryable, by number:", self.odd)
+        check(self.malformed == 0, self.malformed, "signatures have a wrong form")
+
+
+def well_formed(kind, signature):
+    if kind.startswith("rsa"):
+        return len(signature) == int(kind[3:]) // 8
+    if kind == "ed25519":
+        return len(signature) == 64
+    return signature[0] == 0x30 and signature[1] == len(signature) - 2
+
+
+def quantile(values, q):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
