@@ -225,7 +225,7 @@ static void serve(keeper_main *main_)
     while (!stop) {
         struct pollfd fds[2 + ADMINS_MAX];
         size_t admins = main_->admins;
-        int ring_fds[3];
+        kh_control control;
 
         fds[0] = (struct pollfd){.fd = config->control_fd, .events = POLLIN};
         fds[1] = (struct pollfd){.fd = config->admin_fd, .events = POLLIN};
@@ -246,9 +246,12 @@ static void serve(keeper_main *main_)
             admin_accept(main_);
         }
         if (fds[0].revents != 0) {
-            switch (kh_control_receive(config->control_fd, ring_fds)) {
+            switch (kh_control_receive(config->control_fd, &control)) {
             case KH_CONTROL_RING:
-                take_ring(main_, ring_fds);
+                take_ring(main_, control.fds);
+                break;
+            case KH_CONTROL_LINK:
+                close(control.fds[0]);
                 break;
             case KH_CONTROL_STOP:
                 stop = true;

@@ -189,9 +189,24 @@ void kh_task_show_store(kh_keeper *keeper);
 
 /* ---- control.c: sockets -------------------------------------------------------------------------------- */
 
-typedef enum kh_control_kind { KH_CONTROL_NONE, KH_CONTROL_RING, KH_CONTROL_STOP } kh_control_kind;
-/* One message of the supervisor. STOP also at the end of file. fds: for RING, the caller's. */
-kh_control_kind kh_control_receive(int fd, int fds[3]);
+typedef enum kh_control_kind {
+    KH_CONTROL_NONE,
+    KH_CONTROL_RING,
+    KH_CONTROL_STOP,
+    KH_CONTROL_PLACES,
+    KH_CONTROL_LINK
+} kh_control_kind;
+
+#define KH_CONTROL_FDS 3
+
+typedef struct kh_control {
+    int fds[KH_CONTROL_FDS]; /* three of RING, one of LINK: the caller's */
+    char token[KH_PLACE_MAX + 1]; /* of LINK */
+    kh_keeper_places places;      /* of PLACES */
+} kh_control;
+
+/* One message of the supervisor. STOP also at the end of file. */
+kh_control_kind kh_control_receive(int fd, kh_control *control);
 
 /* admin.c: accepts a peer that may be here; -1: none, or refused. */
 int kh_admin_accept(int listener);

@@ -269,6 +269,29 @@ KH_MUST_USE kh_result kh_keeper_send_ring(int control_fd, const int fds[3]);
 /* Asks it to finish what it has and exit. */
 KH_MUST_USE kh_result kh_keeper_send_stop(int control_fd);
 
+/* The tokens and pools of the configuration, as far as the store's keeper has to know them. Plain data; zeros: none. */
+#define KH_PLACES_TOKENS 16
+#define KH_PLACES_POOLS 8
+typedef struct kh_keeper_pool {
+    char name[KH_PLACE_MAX + 1];
+    uint32_t quorum;             /* partitions that must have a new key before it is acknowledged: 1 to partition_count */
+    uint32_t partition_count;
+    uint32_t partitions[KH_PLACES_TOKENS]; /* indices of tokens */
+} kh_keeper_pool;
+typedef struct kh_keeper_places {
+    uint32_t token_count, pool_count;
+    char tokens[KH_PLACES_TOKENS][KH_PLACE_MAX + 1]; /* zero-terminated names */
+    kh_keeper_pool pools[KH_PLACES_POOLS];
+} kh_keeper_places;
+
+/* The store's keeper gets this before the first link, and again whenever the configuration changed. */
+KH_MUST_USE kh_result kh_keeper_send_places(int control_fd, const kh_keeper_places *places);
+/*
+ * Gives the store's keeper its end of a new link (keystore/link.h) to that token's keeper: a duplicate is sent. One that it had
+ * before to that token is closed. Sent again whenever either of the two is new.
+ */
+KH_MUST_USE kh_result kh_keeper_send_link(int control_fd, const char *token, int fd);
+
 /* ---- The admin socket: root's way past the front ---------------------------------------------------------------- */
 
 /*
