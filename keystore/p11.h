@@ -24,7 +24,8 @@ typedef struct kh_p11_config {
     const char *module;     /* absolute path */
     const char *label;      /* of the token; NULL: any */
     const char *serial;     /* NULL: any */
-    const uint8_t *pin;     /* borrowed until kh_p11_login returned; not zero-terminated. NULL: no login */
+    const uint8_t *pin;     /* copied by kh_p11_open (a token may lose its login), wiped by kh_p11_close; not zero-terminated.
+                               NULL: no login, but with a token's own PIN pad */
     size_t pin_len;
     kh_log_fn log;
     void *log_ctx;
@@ -51,12 +52,16 @@ KH_MUST_USE kh_result kh_p11_open(const kh_p11_config *config, kh_p11 **p11);
 void kh_p11_close(kh_p11 *p11); /* only when no thread is inside; else _exit. NULL is fine */
 /*
  * Logs in as user, once for the token; the session that holds the login stays open. Tried once: KH_E_PASSPHRASE (wrong PIN) is for
- * the caller to remember. KH_E_LOCKED: the PIN is locked. A token that needs no login: KH_OK.
+ * the caller to remember, and the same handle never tries again. KH_E_LOCKED: the PIN is locked. A token that needs no login: KH_OK.
+ * Any thread; called again it does nothing while the login holds.
  */
 KH_MUST_USE kh_result kh_p11_login(kh_p11 *p11);
 /* One more session (read-write only where objects are made). KH_E_OVERLOADED: the token has no more. */
 KH_MUST_USE kh_result kh_p11_session_new(kh_p11 *p11, bool read_write, kh_p11_session **session);
+/* Closes it and opens another; makes the login again where the token lost it. */
 KH_MUST_USE kh_result kh_p11_session_renew(kh_p11_session *session);
+/* Whether the token is there, the same one, and the session alive; asks the token. */
+KH_MUST_USE kh_result kh_p11_alive(kh_p11_session *session);
 void kh_p11_session_free(kh_p11_session *session);
 /* What the last failed call on it wants; KH_HEAL_NONE after a success. */
 kh_p11_heal kh_p11_session_heal(const kh_p11_session *session);
