@@ -49,7 +49,7 @@ static const gate_row rows[] = {
      "p256", 0, "--tier hsm --token-delay-ms 5 --beside engine"},
     {"T2", "rsa2048: handshakes/s, a token of 5 ms and 8 sessions, over libp11's engine", "×", GATE_AT_LEAST, 4, gate_rate_ratio,
      "rsa2048", 0, "--tier hsm --token-delay-ms 5 --beside engine"},
-    {"T2", "p256: handshakes/s, SoftHSM as it is, over libp11's engine", "×", GATE_AT_LEAST, 1.15, gate_rate_ratio, "p256", 0, 
+    {"T2", "p256: handshakes/s, SoftHSM as it is, over libp11's engine", "×", GATE_AT_LEAST, 1.15, gate_rate_ratio, "p256", 0,
      "--tier hsm --beside engine"},
     {"T2", "rsa2048: handshakes/s, SoftHSM as it is, over libp11's engine", "×", GATE_AT_LEAST, 1.15, gate_rate_ratio, "rsa2048", 0,
      "--tier hsm --beside engine"},
