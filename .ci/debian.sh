@@ -6,7 +6,7 @@ KH_BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libmsgp
 KH_DEMO_PACKAGES="openssl curl util-linux softhsm2"
 KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3 git
     libnginx-mod-stream libnginx-mod-mail iproute2 softhsm2 opensc libengine-pkcs11-openssl
-    libtpm2-pkcs11-1 libtss2-tcti-swtpm0 swtpm"
+    libnss3 libnss3-tools"
 KH_FULL_PACKAGES="clang libclang-rt-14-dev"
 
 # A directory for temporary files that the agent's and nginx's own users can get through, with room for a socket's path.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PKCS#11 tokens for tests: SoftHSM's, each with a configuration and a directory of its own; a TPM (swtpm behind tpm2-pkcs11) as the
-second token software; and the module that misbehaves on order (tests/shim) between the agent and either.
+"""PKCS#11 tokens for tests: SoftHSM's, each with a configuration and a directory of its own; NSS's softokn as the second token
+software; and the module that misbehaves on order (tests/shim) between the agent and either.
 
     token = hsm.SoftToken(ws, "one", shim=True)          # initialised; belongs to the keeper's user
     agent = ws.agent(start=False, config=token.block())
@@ -22,7 +22,7 @@ from harness import Skip, alive, artefact, check, command_line, descendants, fre
 
 KEEPER = 64802  # keeper_user of `keyholdctl init --dir`
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
-TPM = "/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so"
+NSS = "/usr/lib/x86_64-linux-gnu/libsoftokn3.so"
 PIN, SO_PIN = "493817", "71940625"
 ROLE = "keyholdd: token"
 BACK_S = 2.0  # a token that is there again is used again within (T3)
@@ -40,7 +40,7 @@ class Token:
     """What every kind of token has: its block in keyhold.conf, its PIN file, and the shim's file of orders."""
 
     def __init__(self, ws, name, module, env, shim, preset="release"):
-        self.ws, self.name, self.module, self.env = ws, name, module, dict(env)
+        self.ws, self.name, self.label, self.module, self.env = ws, name, name, module, dict(env)
         self.dir = os.path.join(ws.dir, "token-" + name)
         os.makedirs(self.dir)
         self.pin_file = os.path.join(self.dir, "pin")
@@ -70,7 +70,7 @@ class Token:
         os.rename(new, self.orders)
 
     def block(self, **more):
-        values = {"module": self.loaded, "label": self.name, "pin_file": self.pin_file} | more
+        values = {"module": self.loaded, "label": self.label, "pin_file": self.pin_file} | more
         lines = [f"    {name} = " + (str(value) if isinstance(value, int) else f'"{value}"') for name, value in values.items()
                  if value is not None]
         listed = ", ".join(f'"{name}={value}"' for name, value in self.env.items())
@@ -134,33 +134,20 @@ class SoftToken(Token):
         shutil.rmtree(self.store + ".old")
 
 
-class TpmToken(Token):
-    """A TPM 2.0 in software. It knows P-256, P-384 and RSA up to 3072 bits, one operation at a time; no EdDSA, no wrapping of keys."""
+class NssToken(Token):
+    """The key database of NSS's softokn, which mozilla's programs use. Its C_Initialize wants parameters, which the shim passes on; its label
+    is its own. It makes RSA and EC keys; no EdDSA."""
 
-    def __init__(self, ws, name, shim=False):
-        if not os.path.exists(TPM) or not shutil.which("swtpm"):
-            raise Skip("no libtpm2-pkcs11-1 or swtpm")
-        super().__init__(ws, name, TPM, {}, shim)
-        self.port, self.control = free_port(), free_port()
-        self.store = os.path.join(self.dir, "store")
-        for path in (self.store, os.path.join(self.dir, "state")):
-            os.makedirs(path)
-        self.env |= {"TPM2_PKCS11_TCTI": f"swtpm:host=127.0.0.1,port={self.port}", "TPM2_PKCS11_STORE": self.store,
-                     "TPM2_PKCS11_LOG_LEVEL": "0", "TSS2_LOG": "all+NONE"}
-        self.start()
-        every = ["pkcs11-tool", "--module", TPM]
-        env = {**os.environ, **self.env}
-        run(*every, "--slot-index", "0", "--init-token", "--label", name, "--so-pin", SO_PIN, env=env)
-        run(*every, "--token-label", name, "--init-pin", "--so-pin", SO_PIN, "--pin", PIN, env=env)
+    def __init__(self, ws, name):
+        if not os.path.exists(NSS) or not shutil.which("certutil"):
+            raise Skip("no libnss3 or libnss3-tools")
+        super().__init__(ws, name, NSS, {"NSS_MAX_MP_PBE_ITERATION_COUNT": "1"}, True)
+        self.label = "NSS Certificate DB"
+        self.store = os.path.join(self.dir, "db")
+        os.makedirs(self.store)
+        run("certutil", "-N", "-d", "sql:" + self.store, "-f", self.pin_file, env={**os.environ, **self.env})
         give(self.store)
-
-    def start(self):
-        self.process = harness.popen(
-            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.dir}/state", "--server",
-             f"type=tcp,port={self.port},bindaddr=127.0.0.1", "--ctrl", f"type=tcp,port={self.control},bindaddr=127.0.0.1",
-             "--flags", "not-need-init,startup-clear"], os.path.join(self.dir, "swtpm.log"))
-        # Its one server port takes one connection at a time, so only the kernel is asked whether it listens.
-        wait_until(lambda: f":{self.port:04X} 00000000:0000 0A" in read("/proc/net/tcp"), "swtpm listens")
+        self.env["KH_SHIM_RESERVED"] = f"configdir='sql:{self.store}' certPrefix='' keyPrefix='' secmod='' flags="
 
 
 # ---- Keys in them --------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """T1: every signature scheme that a token can do works through the real nginx, over TLS 1.2 and 1.3, with keys that were made in the
-token and with keys that were brought into it, on both tiers; with SoftHSM, and with a TPM behind tpm2-pkcs11."""
+token and with keys that were brought into it, on both tiers; with SoftHSM, and with NSS's softokn."""
 import re
 
 import hsm
@@ -23,7 +23,7 @@ SCHEMES = {
 }
 SOFT = list(SCHEMES)
 POOLED = [kind for kind in SCHEMES if kind != "ed25519"]  # which no token wraps
-TPM = ["p256", "p384", "rsa2048", "rsa3072"]
+NSS = ["p256", "p384", "p521", "rsa2048", "rsa3072"]
 
 
 def handshake(ws, key, version, scheme, digest, kind):
@@ -77,10 +77,10 @@ def test_t1_hsm_pool_softhsm(ws):
     check(refused.returncode == 1 and refused.stderr.count("\n") == 1, "what cannot be wrapped is refused:", refused.stderr)
 
 
-def test_t1_hsm_tpm(ws):
-    token = hsm.TpmToken(ws, "tpm")
-    agent = hsm.agent_with(ws, [token], sessions=1)
-    keys = [hsm.create(ws, agent, "tpm-" + kind, kind) for kind in TPM]
+def test_t1_hsm_nss(ws):
+    token = hsm.NssToken(ws, "nss")
+    agent = hsm.agent_with(ws, [token], sessions=2)
+    keys = [hsm.create(ws, agent, "nss-" + kind, kind) for kind in NSS]
     ws.nginx(agent, "".join(ws.server(key) for key in keys))
     try_all(ws, keys)
     refused = agent.ctl("key", "create", "ed", "--type", "ed25519", "--tier", "hsm", ok=False)

@@ -34,7 +34,6 @@ ORDERS = [
     ("C_SignInit error CKR_OBJECT_HANDLE_INVALID every 5", True),
     ("C_Sign delay 50", True),
     ("C_Sign hang", False),
-    ("C_Sign crash after 20", False),
     ("C_Sign length +1 every 3", True),
     ("C_SignInit hang", False),
     ("C_Sign error CKR_DEVICE_REMOVED", False),
@@ -72,8 +71,17 @@ def kill_keeper():
     hsm.kill(token.keeper(agent))
 
 
+def crash_library():
+    """Once: a library that crashes at each start is another matter, and the supervisor takes its time."""
+    pid = wait_until(lambda: token.keeper(agent), "the token's keeper")
+    token.order("C_Sign crash")
+    wait_until(lambda: token.keeper(agent) != pid, "its library crashes")
+    token.order()
+
+
 stopped = []
 FAULTS = [(*ordered(order), goes_on) for order, goes_on in ORDERS] + [
+    ("C_Sign crash", crash_library, lambda: None, True),
     ("the token's directory goes", lambda: token.hide(), lambda: token.bring_back(), False),
     ("kill -9 of the keeper", kill_keeper, lambda: None, True),
     ("SIGSTOP of the keeper", stop_keeper, thaw_keeper, False),
@@ -147,7 +155,8 @@ def test_t3_sessions_are_not_leaked(_):
 
 
 def logins():
-    return sum(int(word) for word in harness.read(token.logins, "0").split()[:1])
+    """How often C_Login was called, by however many keepers."""
+    return harness.read(token.logins).count("C_Login ")
 
 
 def test_t3_wrong_pin(_):
