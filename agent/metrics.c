@@ -210,9 +210,9 @@ static void put_keeper(text *out, const kh_front *front, const kh_keeper_stats *
     static const char *const kernels[] = {"openssl", "portable", "avx512-ifma"};
 
     alone(out, "keyhold_keeper_up", "gauge", "Whether a keeper serves: without one nothing is signed.",
-          front->keystore != NULL);
+          front->store.keystore != NULL);
     alone(out, "keyhold_keeper_losses_total", "counter", "How often the front lost its keeper.",
-          front->stats.keeper_losses);
+          front->store.losses);
     alone(out, "keyhold_keeper_workers", "gauge", "Signing threads.", stats->workers);
     head(out, "keyhold_keeper_info", "gauge", "Which kernels compute batches; always 1.");
     sample(out, "keyhold_keeper_info", "kernels", kernels[stats->kernels < 3 ? stats->kernels : 0], 1);
@@ -437,8 +437,8 @@ char *kh_metrics_document(const kh_front *front, size_t *len)
     kh_keeper_stats stats = {0};
     text out = {0};
 
-    if (front->keystore != NULL) {
-        kh_keystore_stats(front->keystore, &stats);
+    if (front->store.keystore != NULL) {
+        kh_keystore_stats(front->store.keystore, &stats);
     }
     put_agent(&out, front);
     put_keeper(&out, front, &stats);

@@ -99,8 +99,8 @@ static json_t *keeper_json(const kh_front *front, const kh_keeper_stats *stats)
     static const char *const kernels[] = {"openssl", "portable", "avx512-ifma"};
     json_t *json = json_object();
 
-    json_object_set_new(json, "running", json_boolean(front->keystore != NULL));
-    json_object_set_new(json, "losses", number(front->stats.keeper_losses));
+    json_object_set_new(json, "running", json_boolean(front->store.keystore != NULL));
+    json_object_set_new(json, "losses", number(front->store.losses));
     json_object_set_new(json, "workers", number(stats->workers));
     json_object_set_new(json, "kernels", json_string(kernels[stats->kernels < 3 ? stats->kernels : 0]));
     json_object_set_new(json, "kernels_failed", json_boolean(stats->kernels_failed != 0));
@@ -230,8 +230,8 @@ static json_t *document(const kh_front *front)
     json_t *json = json_object(), *lanes = json_object(), *queues = json_object();
     kh_keeper_stats stats = {0};
 
-    if (front->keystore != NULL) {
-        kh_keystore_stats(front->keystore, &stats);
+    if (front->store.keystore != NULL) {
+        kh_keystore_stats(front->store.keystore, &stats);
     }
     for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
         json_object_set_new(lanes, kh_lane_name(lane), lane_json(front, &stats, lane));
