@@ -25,6 +25,12 @@ bool kh_op_expired(const kh_op *op, uint64_t now_ns)
     return op->record.deadline_ns != 0 && op->record.deadline_ns <= now_ns;
 }
 
+/* Read at each operation of a key that has a validity: it begins and ends without anybody changing anything. */
+static bool is_valid_now(const kh_key_info *info)
+{
+    return (info->not_before == 0 && info->expires == 0) || kh_info_valid(info, (uint64_t)time(NULL));
+}
+
 static kh_result may_sign(const kh_op *op)
 {
     const kh_key_info *info = &op->key->info;
@@ -63,6 +69,10 @@ static kh_result may_decrypt(const kh_op *op, uint32_t usage)
 
 kh_result kh_op_usage(const kh_op *op)
 {
+    /* Root certifies with a key whose time has not come, too: a certificate is made before. */
+    if (op->record.op != KH_STORE_CERTIFY && !is_valid_now(&op->key->info)) {
+        return KH_E_DISABLED;
+    }
     switch (op->record.op) {
     case KH_STORE_SIGN:
         return may_sign(op);
