@@ -72,12 +72,6 @@ typedef struct kh_key_info {
     uint8_t spki[KH_SPKI_MAX];
 } kh_key_info;
 
-/* Whether a key is in its validity at that time (Unix, seconds). Its state is another matter. */
-static inline bool kh_info_valid(const kh_key_info *info, uint64_t now)
-{
-    return now >= info->not_before && (info->expires == 0 || now < info->expires);
-}
-
 #define KH_KEY_ALLOW_DUPLICATE 0x1u
 #define KH_KEY_NEW_VERSION 0x2u
 #define KH_SIGN_IS_DIGEST 0x1u /* flags of KH_STORE_SIGN: data is the digest; needs usage `sign` */
@@ -332,6 +326,37 @@ KH_MUST_USE kh_result kh_keeper_send_places(int control_fd, const kh_keeper_plac
  * before to that token is closed. Sent again whenever either of the two is new.
  */
 KH_MUST_USE kh_result kh_keeper_send_link(int control_fd, const char *token, int fd);
+
+/* ---- A token's keeper -------------------------------------------------------------------------------------------- */
+
+/* Why it ends. */
+typedef enum kh_token_end {
+    KH_TOKEN_STOPPED, /* it was told to, or its supervisor is gone */
+    KH_TOKEN_PIN,     /* the PIN is wrong or locked, and was tried once: not to be tried again */
+    KH_TOKEN_HUNG,    /* a call of the library does not come back */
+    KH_TOKEN_GONE,    /* token, device or library failed: it takes a new process to open it again */
+} kh_token_end;
+
+typedef struct kh_token_config {
+    const char *name;   /* in the configuration and the logs */
+    const char *module; /* absolute path of the PKCS#11 library */
+    const char *label, *serial; /* which token; NULL: any */
+    const uint8_t *pin; /* locked memory that stays until the end: a token may want it again. NULL: no login */
+    size_t pin_len;
+    uint32_t sessions;        /* 1 to 64: operations at a time */
+    uint32_t call_timeout_ms; /* a call that takes longer counts as hung; what makes keys may take a minute */
+    int control_fd;           /* as a keeper's: kh_keeper_send_ring, _link, _stop; its end of file stops it */
+    void (*ready)(void *ctx); /* it takes rings; the token need not be there yet */
+    void (*end)(void *ctx, kh_token_end why); /* ends the process with _exit: threads may be inside the library */
+    kh_log_fn log;
+    void *ctx;
+} kh_token_config;
+
+/*
+ * Runs the keeper of one PKCS#11 token in this process, until config->end. A token that is not there is waited for, and
+ * operations are answered KH_E_UNAVAILABLE meanwhile. Returns only if it cannot begin: KH_E_MEMORY, KH_E_CRYPTO.
+ */
+KH_MUST_USE kh_result kh_token_run(const kh_token_config *config);
 
 /* ---- The admin socket: root's way past the front ---------------------------------------------------------------- */
 
