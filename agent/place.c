@@ -357,6 +357,17 @@ uint32_t kh_place_up(const kh_place *place)
     return up;
 }
 
+const char *kh_place_state(const kh_place *place, uint32_t member)
+{
+    const kh_backend *backend = place->members[member];
+    kh_keeper_stats stats = {0};
+
+    if (backend->keystore != NULL) {
+        kh_keystore_stats(backend->keystore, &stats);
+    }
+    return stats.running == 0 ? "down" : place->is_pool && backend->health.lost ? "lost" : "up";
+}
+
 uint32_t kh_place_retry_after(const kh_place *place)
 {
     uint64_t each_ns = 0, wait_ms = 0;

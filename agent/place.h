@@ -38,6 +38,8 @@ KH_MUST_USE kh_result kh_places_apply(struct kh_front *front);
 bool kh_places_use(const struct kh_front *front, const kh_backend *backend);
 /* Where a key of that tier and place is; NULL: the configuration has no such place. */
 kh_place *kh_place_find(const struct kh_front *front, uint32_t tier, const char *name);
+/* What a member is to its place at the moment: "up", "down" (no keeper, or its token is away), or (in a pool) "lost": left out. */
+const char *kh_place_state(const kh_place *place, uint32_t member);
 /* Members that serve. */
 uint32_t kh_place_up(const kh_place *place);
 /* Queues an admitted job whose key_ref is known, or ends it. */
