@@ -28,8 +28,8 @@ sbin/keyholdctl
 sbin/keyholdd
 share/bash-completion/completions/keyholdctl
 share/keyhold/keyhold-alerts.yml
-share/keyhold/keyhold-renew
 share/keyhold/keyhold-hsm.conf
+share/keyhold/keyhold-renew
 share/keyhold/keyhold-tcp.conf
 share/keyhold/scrape.yml
 share/man/man1/keyhold-bench.1
