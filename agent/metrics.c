@@ -445,23 +445,37 @@ static void put_waits(text *out, const kh_front *front, bool pools, const char *
     }
 }
 
-static void put_places(text *out, const kh_front *front)
+static void put_kind(text *out, const kh_front *front, bool pools)
 {
     for (size_t i = 0; i < sizeof place_metrics / sizeof *place_metrics; i++) {
+        if (place_metrics[i].pools != pools) {
+            continue;
+        }
         head(out, place_metrics[i].name, place_metrics[i].type, place_metrics[i].help);
         for (const kh_place *place = front->places; place != NULL; place = place->next) {
-            if (shown(place, place_metrics[i].pools)) {
-                sample(out, place_metrics[i].name, place->is_pool ? "pool" : "token", place->name,
+            if (shown(place, pools)) {
+                sample(out, place_metrics[i].name, pools ? "pool" : "token", place->name,
                        place_metrics[i].value(place));
             }
         }
     }
-    put_partitions(out, front);
-    put_durations(out, front);
-    put_waits(out, front, false, "keyhold_token_queue_wait_seconds",
-              "From the arrival of an operation to its leaving for the token's keeper.");
-    put_waits(out, front, true, "keyhold_pool_queue_wait_seconds",
-              "From the arrival of an operation to its leaving for a partition.");
+}
+
+/* Only what the configuration has: metrics of tokens where there is none would have no samples. */
+static void put_places(text *out, const kh_front *front)
+{
+    if (front->config->token_count > 0) {
+        put_kind(out, front, false);
+        put_durations(out, front);
+        put_waits(out, front, false, "keyhold_token_queue_wait_seconds",
+                  "From the arrival of an operation to its leaving for the token's keeper.");
+    }
+    if (front->config->pool_count > 0) {
+        put_kind(out, front, true);
+        put_partitions(out, front);
+        put_waits(out, front, true, "keyhold_pool_queue_wait_seconds",
+                  "From the arrival of an operation to its leaving for a partition.");
+    }
 }
 
 /* ---- Connections and callers ---- */
