@@ -82,7 +82,7 @@ kh_result kh_backends_apply(kh_front *front)
 
 /* ---- Completions ---- */
 
-static void collect(kh_backend *backend)
+void kh_backend_collect(kh_backend *backend)
 {
     kh_completion completions[COLLECT_MAX];
     size_t count = 0;
@@ -107,7 +107,7 @@ static void on_completions(struct ev_loop *loop, ev_io *io, int events)
     (void)loop;
     (void)events;
     backend->front->now_ns = kh_front_clock();
-    collect(backend);
+    kh_backend_collect(backend);
     kh_conns_flush(backend->front); /* before anything new is read: what is done does not wait for others */
 }
 
@@ -149,7 +149,7 @@ static void go_down(kh_backend *backend)
         return;
     }
     ev_io_stop(front->loop, &backend->io);
-    collect(backend); /* what was done before it died */
+    kh_backend_collect(backend); /* what was done before it died */
     kh_keystore_free(backend->keystore);
     backend->keystore = NULL;
     backend->losses++;
@@ -194,7 +194,7 @@ void kh_backend_ring(kh_front *front, const kh_boot_ring *ring, int fds[3])
     backend->io.data = backend;
     ev_set_priority(&backend->io, EV_MAXPRI);
     ev_io_start(front->loop, &backend->io);
-    collect(backend); /* asks to be woken */
+    kh_backend_collect(backend); /* asks to be woken */
 }
 
 /* ---- Keepers that stand still ---- */

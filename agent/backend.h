@@ -41,6 +41,8 @@ kh_backend *kh_backend_find(struct kh_front *front, const char *token);
 void kh_backend_ring(struct kh_front *front, const struct kh_boot_ring *ring, int fds[3]);
 /* A keeper is gone. */
 void kh_backend_down(struct kh_front *front, const struct kh_boot_ring *ring);
+/* Takes what its keeper has done, and answers it. */
+void kh_backend_collect(kh_backend *backend);
 /* Writes the job's record into the ring. False: there is no room. */
 bool kh_backend_submit(kh_backend *backend, const kh_job *job);
 /* Wakes the keepers that were given work: once per turn. */

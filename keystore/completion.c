@@ -27,7 +27,20 @@ bool kh_op_expired(const kh_op *op, uint64_t now_ns)
 
 kh_result kh_op_usage(const kh_op *op)
 {
-    return kh_permit(&op->record, &op->key->info);
+    const kh_key_info *info = &op->key->info;
+
+    /*
+     * A validity begins and ends without anybody changing anything, so it is looked at each time. Root certifies with a key
+     * whose time has not come, too: its certificate is made before.
+     */
+    if ((info->not_before != 0 || info->expires != 0) && op->record.op != KH_STORE_CERTIFY) {
+        kh_result result = kh_permit_now(info, (uint64_t)time(NULL));
+
+        if (result != KH_OK) {
+            return result;
+        }
+    }
+    return kh_permit(&op->record, info);
 }
 
 void kh_op_to_tier(kh_op *op, kh_tier_op *tier)

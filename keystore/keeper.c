@@ -295,11 +295,11 @@ static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
                          config->log, config->ctx, &keeper->store);
 }
 
-static void drop_from_cache(void *keeper_, uint64_t ref)
+static void drop_from_cache(void *keeper_, const kh_touched *touched)
 {
     kh_keeper *keeper = keeper_;
 
-    kh_cache_drop(keeper->cache, ref);
+    kh_cache_drop(keeper->cache, touched->ref);
     keeper->keys_dropped = true;
 }
 

@@ -153,7 +153,10 @@ void kh_keeper_forget(kh_keeper *keeper, kh_op *op);
 /* Memory for a result of up to len bytes, in the operation. NULL: none left. */
 uint8_t *kh_op_out(kh_op *op, size_t len);
 bool kh_op_expired(const kh_op *op, uint64_t now_ns);
-/* A question to usage.c, with the bytes of the operation. KH_E_USAGE is counted by the caller. */
+/*
+ * Whether the key does that now: its validity, then a question to usage.c with the bytes of the operation. KH_E_DISABLED.
+ * KH_E_USAGE is counted by the caller.
+ */
 kh_result kh_op_usage(const kh_op *op);
 void kh_op_to_tier(kh_op *op, kh_tier_op *tier);
 

@@ -3,12 +3,14 @@
  * front. */
 #include "keeper.h"
 #include "process.h"
+#include "row.h"
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define STORE_WAITING_MAX (2 * KH_RING_SLOTS_MAX)
 #define GENERATOR_WAITING_MAX 64
@@ -108,7 +110,7 @@ static kh_result begin_insert(kh_keeper *keeper, kh_op *op)
     kh_key_info info;
     kh_result result = KH_OK;
 
-    if (!take_info(op, create, &info)) {
+    if (!take_info(op, create, &info) || !kh_info_asked(&info)) {
         return KH_E_INVALID;
     }
     if (create && !kh_material_possible(info.type, &info.bits)) {
@@ -118,6 +120,9 @@ static kh_result begin_insert(kh_keeper *keeper, kh_op *op)
     result = kh_store_may_insert(keeper->store, &info);
     if (result != KH_OK) {
         return result;
+    }
+    if (info.tier != KH_TIER_SOFTWARE) {
+        return KH_E_UNSUPPORTED;
     }
     return kh_desk_push(&keeper->generator_desk, op->ring == NULL ? KH_DESK_ADMIN : KH_DESK_SLOW, op,
                         limit(op, GENERATOR_WAITING_MAX))
@@ -179,7 +184,7 @@ static kh_result recover_or_purge(kh_keeper *keeper, kh_op *op)
     if (!take_info(op, true, &info)) {
         return result;
     }
-    result = op->record.op == KH_STORE_PURGE ? kh_store_purge(keeper->store, info.name)
+    result = op->record.op == KH_STORE_PURGE ? kh_store_purge(keeper->store, info.name, NULL, (uint64_t)time(NULL))
                                              : kh_store_recover(keeper->store, info.name);
     settle(keeper);
     return result;
@@ -201,6 +206,9 @@ static kh_result load(kh_keeper *keeper, kh_op *op)
     result = kh_store_get(keeper->store, op->record.key_ref, &info, pkcs8, &pkcs8_len);
     if (result == KH_OK && info.state != 1) {
         result = info.state == 2 ? KH_E_DISABLED : KH_E_NOT_FOUND;
+    }
+    if (result == KH_OK && info.tier != KH_TIER_SOFTWARE) {
+        result = KH_E_UNAVAILABLE; /* it moved into a token, and the asker will find it there */
     }
     if (result == KH_OK) {
         result = kh_key_new(&info, pkcs8, pkcs8_len, &op->key);

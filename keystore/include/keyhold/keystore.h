@@ -37,7 +37,9 @@ extern "C" {
     X(KH_STORE_BACKUP, 36, "backup", 1)                                                                     \
     X(KH_STORE_BACKED_UP, 37, "backed-up", 1)                                                               \
     X(KH_STORE_EXPORT, 38, "export", 1)                                                                     \
-    X(KH_STORE_IMPORT_ALL, 39, "import-all", 1)
+    X(KH_STORE_IMPORT_ALL, 39, "import-all", 1)                                                             \
+    X(KH_STORE_POLICY, 40, "policy", 1)                                                                     \
+    X(KH_STORE_SET, 41, "set", 1)
 
 typedef enum kh_store_op {
 #define KH_X(constant, number, name, admin) constant = number,
@@ -92,7 +94,11 @@ typedef struct kh_key_info {
  *                deleted is final here: only recover (admin) undoes it
  *                what was disabled over the admin socket is enabled only there: KH_E_FORBIDDEN over the ring
  *   recover, purge (admin) data = kh_key_info (name)                               → nothing
+ *                   purge: KH_E_ORDER: it is not deleted. KH_E_FORBIDDEN: it was deleted too lately for its retention
  *   certify (admin) key_ref, scheme, data = TBSCertificate or CertificationRequestInfo → signature, whatever the usage
+ *   policy (admin)  data = a name, or nothing: the store                         → kh_name_policy (zeros: none)
+ *   set (admin)     data = kh_key_change                                         → kh_key_info of the version
+ *                   KH_E_FORBIDDEN: retention would be lowered
  * The following go in slices, and others are served between them; they end when the asker hangs up:
  *   check (admin) → text: one line per finding, "ok N keys" or "damaged: good are N keys; N findings" at the end
  *   backup (admin) a descriptor of an empty file                                    → kh_store_report; the file is a store
@@ -112,6 +118,35 @@ typedef struct kh_record {
     const uint8_t *data;  /* borrowed during submit */
     uint32_t data_len;    /* at most KH_RECORD_DATA_MAX */
 } kh_record;
+
+/* ---- What is said of a name, and of a key beside its bytes ----------------------------------------------------- */
+
+#define KH_TAGS_MAX 1024      /* bytes of all tags of a name: "KEY=VALUE\n" each */
+#define KH_TAG_KEY_MAX 64     /* as a key's name is made */
+#define KH_DAYS_MAX 3660      /* of rotation and retention */
+
+/* All of a name's versions have it. The name "" is the whole store's: only retain_days counts, for every key. */
+typedef struct kh_name_policy {
+    char name[KH_NAME_MAX + 1];
+    uint32_t rotate_days; /* the keeper makes a new version when the newest is so old; 0: never */
+    uint32_t retain_days; /* a deleted key is not purged before; 0: at once. Can be raised, never lowered */
+    char tags[KH_TAGS_MAX + 1];
+} kh_name_policy;
+
+#define KH_CHANGE_NOT_BEFORE 0x1u
+#define KH_CHANGE_EXPIRES 0x2u
+#define KH_CHANGE_ROTATE 0x4u
+#define KH_CHANGE_RETAIN 0x8u
+#define KH_CHANGE_TAGS 0x10u
+#define KH_CHANGE_ALL 0x1fu
+
+/* What KH_STORE_SET changes. Validity is a version's (0: the newest), the rest is the name's. */
+typedef struct kh_key_change {
+    uint32_t what; /* set of KH_CHANGE_ */
+    uint32_t version;
+    uint64_t not_before, expires;
+    kh_name_policy policy; /* tags: "KEY=VALUE\n" sets one, "KEY=\n" removes it, others stay */
+} kh_key_change;
 
 #define KH_IMPORT_PURGED 0x1u /* keys that were purged here may come back */
 
