@@ -5,6 +5,7 @@
 
 #include "p11.h"
 
+#include <openssl/types.h>
 #include <p11-kit/pkcs11.h>
 #include <pthread.h>
 
@@ -91,6 +92,8 @@ typedef struct kh_p11_template {
 
 void kh_p11_put(kh_p11_template *template, CK_ATTRIBUTE_TYPE type, const void *value, size_t len);
 void kh_p11_put_bool(kh_p11_template *template, CK_ATTRIBUTE_TYPE type, bool value);
+/* Takes an attribute out again. */
+void kh_p11_drop(kh_p11_template *template, CK_ATTRIBUTE_TYPE type);
 void kh_p11_put_ulong(kh_p11_template *template, CK_ATTRIBUTE_TYPE type, const CK_ULONG *value);
 /* CKA_ID and CKA_LABEL, as far as the locator has them. */
 void kh_p11_put_names(kh_p11_template *template, const kh_p11_locator *locator);
@@ -118,7 +121,42 @@ typedef struct kh_p11_curve {
 /* The nth curve of that type (the first is the usual spelling); NULL: no more. */
 const kh_p11_curve *kh_p11_curve_of(uint32_t type, size_t nth);
 
+/* ---- p11_pool.c ---- */
+
+#define KH_P11_POOL_LABEL_MAX (16 + KH_PLACE_MAX + 1)
+
+/* "keyhold-pool NAME". KH_E_INVALID: no name that can be one. */
+KH_MUST_USE kh_result kh_p11_pool_label(kh_p11_session *session, const char *prefix, const char *pool,
+                                        char label[KH_P11_POOL_LABEL_MAX]);
+/* The one object of that class and label. KH_E_NOT_FOUND, KH_E_INVALID: several. */
+KH_MUST_USE kh_result kh_p11_find_labelled(kh_p11_session *session, CK_ULONG class, const char *label,
+                                           CK_OBJECT_HANDLE *object);
+/* RFC 5649, by whichever name the token has it. False: it has none. */
+bool kh_p11_wrap_mechanism(const kh_p11 *p11, CK_MECHANISM *mechanism);
+/* C_WrapKey of an extractable key into blob (cap bytes). */
+KH_MUST_USE kh_result kh_p11_wrap(kh_p11_session *session, CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key,
+                                  uint8_t *blob, size_t cap, size_t *blob_len);
+/* C_UnwrapKey; what libraries say of a damaged blob becomes KH_E_DAMAGED. */
+KH_MUST_USE kh_result kh_p11_unwrap(kh_p11_session *session, CK_MECHANISM *mechanism,
+                                    CK_OBJECT_HANDLE wrapping, const uint8_t *blob, size_t blob_len,
+                                    const kh_p11_template *template, CK_OBJECT_HANDLE *object);
+/* Objects of a session that can be wrapped: a pair made in the token; handles: public, private. */
+KH_MUST_USE kh_result kh_p11_passing_pair(kh_p11_session *session, uint32_t type, uint32_t bits,
+                                          CK_OBJECT_HANDLE handles[2]);
+
 /* ---- p11_make.c ---- */
+
+/* Adds the attributes that are the private key itself, calls make with the template, and wipes them. */
+typedef kh_result (*kh_p11_make_fn)(kh_p11_session *session, kh_p11_template *template, void *ctx);
+KH_MUST_USE kh_result kh_p11_with_secret(kh_p11_session *session, const EVP_PKEY *pkey, uint32_t type,
+                                         kh_p11_template *template, kh_p11_make_fn make, void *ctx);
+/* Parses PKCS#8 of a key that Keyhold knows; spki may be NULL. The caller frees. */
+KH_MUST_USE kh_result kh_p11_read_pkcs8(kh_p11_session *session, const uint8_t *pkcs8, size_t pkcs8_len,
+                                        EVP_PKEY **pkey, kh_key_type *type, uint8_t *spki, size_t *spki_len);
+/* CKA_CLASS and CKA_KEY_TYPE of a private key. */
+void kh_p11_put_type(kh_p11_template *template, uint32_t type);
+KH_MUST_USE kh_result kh_p11_create(kh_p11_session *session, const kh_p11_template *template,
+                                    CK_OBJECT_HANDLE *object);
 
 /* What every private key that lives in a token gets: sensitive, not extractable, and what it may do by usage.
  */

@@ -132,7 +132,7 @@ kh_result kh_p11_generate(kh_p11_session *session, uint32_t type, uint32_t bits,
     kh_p11_put_bool(&private_, CKA_MODIFIABLE, false);
     result = kh_p11_pair_make(session, type, bits, &public_, &private_, handles);
     if (result == KH_E_UNSUPPORTED) { /* some know no MODIFIABLE */
-        private_.count--;
+        kh_p11_drop(&private_, CKA_MODIFIABLE);
         result = kh_p11_pair_make(session, type, bits, &public_, &private_, handles);
     }
     if (result != KH_OK) {
@@ -219,13 +219,46 @@ static kh_result put_secret(const EVP_PKEY *pkey, kh_key_type type, number *numb
     return KH_OK;
 }
 
-static kh_result create_object(kh_p11_session *session, const kh_p11_template *template,
-                               CK_OBJECT_HANDLE *object)
+void kh_p11_put_type(kh_p11_template *template, uint32_t type)
+{
+    kh_p11_put_ulong(template, CKA_CLASS, &class_private);
+    kh_p11_put_ulong(template, CKA_KEY_TYPE, ck_type(type));
+}
+
+kh_result kh_p11_create(kh_p11_session *session, const kh_p11_template *template, CK_OBJECT_HANDLE *object)
 {
     CK_RV rv = session->p11->f->C_CreateObject(
         session->handle, (CK_ATTRIBUTE *)(uintptr_t) template->attributes, template->count, object);
 
     return kh_p11_check(session, "C_CreateObject", rv);
+}
+
+kh_result kh_p11_with_secret(kh_p11_session *session, const EVP_PKEY *pkey, uint32_t type,
+                             kh_p11_template *template, kh_p11_make_fn make, void *ctx)
+{
+    number numbers[RSA_PARTS];
+    kh_result result = KH_OK;
+
+    kh_p11_put_type(template, type);
+    result = put_secret(pkey, (kh_key_type)type, numbers, template);
+    if (result == KH_OK) {
+        result = make(session, template, ctx);
+    }
+    OPENSSL_cleanse(numbers, sizeof(numbers));
+    return result;
+}
+
+kh_result kh_p11_read_pkcs8(kh_p11_session *session, const uint8_t *pkcs8, size_t pkcs8_len, EVP_PKEY **pkey,
+                            kh_key_type *type, uint8_t *spki, size_t *spki_len)
+{
+    kh_result result = kh_pkcs8_parse(pkcs8, pkcs8_len, pkey);
+
+    if (result == KH_OK) {
+        result = kh_key_id(*pkey, NULL, spki, spki_len, type, NULL);
+    }
+    return result == KH_OK
+               ? KH_OK
+               : kh_p11_refuse(session, result, KH_HEAL_NONE, "the key to be brought in cannot be read");
 }
 
 kh_result kh_p11_public_create(kh_p11_session *session, const kh_p11_locator *locator, const uint8_t *spki,
@@ -268,55 +301,43 @@ kh_result kh_p11_public_create(kh_p11_session *session, const kh_p11_locator *lo
         kh_p11_put(&template, CKA_EC_PARAMS, curve->params, curve->params_len);
         kh_p11_put(&template, CKA_EC_POINT, point, head + len);
     }
-    result = create_object(session, &template, &object);
+    result = kh_p11_create(session, &template, &object);
 done:
     EVP_PKEY_free(pkey);
     ERR_clear_error();
     return result;
 }
 
-static kh_result import_private(kh_p11_session *session, const EVP_PKEY *pkey, kh_key_type type,
-                                const kh_p11_locator *locator, uint32_t usage, CK_OBJECT_HANDLE *object)
+/* A kh_p11_make_fn; ctx: where the handle goes. */
+static kh_result make_private(kh_p11_session *session, kh_p11_template *template, void *object)
 {
-    kh_p11_template template = {0};
-    number numbers[RSA_PARTS];
-    kh_result result = KH_OK;
+    kh_result result = kh_p11_create(session, template, object);
 
-    kh_p11_put_ulong(&template, CKA_CLASS, &class_private);
-    kh_p11_put_ulong(&template, CKA_KEY_TYPE, ck_type(type));
-    kh_p11_put_private(&template, usage, type);
-    kh_p11_put_names(&template, locator);
-    result = put_secret(pkey, type, numbers, &template);
-    if (result == KH_OK) {
-        kh_p11_put_bool(&template, CKA_MODIFIABLE, false);
-        result = create_object(session, &template, object);
-    }
     if (result == KH_E_UNSUPPORTED) {
-        template.count--;
-        result = create_object(session, &template, object);
+        kh_p11_drop(template, CKA_MODIFIABLE);
+        result = kh_p11_create(session, template, object);
     }
-    OPENSSL_cleanse(numbers, sizeof(numbers));
     return result;
 }
 
 kh_result kh_p11_import(kh_p11_session *session, const uint8_t *pkcs8, size_t pkcs8_len,
                         const kh_p11_locator *locator, uint32_t usage)
 {
+    kh_p11_template template = {0};
     uint8_t spki[KH_SPKI_MAX];
     size_t spki_len = 0;
     kh_key_type type = KH_KEY_NONE;
     CK_OBJECT_HANDLE object = CK_INVALID_HANDLE;
     EVP_PKEY *pkey = NULL;
-    kh_result result = kh_pkcs8_parse(pkcs8, pkcs8_len, &pkey);
+    kh_result result = kh_p11_read_pkcs8(session, pkcs8, pkcs8_len, &pkey, &type, spki, &spki_len);
 
-    if (result == KH_OK) {
-        result = kh_key_id(pkey, NULL, spki, &spki_len, &type, NULL);
-    }
     if (result != KH_OK) {
-        result = kh_p11_refuse(session, result, KH_HEAL_NONE, "the key to be brought in cannot be read");
         goto done;
     }
-    result = import_private(session, pkey, type, locator, usage, &object);
+    kh_p11_put_private(&template, usage, type);
+    kh_p11_put_names(&template, locator);
+    kh_p11_put_bool(&template, CKA_MODIFIABLE, false);
+    result = kh_p11_with_secret(session, pkey, type, &template, make_private, &object);
     if (result != KH_OK) {
         goto done;
     }

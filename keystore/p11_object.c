@@ -61,6 +61,18 @@ void kh_p11_put(kh_p11_template *template, CK_ATTRIBUTE_TYPE type, const void *v
     }
 }
 
+void kh_p11_drop(kh_p11_template *template, CK_ATTRIBUTE_TYPE type)
+{
+    CK_ULONG kept = 0;
+
+    for (CK_ULONG i = 0; i < template->count; i++) {
+        if (template->attributes[i].type != type) {
+            template->attributes[kept++] = template->attributes[i];
+        }
+    }
+    template->count = kept;
+}
+
 void kh_p11_put_bool(kh_p11_template *template, CK_ATTRIBUTE_TYPE type, bool value)
 {
     static const CK_BBOOL booleans[] = {CK_FALSE, CK_TRUE};

@@ -2,6 +2,7 @@
 /* Real SoftHSM tokens for tests, in a directory of the test's own. */
 #include "p11_rig.h"
 
+#include <dlfcn.h>
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
@@ -92,6 +93,16 @@ kh_p11 *rig_open(const char *module, const char *label)
     assert_int_equal(kh_p11_open(&config, &p11), KH_OK);
     assert_int_equal(kh_p11_login(p11), KH_OK);
     return p11;
+}
+
+void *rig_symbol(const char *name)
+{
+    void *library = dlopen(rig_softhsm(), RTLD_NOW | RTLD_LOCAL), *symbol = NULL;
+
+    assert_non_null(library);
+    symbol = dlsym(library, name);
+    assert_non_null(symbol);
+    return symbol;
 }
 
 void rig_clean(void)

@@ -15,6 +15,8 @@ void rig_directory(void);
 void rig_token(const char *label);
 /* Opens and logs in. module NULL: SoftHSM's. */
 kh_p11 *rig_open(const char *module, const char *label);
+/* A symbol of SoftHSM's, for tests that speak PKCS#11 themselves. */
+void *rig_symbol(const char *name);
 /* Removes the directory. */
 void rig_clean(void);
 /* A locator with that CKA_ID byte repeated, and a label. */
