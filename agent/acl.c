@@ -36,25 +36,33 @@ bool kh_acl_allows_op(const kh_config_identity *identity, kh_op op)
     return false;
 }
 
-kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, uint32_t usages, const kh_key_info *infos,
-                        size_t count, bool any_state, const kh_key_info **chosen)
+static bool serves(const kh_key_info *info, uint64_t now_s)
+{
+    return info->state == KH_STATE_ENABLED && now_s >= info->not_before &&
+           (info->expires == 0 || now_s < info->expires);
+}
+
+kh_result kh_acl_choose(const kh_config_identity *identity, kh_op op, uint32_t usages,
+                        const kh_key_info *const infos[], size_t count, bool any_state, uint64_t now_s,
+                        const kh_key_info **chosen)
 {
     const kh_key_info *enabled = NULL, *disabled = NULL;
 
     *chosen = NULL;
     for (size_t i = 0; i < count; i++) {
-        const kh_key_info *info = &infos[i];
+        const kh_key_info *info = infos[i];
+        bool enabled_now = serves(info, now_s);
 
         if (info->state == KH_STATE_DELETED || !kh_acl_allows(identity, op, info->name, strlen(info->name))) {
             continue;
         }
-        if (info->state == KH_STATE_ENABLED && (usages == 0 || (info->usage & usages) != 0)) {
+        if (enabled_now && (usages == 0 || (info->usage & usages) != 0)) {
             *chosen = info;
             return KH_OK;
         }
-        if (info->state == KH_STATE_ENABLED && enabled == NULL) {
+        if (enabled_now && enabled == NULL) {
             enabled = info;
-        } else if (info->state != KH_STATE_ENABLED && disabled == NULL) {
+        } else if (!enabled_now && disabled == NULL) {
             disabled = info;
         }
     }

@@ -326,6 +326,7 @@ def operations_story():
     story += renewal(left)
     story += monitoring(left)
     story += far_away(left)
+    story += tokens(left)
     story += everyday()
     story += take(left, "sh", "keyholdctl store backup") + "test -s /var/backups/keyhold/keys.db\n"
     story += "keyholdctl key create since --type p256\n" + take(left, "sh", "keyholdctl store restore")
@@ -430,6 +431,21 @@ def far_away(left):
     ping = take(left, "sh", "--agent tcp:")
     story += "{\n" + ping + "} | grep edge2\nnot " + ping.replace("edge2.crt", "agent.crt").replace("edge2.key", "agent.key")
     return story + "cd ..\nsleep 1\nget www.example ca.crt | grep served\n"
+
+
+def tokens(left):
+    """A token of SoftHSM's, and a pool of three; a wrong PIN and a right one; the keys sign."""
+    story = take(left, "sh", "softhsm2-util --init-token")
+    block = take(left, "", 'token "one"')
+    story += f"cat >> /etc/keyhold/keyhold.conf <<'END'\n{block}END\n" + take(left, "sh", "create vault.example")
+    story += "keyholdctl key show vault.example --json | grep '\"hsm\"'\n"
+    story += "cp /etc/keyhold/one.pin kept.pin\necho 000000 >/etc/keyhold/one.pin\n" + take(left, "sh", "systemctl reload keyhold")
+    story += "cat kept.pin >/etc/keyhold/one.pin\nsystemctl reload keyhold\n"
+    story += take(left, "sh", "keyholdctl pool init vault")
+    for name in ("vault.example", "pooled.example"):
+        story += (f"until keyholdctl cert self-signed {name} --subject /CN={name} --out {name}.crt; do sleep 0.2; done\n"
+                  f"openssl verify -CAfile {name}.crt {name}.crt\n")
+    return story
 
 
 def monitoring(left):
