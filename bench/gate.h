@@ -19,10 +19,12 @@ typedef struct gate {
     json_t *env;              /* what DIR/env of the demo says: name to text */
     uint64_t load_ns;         /* how long one load run measures */
     void *store;              /* gate_store.c's, NULL until its rows run */
+    void *tiers;              /* gate_tiers.c's, the same */
     json_t *kernels;          /* gate_kernels.c's: one report for each alternation */
     kh_load_result load;      /* scratch: it is large */
     kh_op_result op;
     kh_flight_result flight;
+    kh_mix_result mix;
 } gate;
 
 typedef struct gate_row gate_row;
@@ -63,6 +65,15 @@ bool gate_flood_p99(gate *g, const gate_row *row, size_t alternation, double *va
 /* A full batch of a kernel, over OpenSSL; half a batch over a full one, in operations per second. */
 bool gate_kernel_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
 bool gate_kernel_half(gate *g, const gate_row *row, size_t alternation, double *value);
+
+/* Signatures per second with keys in a token, over those of as many bare threads as it has sessions. */
+bool gate_token_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
+/* By how much a slow key in the same token moves the p99 of a fast one, in ms. */
+bool gate_token_slow_key(gate *g, const gate_row *row, size_t alternation, double *value);
+/* 10,000 keys over three tiers: ms from start to the first signature; bytes of the front's memory for each key that it has seen. */
+bool gate_tiers_start(gate *g, const gate_row *row, size_t alternation, double *value);
+bool gate_tiers_memory(gate *g, const gate_row *row, size_t alternation, double *value);
+void gate_tiers_end(gate *g);
 
 /* Handshakes per second from two seconds after a partition of a pool loses its token, over those before. */
 bool gate_pool_ratio(gate *g, const gate_row *row, size_t alternation, double *value);

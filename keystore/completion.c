@@ -199,14 +199,16 @@ void kh_keeper_forget(kh_keeper *keeper, kh_op *op)
     count_out(keeper, op->ring);
 }
 
-static void write_result(kh_op *op)
+static void write_result(kh_keeper *keeper, kh_op *op)
 {
     const uint8_t *out = op->long_out != NULL ? op->long_out : op->out;
 
     if (op->result != KH_OK && (op->ring != NULL || op->task == NULL)) {
         op->out_len = 0; /* only what takes long says why */
     }
-    if (op->ring != NULL) {
+    if (op->answered != NULL) {
+        op->answered(keeper, op);
+    } else if (op->ring != NULL) {
         kh_ring_end_result(&op->ring->end, op->slot, op->result, out, op->out_len, op->batch);
     } else {
         kh_admin_answer(op->admin_fd, op->result, out, op->out_len);
@@ -218,7 +220,7 @@ static void write_result(kh_op *op)
 void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        write_result(ops[i]);
+        write_result(keeper, ops[i]);
     }
     pthread_mutex_lock(&keeper->lock);
     for (size_t i = 0; i < n; i++) {

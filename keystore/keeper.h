@@ -26,8 +26,12 @@
 
 struct kh_keeper_ring;
 
+struct kh_keeper;
+
 typedef struct kh_op {
     struct kh_op *next;
+    void (*run)(struct kh_keeper *keeper, struct kh_op *op); /* no operation but an event of the store thread's, which is its own */
+    void (*answered)(struct kh_keeper *keeper, struct kh_op *op); /* the keeper's own: called instead of an answer */
     struct kh_keeper_ring *ring; /* NULL: came over the admin socket */
     int admin_fd;                /* answer goes here; owned */
     int file_fd;                 /* came along with it, or -1; owned */
@@ -107,6 +111,7 @@ typedef struct kh_keeper {
     kh_store *store;
     kh_cache *cache;
     bool keys_dropped;       /* keys changed and nobody was told yet; the store thread's */
+    struct kh_links *links;  /* to the tokens' keepers; the store thread's */
     kh_software *store_tier; /* signs what came over the admin socket; the store thread's */
 
     pthread_mutex_t lock;
@@ -178,6 +183,17 @@ void *kh_storework_main(void *keeper);
 /* Routes an operation to the store thread; answers it itself if that is not possible. */
 void kh_storework_submit(kh_keeper *keeper, kh_op *op);
 void *kh_generator_main(void *keeper);
+/* Counts and answers what the store thread is done with. */
+void kh_storework_finish(kh_keeper *keeper, kh_op *op, kh_result result, uint64_t busy_ns);
+/* An operation of the keeper's own, of root's rights, with a copy of the data; `answered` is called with it. NULL: no memory. */
+kh_op *kh_storework_own(uint32_t op, const void *data, size_t len, void (*answered)(kh_keeper *keeper, kh_op *op));
+/* Whose rights it has. */
+kh_store_asker kh_storework_asker(const kh_op *op);
+/* Fronts look keys up anew; what began with keys that are used no more is done. */
+void kh_storework_changed(kh_keeper *keeper);
+/* Has it done as if somebody had asked. */
+void kh_storework_start(kh_keeper *keeper, kh_op *op);
+kh_result kh_storework_give_infos(kh_op *op, const kh_key_info *infos, size_t count);
 
 /* ---- storetask.c: operations in slices, on the store's thread. KH_AGAIN: a slice was done, and it waits for
  * the next */

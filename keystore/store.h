@@ -77,6 +77,10 @@ KH_MUST_USE kh_result kh_store_find_name(kh_store *store, const char *name, size
                                          kh_key_info *infos, size_t max, size_t *count);
 KH_MUST_USE kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_key_info *infos,
                                        size_t max, size_t *count);
+/* The newest version; deleted ones only if `also_deleted`. KH_E_FORBIDDEN: there is none but deleted ones. */
+KH_MUST_USE kh_result kh_store_newest(kh_store *store, const char *name, bool also_deleted, kh_key_info *newest);
+/* The next row after *ref that is at that token or pool, by an index that is not sealed: read it. KH_E_NOT_FOUND: none. */
+KH_MUST_USE kh_result kh_store_next_at(kh_store *store, const char *place, uint64_t *ref);
 /* The versions that follow name/version in the order of names and versions. Damaged ones are left out. */
 KH_MUST_USE kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version,
                                     kh_key_info *infos, size_t max, size_t *count);

@@ -442,6 +442,27 @@ kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_
     return result;
 }
 
+kh_result kh_store_next_at(kh_store *store, const char *place, uint64_t *ref)
+{
+    sqlite3_stmt *st = store->statement[ST_AT_PLACE];
+    uint64_t next = 0;
+    kh_result result = KH_OK;
+    int code = SQLITE_OK;
+
+    sqlite3_bind_text(st, 1, place, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(st, 2, (int64_t)*ref);
+    code = sqlite3_step(st);
+    result = kh_store_error(store, code, "looking for keys of a place");
+    next = code == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(st, 0) : 0;
+    if (result == KH_OK && next <= *ref) {
+        result = code == SQLITE_ROW ? KH_E_DAMAGED : KH_E_NOT_FOUND;
+    }
+    *ref = result == KH_OK ? next : *ref;
+    sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
+    return result;
+}
+
 kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version,
                         kh_key_info *infos, size_t max, size_t *count)
 {

@@ -63,6 +63,7 @@ static kh_result to_3(kh_store *store)
         "ALTER TABLE keys ADD COLUMN not_before INTEGER NOT NULL DEFAULT 0;"
         "ALTER TABLE keys ADD COLUMN expires INTEGER NOT NULL DEFAULT 0;"
         "ALTER TABLE keys ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;"
+        "CREATE INDEX keys_place ON keys (place) WHERE place <> '';" /* few, or none */
         "CREATE TABLE intents (token TEXT NOT NULL, object BLOB NOT NULL, destroy INTEGER NOT NULL,"
         " PRIMARY KEY (token, object)) WITHOUT ROWID;"
         "CREATE TABLE names (name TEXT PRIMARY KEY NOT NULL, rotate_days INTEGER NOT NULL,"

@@ -45,6 +45,7 @@
     X(ST_UNNAME, "DELETE FROM names WHERE name = ?1")                                                        \
     X(ST_NEXT_NAME, "SELECT name FROM names WHERE name > ?1 ORDER BY name LIMIT 1")                          \
     X(ST_DELETE, "DELETE FROM keys WHERE ref = ?1")                                                          \
+    X(ST_AT_PLACE, "SELECT ref FROM keys WHERE place = ?1 AND place <> '' AND ref > ?2 ORDER BY ref LIMIT 1") \
     X(ST_COUNT, "SELECT count(*) FROM keys INDEXED BY keys_name")                                            \
     X(ST_NEXT_ROW,                                                                                           \
       "SELECT ref, name, version, id FROM keys NOT INDEXED WHERE ref > ?1 ORDER BY ref LIMIT 1")             \
@@ -147,7 +148,5 @@ KH_MUST_USE kh_result kh_names_retained(kh_store *store, const char *name, uint6
 void kh_store_tell(kh_store *store, const kh_touched *touched, size_t n);
 /* Before it changes. */
 void kh_store_touch(kh_touched *touched, const kh_row *row);
-/* The newest version; deleted ones only if `also_deleted`. KH_E_FORBIDDEN: there is none but deleted ones. */
-KH_MUST_USE kh_result kh_store_newest(kh_store *store, const char *name, bool also_deleted, kh_key_info *newest);
 
 #endif

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define RULES_MAX 64
+#define HIDDEN_MAX 32
 #define LINE_MAX_BYTES 512
 #define HANG_STEP_MS 20
 
@@ -33,6 +34,8 @@ typedef struct shim_rule {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static shim_rule rules[RULES_MAX];
 static size_t rule_count;
+static CK_MECHANISM_TYPE hidden[HIDDEN_MAX];
+static size_t hidden_count;
 static atomic_bool labels, token_gone;
 static atomic_ulong epoch;
 static bool found_labels, found_gone; /* while the file is read */
@@ -176,6 +179,10 @@ static void read_line(char *line)
         found_gone = true;
         return;
     }
+    if (verb != NULL && strcmp(first, "hide") == 0 && hidden_count < HIDDEN_MAX) {
+        hidden[hidden_count++] = strtoul(verb, NULL, 0);
+        return;
+    }
     memset(rule, 0, sizeof(*rule));
     if (rule_count == RULES_MAX || verb == NULL || strncmp(first, "C_", 2) != 0 ||
         strlen(first) >= sizeof(rule->function) || !read_verb(rule, verb, &save) ||
@@ -205,6 +212,7 @@ static void look_again(void)
     }
     known = now;
     rule_count = 0;
+    hidden_count = 0;
     found_labels = false;
     found_gone = false;
     file = fopen(path, "re");
@@ -309,6 +317,19 @@ void shim_after(const shim_action *action, const char *function, CK_RV rv)
 bool shim_wants_labels(void)
 {
     return labels;
+}
+
+bool shim_hides(CK_MECHANISM_TYPE type)
+{
+    bool hides = false;
+
+    pthread_mutex_lock(&lock);
+    look_again();
+    for (size_t i = 0; i < hidden_count; i++) {
+        hides |= hidden[i] == type;
+    }
+    pthread_mutex_unlock(&lock);
+    return hides;
 }
 
 unsigned long shim_epoch(void)

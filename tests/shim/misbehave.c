@@ -155,15 +155,15 @@ static void get_label(CK_SESSION_HANDLE handle, char label[SHIM_LABEL_MAX])
 
 static CK_RV initialize(void *args)
 {
-    CK_C_INITIALIZE_ARGS with = {0};
+    CK_C_INITIALIZE_ARGS with_reserved =
+        args != NULL ? *(CK_C_INITIALIZE_ARGS *)args : (CK_C_INITIALIZE_ARGS){0};
+    char *reserved = getenv("KH_SHIM_RESERVED");
 
-    if (args != NULL) {
-        with = *(const CK_C_INITIALIZE_ARGS *)args;
+    if (reserved != NULL) {
+        with_reserved.pReserved = reserved;
+        args = &with_reserved;
     }
-    if (with.pReserved == NULL) { /* NSS's softokn learns there where its keys are */
-        with.pReserved = getenv("KH_SHIM_RESERVED");
-    }
-    CALL("C_Initialize", "", CKR_OK, real->C_Initialize(with.pReserved != NULL ? &with : args));
+    CALL("C_Initialize", "", CKR_OK, real->C_Initialize(args));
 }
 
 static CK_RV finalize_real(void *reserved)
@@ -195,6 +195,12 @@ static CK_RV get_token(CK_SLOT_ID slot, CK_TOKEN_INFO *info)
 {
     CALL("C_GetTokenInfo", "", shim_token_gone() ? CKR_TOKEN_NOT_PRESENT : CKR_OK,
          real->C_GetTokenInfo(slot, info));
+}
+
+static CK_RV get_mechanism(CK_SLOT_ID slot, CK_MECHANISM_TYPE type, CK_MECHANISM_INFO *info)
+{
+    CALL("C_GetMechanismInfo", "", shim_hides(type) ? CKR_MECHANISM_INVALID : CKR_OK,
+         real->C_GetMechanismInfo(slot, type, info));
 }
 
 static CK_RV open_real(CK_SLOT_ID slot, CK_FLAGS flags, void *application, CK_NOTIFY notify,
@@ -488,6 +494,7 @@ static void load(void)
     list.C_Finalize = finalize;
     list.C_GetSlotList = get_slots;
     list.C_GetTokenInfo = get_token;
+    list.C_GetMechanismInfo = get_mechanism;
     list.C_OpenSession = open_session;
     list.C_CloseSession = close_session;
     list.C_GetSessionInfo = get_session_info;

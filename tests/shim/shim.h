@@ -22,6 +22,8 @@ shim_action shim_before(const char *function, const char *label);
 void shim_after(const shim_action *action, const char *function, CK_RV rv);
 /* Whether the token is gone; looks at the control file, the next two do not. */
 bool shim_token_gone(void);
+/* Whether the token is said not to have that mechanism. */
+bool shim_hides(CK_MECHANISM_TYPE type);
 /* How often sessions were lost so far. */
 unsigned long shim_epoch(void);
 /* Whether a rule asks for labels: only then they are read. */

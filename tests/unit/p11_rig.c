@@ -113,6 +113,23 @@ void rig_clean(void)
     }
 }
 
+void rig_rules(const char *text)
+{
+    char path[300], next[310];
+    FILE *file = NULL;
+
+    rig_directory();
+    snprintf(path, sizeof(path), "%s/control", directory);
+    setenv("KH_SHIM_MODULE", rig_softhsm(), 1);
+    setenv("KH_SHIM_CONTROL", path, 1);
+    snprintf(next, sizeof(next), "%s.next", path);
+    file = fopen(next, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    assert_int_equal(rename(next, path), 0);
+}
+
 kh_p11_locator rig_locator(uint8_t id, const char *label)
 {
     kh_p11_locator locator = {.id_len = KH_P11_ID_LEN};

@@ -19,6 +19,8 @@ kh_p11 *rig_open(const char *module, const char *label);
 void *rig_symbol(const char *name);
 /* Removes the directory. */
 void rig_clean(void);
+/* Sets the shim's environment, once; then another control file in place of the one before, at once. */
+void rig_rules(const char *text);
 /* A locator with that CKA_ID byte repeated, and a label. */
 kh_p11_locator rig_locator(uint8_t id, const char *label);
 /* Verifies with OpenSSL what was signed. */

@@ -22,23 +22,9 @@ typedef struct rig {
     kh_p11_session *session;
     kh_p11_locator locator[2]; /* P-256 "fast", RSA-4096 "slow" */
     kh_p11_key key[2];
-    char control[300], counts[300];
+    char counts[300];
 } rig;
 static rig r;
-
-/* Another file in place of the control file, at once. */
-static void rules(const char *text)
-{
-    char next[310];
-    FILE *file = NULL;
-
-    snprintf(next, sizeof(next), "%s.next", r.control);
-    file = fopen(next, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
-    assert_int_equal(rename(next, r.control), 0);
-}
 
 static kh_result sign(int which)
 {
@@ -64,10 +50,8 @@ static int set_up(void **state)
     (void)state;
     rig_token("one");
     conf = getenv("SOFTHSM2_CONF");
-    snprintf(r.control, sizeof(r.control), "%s.control", conf);
     snprintf(r.counts, sizeof(r.counts), "%s.counts", conf);
-    setenv("KH_SHIM_MODULE", rig_softhsm(), 1);
-    setenv("KH_SHIM_CONTROL", r.control, 1);
+    rig_rules("");
     r.p11 = rig_open(KH_SHIM, "one");
     assert_int_equal(kh_p11_session_new(r.p11, true, &r.session), KH_OK);
     r.locator[0] = rig_locator(1, "fast");
@@ -83,7 +67,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    rules("");
+    rig_rules("");
     kh_p11_session_free(r.session);
     kh_p11_close(r.p11);
     rig_clean();
@@ -103,19 +87,19 @@ static void delays(void **state)
     double begin = 0;
 
     (void)state;
-    rules("C_Sign delay 200\n");
+    rig_rules("C_Sign delay 200\n");
     begin = now();
     assert_int_equal(sign(0), KH_OK);
     assert_true(now() - begin >= 0.2);
-    rules("C_Sign delay 5000 label=slow\n");
+    rig_rules("C_Sign delay 5000 label=slow\n");
     begin = now();
     assert_int_equal(sign(0), KH_OK);
     assert_true(now() - begin < 5);
-    rules("C_Sign delay 150 label=slow\n# and nothing else\n");
+    rig_rules("C_Sign delay 150 label=slow\n# and nothing else\n");
     begin = now();
     assert_int_equal(sign(1), KH_OK);
     assert_true(now() - begin >= 0.15);
-    rules("");
+    rig_rules("");
 }
 
 static void fails_now_and_then(void **state)
@@ -123,7 +107,7 @@ static void fails_now_and_then(void **state)
     int failed = 0;
 
     (void)state;
-    rules("C_Sign error CKR_DEVICE_ERROR every 10\n");
+    rig_rules("C_Sign error CKR_DEVICE_ERROR every 10\n");
     for (int i = 0; i < 50; i++) {
         kh_result result = sign(0);
 
@@ -138,11 +122,11 @@ static void fails_now_and_then(void **state)
         }
     }
     assert_int_equal(failed, 5);
-    rules("C_SignInit error 0x80000123 after 1\n");
+    rig_rules("C_SignInit error 0x80000123 after 1\n");
     assert_int_equal(sign(0), KH_OK);
     assert_int_equal(sign(0), KH_E_UNAVAILABLE);
     assert_string_equal(kh_p11_session_error(r.session), "C_SignInit: CKR 0x80000123");
-    rules("");
+    rig_rules("");
     assert_int_equal(sign(0), KH_OK);
 }
 
@@ -172,10 +156,10 @@ static void each_error_has_a_meaning(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(meanings) / sizeof(meanings[0]); i++) {
         snprintf(rule, sizeof(rule), "C_Sign error %s\n", meanings[i].rv);
-        rules(rule);
+        rig_rules(rule);
         assert_int_equal(sign(0), meanings[i].result);
         assert_int_equal(kh_p11_session_heal(r.session), meanings[i].heal);
-        rules("");
+        rig_rules("");
         assert_int_equal(sign(0), KH_OK);
     }
 }
@@ -188,22 +172,22 @@ static void lies_about_lengths(void **state)
 
     (void)state;
     for (int which = 0; which < 2; which++) {
-        rules("C_Sign length +1\n");
+        rig_rules("C_Sign length +1\n");
         assert_int_equal(sign(which), KH_E_UNAVAILABLE);
         assert_string_equal(kh_p11_session_error(r.session),
                             which == 0 ? "C_Sign: answered 65 bytes instead of 64"
                                        : "C_Sign: answered 513 bytes instead of 512");
         assert_int_equal(kh_p11_session_heal(r.session), KH_HEAL_SESSION);
-        rules("C_Sign length -1\n");
+        rig_rules("C_Sign length -1\n");
         assert_int_equal(sign(which), KH_E_UNAVAILABLE);
-        rules("C_Sign length +1000000\n");
+        rig_rules("C_Sign length +1000000\n");
         assert_int_equal(sign(which), KH_E_UNAVAILABLE);
     }
-    rules("C_Decrypt length -1\n");
+    rig_rules("C_Decrypt length -1\n");
     assert_int_equal(kh_p11_rsa_raw(r.session, &r.key[1], block, sizeof(block), out, &len), KH_E_UNAVAILABLE);
-    rules("C_GetAttributeValue length +100000\n");
+    rig_rules("C_GetAttributeValue length +100000\n");
     assert_int_equal(kh_p11_find(r.session, &r.locator[1], &key), KH_E_UNAVAILABLE);
-    rules("");
+    rig_rules("");
     assert_int_equal(kh_p11_rsa_raw(r.session, &r.key[1], block, sizeof(block), out, &len), KH_OK);
     assert_int_equal(sign(0), KH_OK);
 }
@@ -215,7 +199,7 @@ static void loses_sessions(void **state)
 
     (void)state;
     for (int i = 0; i < 20; i++) {
-        rules(i % 2 ? "sessions lost\n" : "sessions lost\n#\n");
+        rig_rules(i % 2 ? "sessions lost\n" : "sessions lost\n#\n");
         assert_int_equal(sign(0), KH_E_UNAVAILABLE);
         assert_int_equal(kh_p11_session_heal(r.session), KH_HEAL_SESSION);
         assert_int_equal(kh_p11_alive(r.session), KH_E_UNAVAILABLE);
@@ -227,7 +211,7 @@ static void loses_sessions(void **state)
         set_keys();
         assert_int_equal(sign(0), KH_OK);
     }
-    rules("");
+    rig_rules("");
 }
 
 static void token_goes_and_comes(void **state)
@@ -236,13 +220,13 @@ static void token_goes_and_comes(void **state)
     kh_p11 *p11 = NULL;
 
     (void)state;
-    rules("token gone\n");
+    rig_rules("token gone\n");
     assert_int_equal(sign(0), KH_E_UNAVAILABLE);
     assert_int_equal(kh_p11_session_heal(r.session), KH_HEAL_TOKEN);
     assert_int_equal(kh_p11_alive(r.session), KH_E_UNAVAILABLE);
     assert_int_equal(kh_p11_session_heal(r.session), KH_HEAL_TOKEN);
     assert_int_equal(kh_p11_open(&config, &p11), KH_E_NOT_FOUND);
-    rules("");
+    rig_rules("");
     assert_int_equal(sign(0), KH_E_UNAVAILABLE);
     assert_int_equal(kh_p11_session_renew(r.session), KH_OK);
     set_keys();
@@ -295,17 +279,17 @@ static void crashes_and_hangs(void **state)
     r.session = NULL;
     r.p11 = NULL;
     assert_int_equal(child_signs(), 256);
-    rules("C_Sign crash after 5\n");
+    rig_rules("C_Sign crash after 5\n");
     assert_int_equal(child_signs(), SIGSEGV);
-    rules("C_Sign hang after 2\n");
+    rig_rules("C_Sign hang after 2\n");
     assert_int_equal(child_signs(), SIGALRM);
     snprintf(rule, sizeof(rule), "C_Login count-file %s\n", r.counts);
-    rules(rule);
+    rig_rules(rule);
     assert_int_equal(child_signs(), 256);
     assert_int_equal(child_signs(), 256);
     assert_int_equal(stat(r.counts, &st), 0);
     assert_int_equal(st.st_size, 2 * strlen("C_Login 0x0\n"));
-    rules("C_Sign wobble 5\n");
+    rig_rules("C_Sign wobble 5\n");
     assert_int_equal(child_signs(), SIGABRT);
 }
 

@@ -39,7 +39,9 @@ extern "C" {
     X(KH_STORE_EXPORT, 38, "export", 1)                                                                     \
     X(KH_STORE_IMPORT_ALL, 39, "import-all", 1)                                                             \
     X(KH_STORE_POLICY, 40, "policy", 1)                                                                     \
-    X(KH_STORE_SET, 41, "set", 1)
+    X(KH_STORE_SET, 41, "set", 1)                                                                           \
+    X(KH_STORE_MOVE, 42, "move", 1)                                                                         \
+    X(KH_STORE_ADOPT, 43, "adopt", 1)
 
 typedef enum kh_store_op {
 #define KH_X(constant, number, name, admin) constant = number,
@@ -99,6 +101,11 @@ typedef struct kh_key_info {
  *   policy (admin)  data = a name, or nothing: the store                         → kh_name_policy (zeros: none)
  *   set (admin)     data = kh_key_change                                         → kh_key_info of the version
  *                   KH_E_FORBIDDEN: retention would be lowered
+ *   move (admin)    data = kh_key_info (name, version or 0, tier, place)         → kh_key_info, of a key that is in a token now
+ *                   KH_E_ORDER: it is in one already, or deleted
+ *   adopt (admin)   data = kh_key_adoption                                       → kh_key_info
+ *                   KH_E_NOT_FOUND: no such token, or key in it
+ * Keys of tokens: KH_E_UNAVAILABLE while the token, or the pool's quorum, is not there.
  * The following go in slices, and others are served between them; they end when the asker hangs up:
  *   check (admin) → text: one line per finding, "ok N keys" or "damaged: good are N keys; N findings" at the end
  *   backup (admin) a descriptor of an empty file                                    → kh_store_report; the file is a store
@@ -132,6 +139,14 @@ typedef struct kh_name_policy {
     uint32_t retain_days; /* a deleted key is not purged before; 0: at once. Can be raised, never lowered */
     char tags[KH_TAGS_MAX + 1];
 } kh_name_policy;
+
+/* A key that somebody else made in a token. Found by CKA_ID, else by label; info: name, usage, flags, place, validity. */
+typedef struct kh_key_adoption {
+    kh_key_info info;
+    uint32_t id_len; /* at most 64; 0: by label alone */
+    uint8_t id[64];
+    char label[KH_NAME_MAX + 1];
+} kh_key_adoption;
 
 #define KH_CHANGE_NOT_BEFORE 0x1u
 #define KH_CHANGE_EXPIRES 0x2u
@@ -281,6 +296,7 @@ typedef struct kh_keeper_config {
     bool use_kernels;          /* false: kernels = openssl */
     int control_fd;            /* SOCK_SEQPACKET from the supervisor: kh_keeper_send_*; its end of file stops the keeper */
     int admin_fd;              /* listening SOCK_SEQPACKET Unix socket for kh_admin_call, or -1 */
+    bool with_places;          /* kh_keeper_send_places follows: the admin socket waits for it */
     void (*confine)(void *ctx);   /* called when all files are open and all threads about to start; installs seccomp */
     void (*ready)(void *ctx);     /* called when it can serve */
     kh_log_fn log;
