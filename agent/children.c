@@ -262,7 +262,7 @@ static void log_death(const kh_child *child, int status)
         kh_log(KH_LOG_ERROR, "process_died", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("signal", WTERMSIG(status)));
     } else {
-        kh_log(child->supervisor->stopping && WEXITSTATUS(status) == 0 ? KH_LOG_INFO : KH_LOG_ERROR,
+        kh_log((child->supervisor->stopping || child->asked_to_stop) && WEXITSTATUS(status) == 0 ? KH_LOG_INFO : KH_LOG_ERROR,
                "process_died", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("exit", WEXITSTATUS(status)));
     }

@@ -155,11 +155,13 @@ void kh_token_forget(kh_child *child)
 
 void kh_token_died(kh_child *child)
 {
-    ev_timer_stop(child->supervisor->loop, &child->patience);
+    kh_supervisor *supervisor = child->supervisor;
+
+    ev_timer_stop(supervisor->loop, &child->patience);
     if (kh_token_block(child) == NULL) {
         kh_log(KH_LOG_NOTICE, "token_removed", KH_LT("token", child->token));
         kh_token_forget(child);
-        kh_tokens_start(child->supervisor); /* one may have waited for the place */
+        kh_tokens_start(supervisor); /* one may have waited for the place */
     } else if (child->asked_to_stop) {
         child->asked_to_stop = child->parked = false;
         child->failures = 0;

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OPEN_MS 15000 /* for loading and initializing a library, and for logging in */
+#define OPEN_MS 8000  /* for loading and initializing a library, and for logging in */
 #define MAKE_MS 60000 /* RSA-4096 takes a slow token that long */
 #define POLL_MS 250   /* how often a token that is not there is looked for, */
 #define POLL_LATER_MS 1000
@@ -19,16 +19,21 @@
 
 /* ---- Talking */
 
+/* A store's keeper that does not read is stuck, and its watchdog's business: it gets a new link afterwards. */
+static void tell(kh_token *token, const kh_link_message *message, const void *data)
+{
+    if (token->link_fd >= 0 && kh_link_send(token->link_fd, message, data) == KH_AGAIN) {
+        kh_logf(token->config->log, token->config->ctx, KH_LOG_WARN,
+                "token %s: the store's keeper does not read what it is told", token->config->name);
+    }
+}
+
 void kh_token_link_answer(kh_token *token, uint32_t op, uint64_t number, kh_result result, const void *data, size_t len)
 {
     const kh_link_message message = {
         .op = op, .answer = 1, .number = number, .result = (uint32_t)result, .data_len = (uint32_t)len};
 
-    /* A store's keeper that does not read is stuck, and its watchdog's business: it gets a new link afterwards. */
-    if (token->link_fd >= 0 && kh_link_send(token->link_fd, &message, data) != KH_OK) {
-        kh_logf(token->config->log, token->config->ctx, KH_LOG_WARN, "token %s: an answer to the store's keeper is lost",
-                token->config->name);
-    }
+    tell(token, &message, data);
 }
 
 void kh_token_link_hello(kh_token *token)
@@ -38,10 +43,7 @@ void kh_token_link_hello(kh_token *token)
 
     if (token->link_fd >= 0 && token->serving) {
         memcpy(name, token->config->name, strnlen(token->config->name, KH_PLACE_MAX));
-        if (kh_link_send(token->link_fd, &message, name) != KH_OK) {
-            kh_logf(token->config->log, token->config->ctx, KH_LOG_WARN, "token %s: an answer to the store's keeper is lost",
-                    token->config->name);
-        }
+        tell(token, &message, name);
     }
 }
 
