@@ -51,7 +51,7 @@ typedef struct kh_link_key {
     char pool[KH_PLACE_MAX + 1]; /* empty: a key of this token alone */
     uint32_t blob_len;
     uint32_t pkcs8_len; /* KH_LINK_IMPORT: behind the blob; wiped by both sides after use */
-    uint8_t tail[];     /* blob, pkcs8 */
+    _Alignas(uint64_t) uint8_t tail[]; /* blob, pkcs8: where sizeof says that it ends */
 } kh_link_key;
 
 /* ---- link.c: the transport. Stateless; any thread may send, one receives ---------------------------------------- */
