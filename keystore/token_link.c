@@ -13,6 +13,7 @@
 
 #define OPEN_MS 8000  /* for loading and initializing a library, and for logging in */
 #define MAKE_MS 60000 /* RSA-4096 takes a slow token that long */
+#define LOOK_MS 1000 /* how often an open token is looked after */
 #define POLL_MS 250   /* how often a token that is not there is looked for, */
 #define POLL_LATER_MS 1000
 #define POLLS 120     /* and from then on less often */
@@ -140,14 +141,12 @@ static void hear(kh_token *token, const kh_link_message *message, const uint8_t 
     case KH_LINK_SIGN:
         sign(token, message, data);
         break;
-    case KH_LINK_ALIVE:
-        kh_token_link_answer(token, message->op, message->number, token->serving ? KH_OK : KH_E_UNAVAILABLE, NULL, 0);
-        break;
     case KH_LINK_GENERATE:
     case KH_LINK_IMPORT:
     case KH_LINK_PLACE:
     case KH_LINK_DESTROY:
     case KH_LINK_FIND:
+    case KH_LINK_ALIVE:
         give_to_maker(token, message, data);
         break;
     default:
@@ -239,6 +238,9 @@ static kh_result do_task(kh_token *token, uint32_t op, kh_link_key *key, const u
         key->info.type = object.type;
         key->info.bits = object.bits;
         key->info.spki_len = result == KH_OK ? (uint32_t)spki_len : 0;
+        break;
+    case KH_LINK_ALIVE:
+        result = kh_p11_alive(session);
         break;
     default:
         break;
@@ -359,8 +361,8 @@ static kh_result open_once(kh_token *token, kh_p11 **p11)
     return result;
 }
 
-/* Under the lock: waits, or until it is to end. */
-static void pause_ms(kh_token *token, long ms)
+/* Under the lock: waits so long, or until there is something to do, or it is to end. false: so long. */
+static bool wait_ms(kh_token *token, long ms)
 {
     struct timespec until = {0};
 
@@ -368,8 +370,12 @@ static void pause_ms(kh_token *token, long ms)
     until.tv_nsec += ms * 1000000;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    while (!token->closed && pthread_cond_timedwait(&token->maker_wake, &token->lock, &until) == 0) {
+    while (!token->closed && token->tasks == NULL) {
+        if (pthread_cond_timedwait(&token->maker_wake, &token->lock, &until) != 0) {
+            return false;
+        }
     }
+    return true;
 }
 
 static bool stop(kh_token *token)
@@ -408,7 +414,7 @@ static bool open_token(kh_token *token)
             said = result;
         }
         pthread_mutex_lock(&token->lock);
-        pause_ms(token, polls < POLLS ? POLL_MS : POLL_LATER_MS);
+        (void)wait_ms(token, polls < POLLS ? POLL_MS : POLL_LATER_MS);
         pthread_mutex_unlock(&token->lock);
     }
     if (p11 == NULL) {
@@ -424,6 +430,22 @@ static bool open_token(kh_token *token)
     return true;
 }
 
+/* A token that is pulled out while nobody uses it is noticed before somebody does. */
+static void look_after(kh_token *token)
+{
+    uint32_t logins = atomic_load(&token->logins);
+    kh_result result = new_session(token);
+
+    if (result == KH_OK) {
+        kh_token_enter(token, &token->maker_watch, 0);
+        result = kh_p11_alive(token->maker_session);
+        kh_token_leave(&token->maker_watch);
+        if (result != KH_OK) {
+            (void)mend(token, logins);
+        }
+    }
+}
+
 void *kh_token_maker_main(void *arg)
 {
     kh_token *token = arg;
@@ -436,7 +458,11 @@ void *kh_token_maker_main(void *arg)
         kh_token_task *task = token->tasks;
 
         if (task == NULL) {
-            pthread_cond_wait(&token->maker_wake, &token->lock);
+            if (!wait_ms(token, LOOK_MS)) {
+                pthread_mutex_unlock(&token->lock);
+                look_after(token);
+                pthread_mutex_lock(&token->lock);
+            }
             continue;
         }
         token->tasks = task->next;
