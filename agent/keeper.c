@@ -66,6 +66,7 @@ static kh_result take_boot(kh_channel_message *message, kh_keeper_config *config
     config->use_kernels = boot.use_kernels != 0;
     config->control_fd = message->fds[0];
     config->admin_fd = message->fd_count == 2 ? message->fds[1] : -1;
+    config->with_places = true;
     message->fd_count = 0; /* they are the keystore's now */
     return KH_OK;
 }

@@ -248,6 +248,21 @@ kh_result ctl_agent_set_state(ctl_agent *agent, const kh_key_info *wanted, kh_ke
     return wire_entry(agent, &request, what, newest);
 }
 
+kh_result ctl_agent_policy(ctl_agent *agent, const char *name, kh_name_policy *policy)
+{
+    const kh_record record = {.op = KH_STORE_POLICY, .data = (const uint8_t *)name, .data_len = (uint32_t)strlen(name)};
+    size_t len = 0;
+    kh_result result = KH_OK;
+
+    memset(policy, 0, sizeof(*policy));
+    if (agent->client != NULL) {
+        return result;
+    }
+    result = ctl_agent_admin(agent, &record, "cannot show what is said of a key", (uint8_t *)policy, sizeof(*policy), &len);
+    policy->tags[KH_TAGS_MAX] = '\0';
+    return result;
+}
+
 kh_result ctl_agent_import_key(ctl_agent *agent, uint8_t import_public[32])
 {
     kh_request request = {.op = KH_OP_IMPORT_KEY};

@@ -180,7 +180,16 @@ def pool(name, tokens, quorum=None):
 def agent_with(ws, tokens, pools=(), start=True, **more):
     """An agent with these tokens; `more` is for each token's block."""
     agent = ws.agent(start=False, config="\n".join([token.block(**more) for token in tokens] + list(pools)))
-    return agent.start() if start else agent
+    return start_all(agent, tokens) if start else agent
+
+
+def start_all(agent, tokens):
+    """Starts it, and waits until the store's keeper has all tokens: before, keys can be used, not made."""
+    before = len(agent.log())
+    agent.start()
+    for token in tokens:
+        wait_until(lambda: f"token {token.name} is there" in agent.log()[before:], f"the store's keeper has {token.name}")
+    return agent
 
 
 def agent_with_pool(ws, names=("p1", "p2", "p3"), name="pool", shim=False, quorum=None, **more):

@@ -56,8 +56,7 @@ static void check_damage(kh_p11_session *session, const uint8_t kek[KH_KEK_LEN])
             result = kh_kek_token_file_load(path, &loaded);
             if (result == KH_OK) {
                 result = kh_kek_token_unwrap(session, &loaded, got);
-                /* The newline may be anything that is no digit: it is not part of what counts. RFC 5649 knows
-                 * no token's name. */
+                /* RFC 5649 authenticates no token's name. */
                 if (result == KH_OK) {
                     assert_true(loaded.how == KH_KEK_KWP && at > 19 && at < 24);
                     assert_memory_equal(got, kek, KH_KEK_LEN);
