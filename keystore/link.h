@@ -51,8 +51,10 @@ typedef struct kh_link_key {
     char pool[KH_PLACE_MAX + 1]; /* empty: a key of this token alone */
     uint32_t blob_len;
     uint32_t pkcs8_len; /* KH_LINK_IMPORT: behind the blob; wiped by both sides after use */
-    _Alignas(uint64_t) uint8_t tail[]; /* blob, pkcs8: where sizeof says that it ends */
+    uint32_t reserved;  /* so that nothing lies between the structure and its tail */
+    uint8_t tail[];     /* blob, pkcs8 */
 } kh_link_key;
+_Static_assert(offsetof(kh_link_key, tail) == sizeof(kh_link_key), "behind it is its tail");
 
 /* ---- link.c: the transport. Stateless; any thread may send, one receives ---------------------------------------- */
 

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define AWAIT_NS UINT64_C(5000000000) /* how long an operation waits for a token that is not there yet */
+
 /* ---- Who is there -------------------------------------------------------------------------------------- */
 
 kh_result kh_links_new(kh_links **links)
@@ -264,6 +266,47 @@ static void hello(kh_keeper *keeper, kh_store_token *token, const uint8_t *data,
     kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_INFO, "keeper: token %s is there", token->name);
     kh_links_clean(keeper, token);
     kh_links_repair(keeper, token);
+    kh_links_retry(keeper, true);
+}
+
+/* ---- Operations that wait for a token ------------------------------------------------------------------- */
+
+static bool waited_enough(const kh_op *op, uint64_t now_ns)
+{
+    return now_ns - op->arrived_ns >= AWAIT_NS || kh_op_expired(op, now_ns);
+}
+
+bool kh_links_await(kh_keeper *keeper, kh_op *op)
+{
+    kh_links *links = keeper->links;
+    bool expected = false;
+
+    for (uint32_t i = 0; i < links->places.token_count; i++) {
+        expected = expected || !links->tokens[i]->open;
+    }
+    if (links->stopping || !expected || waited_enough(op, kh_now_ns())) {
+        return false;
+    }
+    kh_op_push(&links->waiting, op);
+    return true;
+}
+
+void kh_links_retry(kh_keeper *keeper, bool any)
+{
+    const uint64_t now_ns = kh_now_ns();
+    kh_op_queue waiting = keeper->links->waiting;
+    kh_op *op = NULL;
+
+    keeper->links->waiting = (kh_op_queue){0};
+    while ((op = kh_op_pop(&waiting)) != NULL) {
+        if (any) {
+            kh_storework_submit(keeper, op);
+        } else if (keeper->links->stopping || waited_enough(op, now_ns)) {
+            kh_storework_finish(keeper, op, KH_E_UNAVAILABLE, 0);
+        } else {
+            kh_op_push(&keeper->links->waiting, op);
+        }
+    }
 }
 
 /* ---- Events -------------------------------------------------------------------------------------------- */
@@ -404,6 +447,7 @@ void kh_links_event(kh_keeper *keeper, kh_link_event_kind kind, const kh_control
         for (uint32_t i = 0; i < keeper->links->places.token_count; i++) {
             close_link(keeper, keeper->links->tokens[i]);
         }
+        kh_links_retry(keeper, false);
         break;
     }
 }

@@ -74,6 +74,7 @@ typedef struct kh_links {
     unsigned rotating; /* versions that are being made */
     kh_touched touched[KH_PLACES_TOKENS * 2]; /* places whose keys changed and nobody was told yet */
     size_t touched_count;
+    kh_op_queue waiting; /* operations that a token was not there for yet */
     bool stopping;
 } kh_links;
 
@@ -132,6 +133,13 @@ void kh_links_touch(kh_keeper *keeper, const kh_touched *touched);
  * and, clean, when what was to be destroyed is. KH_AGAIN: it is not the caller's any more; else what to answer now.
  */
 kh_result kh_links_settle(kh_keeper *keeper, kh_op *op, kh_result result, bool clean);
+/*
+ * An operation for which a token was not there: it is tried again when one comes, and ends so if none does in a few seconds. A
+ * token that is just being opened is not worth a failure. false: it has waited enough, or nobody is to come.
+ */
+bool kh_links_await(kh_keeper *keeper, kh_op *op);
+/* Tries them again (any: a token came), or ends those that waited enough. */
+void kh_links_retry(kh_keeper *keeper, bool any);
 /* A private operation of root's with a key of a token. As above. */
 kh_result kh_links_sign(kh_keeper *keeper, kh_op *op, const kh_key_info *info);
 /* Nothing is left to be destroyed in it, or nobody is there to do it. */

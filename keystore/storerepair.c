@@ -184,5 +184,6 @@ void kh_links_tick(kh_keeper *keeper)
             kh_links_clean(keeper, token);
         }
     }
+    kh_links_retry(keeper, false);
     kh_rotate_due(keeper, (uint64_t)time(NULL));
 }

@@ -325,6 +325,7 @@ typedef kh_result (*store_fn)(kh_keeper *keeper, kh_op *op);
 static const struct {
     store_fn run;
     kh_desk_class class_;
+    bool awaits; /* a token that is not there yet */
 } table[] = {
     [KH_STORE_SIGN] = {use_key, KH_DESK_QUICK},
     [KH_STORE_TLS_RSA_KX] = {use_key, KH_DESK_QUICK},
@@ -332,12 +333,12 @@ static const struct {
     [KH_STORE_LOOKUP] = {lookup, KH_DESK_QUICK},
     [KH_STORE_LIST] = {list, KH_DESK_SLOW},
     [KH_STORE_IMPORT_KEY] = {import_key, KH_DESK_QUICK},
-    [KH_STORE_CREATE] = {insert, KH_DESK_SLOW},
-    [KH_STORE_IMPORT] = {insert, KH_DESK_SLOW},
+    [KH_STORE_CREATE] = {insert, KH_DESK_SLOW, true},
+    [KH_STORE_IMPORT] = {insert, KH_DESK_SLOW, true},
     [KH_STORE_SET_STATE] = {set_state, KH_DESK_SLOW},
     [KH_STORE_RECOVER] = {recover_or_purge, KH_DESK_ADMIN},
     [KH_STORE_PURGE] = {recover_or_purge, KH_DESK_ADMIN},
-    [KH_STORE_CERTIFY] = {use_key, KH_DESK_ADMIN},
+    [KH_STORE_CERTIFY] = {use_key, KH_DESK_ADMIN, true},
     [KH_STORE_CHECK] = {kh_task_check, KH_DESK_ADMIN},
     [KH_STORE_BACKUP] = {kh_task_backup, KH_DESK_ADMIN},
     [KH_STORE_BACKED_UP] = {kh_task_backed_up, KH_DESK_ADMIN},
@@ -345,8 +346,8 @@ static const struct {
     [KH_STORE_IMPORT_ALL] = {kh_task_import, KH_DESK_ADMIN},
     [KH_STORE_POLICY] = {policy, KH_DESK_ADMIN},
     [KH_STORE_SET] = {set, KH_DESK_ADMIN},
-    [KH_STORE_MOVE] = {move, KH_DESK_ADMIN},
-    [KH_STORE_ADOPT] = {adopt, KH_DESK_ADMIN},
+    [KH_STORE_MOVE] = {move, KH_DESK_ADMIN, true},
+    [KH_STORE_ADOPT] = {adopt, KH_DESK_ADMIN, true},
 };
 
 static bool known(uint32_t op)
@@ -384,6 +385,7 @@ kh_op *kh_storework_own(uint32_t op_, const void *data, size_t len, void (*answe
     op->record.data_len = (uint32_t)len;
     op->admin_fd = op->file_fd = -1;
     op->answered = answered;
+    op->arrived_ns = kh_now_ns();
     return op;
 }
 
@@ -425,6 +427,9 @@ void *kh_storework_main(void *arg)
         if (!kh_op_expired(op, started_ns)) {
             result = table[op->record.op].run(keeper, op);
             ERR_clear_error();
+        }
+        if (result == KH_E_UNAVAILABLE && table[op->record.op].awaits && kh_links_await(keeper, op)) {
+            continue;
         }
         if (result != KH_AGAIN) { /* else it is not ours any more */
             kh_storework_finish(keeper, op, result, kh_now_ns() - started_ns);
