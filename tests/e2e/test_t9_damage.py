@@ -43,7 +43,7 @@ def rows():
 def test_t9_backup_of_a_key(ws):
     agent.ctl("key", "create", "precious", "--type", "p256")
     whole = os.path.join(ws.dir, "precious.backup")
-    agent.ctl("key", "backup", "precious", whole)
+    agent.ctl("key", "backup", "precious", "--out", whole)
     with open(whole, "rb") as file:
         data = file.read()
     agent.ctl("key", "delete", "precious")
