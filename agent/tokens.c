@@ -11,8 +11,10 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 
 #define STOP_S 4.0
+#define AGAIN_S 0.25 /* between starts of a keeper whose token fails as soon as it is used */
 
 kh_child *kh_token_find(kh_supervisor *supervisor, const char *name)
 {
@@ -153,8 +155,18 @@ void kh_token_forget(kh_child *child)
     free(child);
 }
 
-void kh_token_died(kh_child *child)
+/* Seconds until the next start after a death that is the token's fault, not the keeper's; negative: it was the keeper's. */
+static double patience_with(const kh_child *child, int status)
 {
+    if (!WIFEXITED(status) || (WEXITSTATUS(status) != KH_EXIT_HUNG && WEXITSTATUS(status) != KH_EXIT_TOKEN)) {
+        return -1;
+    }
+    return kh_supervisor_clock() - child->started > AGAIN_S ? 0 : AGAIN_S;
+}
+
+void kh_token_died(kh_child *child, int status)
+{
+    double wait_s = patience_with(child, status);
     kh_supervisor *supervisor = child->supervisor;
 
     ev_timer_stop(supervisor->loop, &child->patience);
@@ -170,6 +182,9 @@ void kh_token_died(kh_child *child)
         kh_log(KH_LOG_ERROR, "pin_refused", KH_LT("token", child->token),
                KH_LT("means", "it is not tried again, lest the token be locked; its keys do not work"),
                KH_LT("do", "put the right PIN into its pin_file and send keyholdd SIGHUP"));
+    } else if (wait_s >= 0) {
+        child->failures = 0;
+        kh_child_start_after(child, wait_s);
     } else {
         kh_child_start_later(child);
     }

@@ -302,11 +302,15 @@ static void drain(kh_token *token)
 
 static kh_result start_threads(kh_token *token)
 {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
     sigset_t all, before;
     kh_result result = KH_OK;
 
-    /* Signals are the main thread's, which blocks none that matter. */
+    /* Signals are the main thread's, but those by which a library crashes. */
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
+        sigdelset(&all, faults[i]);
+    }
     pthread_sigmask(SIG_SETMASK, &all, &before);
     if (pthread_create(&token->maker, NULL, kh_token_maker_main, token) != 0) {
         result = KH_E_MEMORY;
@@ -355,9 +359,6 @@ kh_result kh_token_run(const kh_token_config *config)
     if (token == NULL || (result = init(token, config)) != KH_OK || (result = kh_algorithms_init()) != KH_OK ||
         (result = kh_dh_groups_init()) != KH_OK || (result = start_threads(token)) != KH_OK) {
         return result; /* the process ends, and with it what was begun */
-    }
-    if (config->ready != NULL) {
-        config->ready(config->ctx);
     }
     serve(token);
     drain(token);

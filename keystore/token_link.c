@@ -409,9 +409,13 @@ static bool open_token(kh_token *token)
         if (result != said) {
             kh_logf(config->log, config->ctx, KH_LOG_ERROR, "token %s: cannot be opened: %s; it is waited for", config->name,
                     result == KH_E_NOT_FOUND ? "there is no such library or token"
-                    : result == KH_E_INVALID ? "several tokens fit, say more with label and serial"
+                    : result == KH_E_INVALID     ? "several tokens fit, say more with label and serial"
+                    : result == KH_E_UNAVAILABLE ? "the library or the device fails"
                                              : kh_result_name(result));
             said = result;
+        }
+        if (polls == 0 && config->ready != NULL) {
+            config->ready(config->ctx);
         }
         pthread_mutex_lock(&token->lock);
         (void)wait_ms(token, polls < POLLS ? POLL_MS : POLL_LATER_MS);
@@ -427,6 +431,9 @@ static bool open_token(kh_token *token)
     kh_token_link_hello(token);
     pthread_mutex_unlock(&token->lock);
     kh_logf(config->log, config->ctx, KH_LOG_NOTICE, "token %s: open, %u sessions", config->name, config->sessions);
+    if (said == KH_OK && config->ready != NULL) {
+        config->ready(config->ctx);
+    }
     return true;
 }
 

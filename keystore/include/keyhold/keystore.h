@@ -362,7 +362,7 @@ typedef struct kh_token_config {
     uint32_t sessions;        /* 1 to 64: operations at a time */
     uint32_t call_timeout_ms; /* a call that takes longer counts as hung; what makes keys may take a minute */
     int control_fd;           /* as a keeper's: kh_keeper_send_ring, _link, _stop; its end of file stops it */
-    void (*ready)(void *ctx); /* it takes rings; the token need not be there yet */
+    void (*ready)(void *ctx); /* the token is open, or was found not to be there yet: it takes rings */
     void (*end)(void *ctx, kh_token_end why); /* ends the process with _exit: threads may be inside the library */
     kh_log_fn log;
     void *ctx;
