@@ -77,12 +77,25 @@ static kh_result make_next(ctl_run *ctl, rotation *r)
     return load(ctl, r->next, r->keys.data + KEK_LEN);
 }
 
+/* A name that is free: another change may have been in this second. */
+static bool keep_old(rotation *r)
+{
+    size_t len = strlen(r->old);
+
+    for (int i = 2; link(r->path, r->old) != 0; i++) {
+        if (errno != EEXIST || i > 99 || snprintf(r->old + len, PATH_LEN - len, "-%d", i) >= (int)(PATH_LEN - len)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* The old one stays under another name, the next one takes its place. */
 static kh_result put_in_place(ctl_run *ctl, rotation *r)
 {
     char dir[PATH_LEN];
     int fd = -1;
-    bool good = link(r->path, r->old) == 0 && rename(r->next, r->path) == 0;
+    bool good = keep_old(r) && rename(r->next, r->path) == 0;
 
     (void)snprintf(dir, sizeof(dir), "%s", r->path);
     fd = open(dirname(dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
