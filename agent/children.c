@@ -20,6 +20,8 @@
 #define SERVED_S 0.5 /* a child that was ready for this long is no crash loop */
 #define BACKOFF_FIRST_S 0.1
 #define BACKOFF_MOST_S 30.0
+#define TOKEN_FAILURES 10 /* in a row, and then it is a crash loop as others */
+#define TOKEN_BACKOFF_S 0.25
 #define TOKEN_DESCRIPTORS 1024 /* a vendor's library opens what it likes */
 
 static void close_fd(int *fd)
@@ -181,7 +183,9 @@ void kh_child_start_later(kh_child *child)
     double wait_s = 0;
 
     child->failures++;
-    if (child->failures > 1) {
+    if (child->kind == KH_CHILD_TOKEN && child->failures > 1 && child->failures < TOKEN_FAILURES) {
+        wait_s = TOKEN_BACKOFF_S; /* a vendor's library that crashes now and then: the others wait for its keys */
+    } else if (child->failures > 1) {
         wait_s = BACKOFF_FIRST_S * (double)(1u << (child->failures < 16 ? child->failures - 2 : 14));
         wait_s = wait_s < BACKOFF_MOST_S ? wait_s : BACKOFF_MOST_S;
         kh_log(KH_LOG_ERROR, "crash_loop", KH_LT("role", child->name), KH_LN("failures", child->failures),
