@@ -20,6 +20,8 @@
 #define SERVED_S 0.5 /* a child that was ready for this long is no crash loop */
 #define BACKOFF_FIRST_S 0.1
 #define BACKOFF_MOST_S 30.0
+#define TOKEN_FAILURES 10 /* in a row, and then it is a crash loop as others */
+#define TOKEN_BACKOFF_S 0.25
 #define TOKEN_DESCRIPTORS 1024 /* a vendor's library opens what it likes */
 
 static void close_fd(int *fd)
@@ -111,11 +113,15 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
         take_stuck(child->supervisor, &message);
     }
     if (message.type == KH_MSG_READY && !child->ready) {
-        child->ready = child->was_ready = true;
+        child->ready = child->was_ready = child->was_seen = true;
         child->ready_at = kh_supervisor_clock();
         kh_log(KH_LOG_INFO, "process_ready", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("ms", (child->ready_at - child->started) * 1000));
         kh_joints_give(child);
+        child->new_pin = false;
+        if (child->kind == KH_CHILD_KEEPER) {
+            kh_tokens_start(child->supervisor);
+        }
         kh_supervisor_note_ready(child->supervisor);
     }
 }
@@ -167,22 +173,29 @@ static void on_restart(struct ev_loop *loop, ev_timer *timer, int events)
     kh_child_start(timer->data);
 }
 
-void kh_child_start_later(kh_child *child)
+void kh_child_start_after(kh_child *child, double wait_s)
 {
-    double wait_s = 0;
-
-    child->failures++;
-    if (child->failures > 1) {
-        wait_s = BACKOFF_FIRST_S * (double)(1u << (child->failures < 16 ? child->failures - 2 : 14));
-        wait_s = wait_s < BACKOFF_MOST_S ? wait_s : BACKOFF_MOST_S;
-        kh_log(KH_LOG_ERROR, "crash_loop", KH_LT("role", child->name), KH_LN("failures", child->failures),
-               KH_LN("next_start_ms", wait_s * 1000));
-    }
     ev_timer_stop(child->supervisor->loop, &child->restart);
     ev_timer_init(&child->restart, on_restart, wait_s, 0.);
     child->restart.data = child;
     ev_now_update(child->supervisor->loop);
     ev_timer_start(child->supervisor->loop, &child->restart);
+}
+
+void kh_child_start_later(kh_child *child)
+{
+    double wait_s = 0;
+
+    child->failures++;
+    if (child->kind == KH_CHILD_TOKEN && child->failures > 1 && child->failures < TOKEN_FAILURES) {
+        wait_s = TOKEN_BACKOFF_S; /* a vendor's library that crashes now and then: the others wait for its keys */
+    } else if (child->failures > 1) {
+        wait_s = BACKOFF_FIRST_S * (double)(1u << (child->failures < 16 ? child->failures - 2 : 14));
+        wait_s = wait_s < BACKOFF_MOST_S ? wait_s : BACKOFF_MOST_S;
+        kh_log(KH_LOG_ERROR, "crash_loop", KH_LT("role", child->name), KH_LN("failures", child->failures),
+               KH_LN("next_start_ms", wait_s * 1000));
+    }
+    kh_child_start_after(child, wait_s);
 }
 
 static void on_child(struct ev_loop *loop, ev_child *watcher, int events);
@@ -249,7 +262,9 @@ void kh_child_start(kh_child *child)
                KH_LT("error", strerror(errno)));
         close_fd(&child->channel_fd);
         close_fd(&child->control_fd);
+        child->was_seen = true;
         kh_child_start_later(child);
+        kh_supervisor_note_ready(child->supervisor);
     }
     close_fd(&control[1]);
 }
@@ -287,8 +302,10 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events)
                     WEXITSTATUS(watcher->rstatus) == KH_EXIT_PIN;
     kh_joints_break(child);
     if (child->kind == KH_CHILD_TOKEN && !supervisor->stopping) {
-        kh_token_died(child);
+        child->was_seen = true;
+        kh_token_died(child, watcher->rstatus);
         kh_children_send_processes(supervisor);
+        kh_supervisor_note_ready(supervisor);
     } else if (!child->was_ready && !supervisor->stopping &&
         (child->failures >= 2 ||
          (WIFEXITED(watcher->rstatus) && WEXITSTATUS(watcher->rstatus) != KH_EXIT_BUG))) {

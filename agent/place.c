@@ -405,14 +405,14 @@ kh_place *kh_place_find(const kh_front *front, uint32_t tier, const char *name)
 
 void kh_place_queue(kh_front *front, kh_place *place, kh_job *job)
 {
-    uint32_t suppressed = 0;
+    bool up = kh_place_up(place) > 0;
 
     job->place = place;
-    if (kh_place_up(place) == 0) {
-        if (kh_log_allowed(&place->log_unavailable, kh_front_ms(front), &suppressed)) {
-            kh_log(KH_LOG_WARN, "place_unavailable", KH_LT(place->is_pool ? "pool" : "token", place->name),
-                   KH_LN("suppressed", suppressed));
-        }
+    if (!up && !place->told) { /* once, until it is up again and then gone again */
+        kh_log(KH_LOG_WARN, "place_unavailable", KH_LT(place->is_pool ? "pool" : "token", place->name));
+    }
+    place->told = !up;
+    if (!up) {
         kh_operation_end(front, job, KH_E_UNAVAILABLE, NULL, 0);
     } else if (kh_keyqueue_push(&place->queue, job) != KH_OK) {
         kh_operation_end(front, job, KH_E_MEMORY, NULL, 0);

@@ -28,7 +28,7 @@ struct kh_place {
     kh_histogram queued; /* arrival to ring */
     uint64_t done;       /* operations answered, whatever the answer */
     uint64_t moved;      /* sent to one more partition */
-    kh_log_limit log_unavailable;
+    bool told; /* the log has it that nobody serves */
     kh_place *next;
 };
 

@@ -37,7 +37,13 @@ void kh_supervisor_end(kh_supervisor *supervisor, int exit_code)
 
 void kh_supervisor_note_ready(kh_supervisor *supervisor)
 {
-    if (!supervisor->announced && supervisor->front.ready && supervisor->keeper.ready) {
+    const kh_child *child = NULL;
+    bool ready = supervisor->front.ready && supervisor->keeper.ready;
+
+    for (size_t i = 2; (child = kh_children_at(supervisor, i)) != NULL; i++) {
+        ready = ready && child->was_seen;
+    }
+    if (!supervisor->announced && ready) {
         supervisor->announced = true;
         kh_log(KH_LOG_NOTICE, "ready", KH_LT("version", KH_VERSION));
         sd_notify(0, "READY=1\nSTATUS=serving");
@@ -318,7 +324,6 @@ int kh_supervise(const kh_options *options)
     }
     kh_child_start(&supervisor.keeper);
     kh_child_start(&supervisor.front);
-    kh_tokens_start(&supervisor);
     ev_run(supervisor.loop, 0);
     supervisor.stopping = true;
     kh_settings_stop(&supervisor);

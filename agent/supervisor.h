@@ -52,7 +52,10 @@ typedef struct kh_child {
     /* a token's keeper */
     char token[KH_PLACE_MAX + 1]; /* its name in the configuration */
     bool parked;                  /* its PIN was refused: not started again before something changes */
+    bool new_pin;                 /* its PIN has changed and was not taken yet */
+    uint32_t early_deaths;        /* in a row, before the token was open: each may have cost a try of the PIN */
     bool asked_to_stop;           /* its block has changed or is gone */
+    bool was_seen;                /* it has been ready, or has died: nobody waits for its first start any more */
     ev_timer patience;            /* until it has stopped */
 } kh_child;
 
@@ -102,7 +105,7 @@ int kh_supervise(const kh_options *options);
 double kh_supervisor_clock(void);
 /* Ends the loop with that code. */
 void kh_supervisor_end(kh_supervisor *supervisor, int exit_code);
-/* A child became ready, or not: tells systemd when both are for the first time. */
+/* A child became ready, or not: tells systemd when all are for the first time, tokens or not. */
 void kh_supervisor_note_ready(kh_supervisor *supervisor);
 /* The front or keeper is gone while the agent is stopping. */
 void kh_supervisor_note_stopped(kh_supervisor *supervisor, kh_child *child);
@@ -140,6 +143,8 @@ kh_child *kh_children_at(kh_supervisor *supervisor, size_t i);
 void kh_child_start(kh_child *child);
 /* Starts the child again: at once after it has served for a while, else after a back-off. */
 void kh_child_start_later(kh_child *child);
+/* The same after so many seconds; it is not to blame. */
+void kh_child_start_after(kh_child *child, double wait_s);
 /* SIGKILL: it does not answer. */
 void kh_child_kill(kh_child *child, const char *why);
 void kh_children_send_processes(kh_supervisor *supervisor);
@@ -164,7 +169,7 @@ KH_MUST_USE kh_result kh_token_boot(kh_child *child, int control_fd);
 /* Its block in the configuration; NULL: it is gone. */
 const kh_config_token *kh_token_block(const kh_child *child);
 /* It is gone. Starts it again, or remembers why not; may free it. */
-void kh_token_died(kh_child *child);
+void kh_token_died(kh_child *child, int status);
 /* NULL: there is none of that name. */
 kh_child *kh_token_find(kh_supervisor *supervisor, const char *name);
 void kh_token_forget(kh_child *child);

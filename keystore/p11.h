@@ -30,6 +30,7 @@ typedef struct kh_p11_config {
     const uint8_t *pin; /* copied by kh_p11_open (a token may lose its login), wiped by kh_p11_close; not
                            zero-terminated. NULL: no login, but with a token's own PIN pad */
     size_t pin_len;
+    bool new_pin; /* it has never been tried: then also where the next wrong one locks the token */
     kh_log_fn log;
     void *log_ctx;
 } kh_p11_config;
@@ -152,12 +153,18 @@ KH_MUST_USE kh_result kh_p11_pool_unwrap(kh_p11_session *session, const char *po
  * becomes sensitive and not extractable, whatever its caller asks for; it leaves its token only under a key
  * that the security officer trusts.
  *
- * A partition joins in three steps, each of which may run in a process of its own:
- *   1. in the new one    kh_p11_poolkey_receive    makes an RSA pair → public key
- *   2. in an old one     kh_p11_poolkey_hand_over  the officer trusts that public key; the pool key is
- * wrapped under it → transfer
- *   3. in the new one    kh_p11_poolkey_accept     unwraps and tries it; the RSA pair is destroyed
+ * Partitions get it in three steps, each of which may run in a process of its own:
+ *   1. in each that gets it   kh_p11_poolkey_receive    makes an RSA pair → public key
+ *   2. of a new pool: in one  kh_p11_poolkey_begin      makes the pool key, wraps it for each → transfers, and forgets it
+ *      of one that exists     kh_p11_poolkey_hand_over  the officer trusts that public key; the pool key is wrapped → transfer
+ *   3. in each that gets it   kh_p11_poolkey_accept     unwraps and tries it; the RSA pair is destroyed
+ * Sessions are read-write and logged in.
  */
+typedef struct kh_p11_offer {
+    uint8_t spki[KH_SPKI_MAX];
+    size_t spki_len;
+} kh_p11_offer;
+
 typedef struct kh_p11_transfer {
     uint8_t hash;         /* of OAEP: 1 SHA-256, 2 SHA-1 */
     uint8_t wrapped[384]; /* RSA-3072 */
@@ -165,14 +172,14 @@ typedef struct kh_p11_transfer {
     uint8_t probe[256]; /* something that the pool key wrapped */
 } kh_p11_transfer;
 
-/* Makes the pool key in its first partition. Sessions here are read-write and logged in. KH_E_EXISTS. */
-KH_MUST_USE kh_result kh_p11_poolkey_create(kh_p11_session *session, const char *pool);
 /* KH_OK: it is there, and as it should be. KH_E_NOT_FOUND; KH_E_FORBIDDEN: it would give away what it
  * unwraps. */
 KH_MUST_USE kh_result kh_p11_poolkey_check(kh_p11_session *session, const char *pool);
-/* spki: KH_SPKI_MAX bytes. KH_E_EXISTS: it has the pool key. */
-KH_MUST_USE kh_result kh_p11_poolkey_receive(kh_p11_session *session, const char *pool, uint8_t *spki,
-                                             size_t *spki_len);
+/* KH_E_EXISTS: it has the pool key. */
+KH_MUST_USE kh_result kh_p11_poolkey_receive(kh_p11_session *session, const char *pool, kh_p11_offer *offer);
+/* The key is an object of the session: where this is over, only those that accept have it. transfers: count of them. */
+KH_MUST_USE kh_result kh_p11_poolkey_begin(kh_p11_session *session, const kh_p11_offer *offers, size_t count,
+                                           kh_p11_transfer *transfers);
 /*
  * p11 is open, not logged in and without sessions: officer and user log in one after the other. The officer's
  * PIN stays the caller's. error: KH_P11_ERROR_MAX bytes for what went wrong. KH_E_PASSPHRASE: one of the two
@@ -180,8 +187,8 @@ KH_MUST_USE kh_result kh_p11_poolkey_receive(kh_p11_session *session, const char
  */
 #define KH_P11_ERROR_MAX 128
 KH_MUST_USE kh_result kh_p11_poolkey_hand_over(kh_p11 *p11, const uint8_t *so_pin, size_t so_pin_len,
-                                               const char *pool, const uint8_t *spki, size_t spki_len,
-                                               kh_p11_transfer *transfer, char *error);
+                                               const char *pool, const kh_p11_offer *offer, kh_p11_transfer *transfer,
+                                               char *error);
 /* KH_E_DAMAGED: the transfer is not for this token, or not whole; nothing stays behind. KH_E_NOT_FOUND:
  * receive comes first. */
 KH_MUST_USE kh_result kh_p11_poolkey_accept(kh_p11_session *session, const char *pool,

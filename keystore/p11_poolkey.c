@@ -166,34 +166,6 @@ static kh_result expect_none(kh_p11_session *session, const char *pool, char lab
     return result == KH_E_NOT_FOUND ? KH_OK : result;
 }
 
-kh_result kh_p11_poolkey_create(kh_p11_session *session, const char *pool)
-{
-    CK_MECHANISM mechanism = {.mechanism = CKM_AES_KEY_GEN};
-    char label[KH_P11_POOL_LABEL_MAX];
-    CK_OBJECT_HANDLE key = CK_INVALID_HANDLE;
-    pool_template template;
-    kh_result result = expect_none(session, pool, label);
-
-    if (result == KH_OK) {
-        result = put_pool_key(session, label, &template);
-    }
-    if (result != KH_OK) {
-        return result;
-    }
-    kh_p11_put_ulong(&template.own, CKA_VALUE_LEN, &aes_bytes);
-    result = kh_p11_check(session, "C_GenerateKey",
-                          session->p11->f->C_GenerateKey(session->handle, &mechanism, template.own.attributes,
-                                                         template.own.count, &key));
-    if (result != KH_OK) {
-        return result;
-    }
-    result = judge(session, key);
-    if (result != KH_OK) {
-        session->p11->f->C_DestroyObject(session->handle, key);
-    }
-    return result;
-}
-
 /* ---- Joining ---- */
 
 static kh_result destroy_labelled(kh_p11_session *session, CK_ULONG class, const char *label)
@@ -218,7 +190,7 @@ static kh_result forget_transfer(kh_p11_session *session, const char *pool, char
     return result == KH_OK ? destroy_labelled(session, CKO_PUBLIC_KEY, label) : result;
 }
 
-kh_result kh_p11_poolkey_receive(kh_p11_session *session, const char *pool, uint8_t *spki, size_t *spki_len)
+kh_result kh_p11_poolkey_receive(kh_p11_session *session, const char *pool, kh_p11_offer *offer)
 {
     CK_OBJECT_HANDLE pair[2] = {CK_INVALID_HANDLE, CK_INVALID_HANDLE};
     char label[KH_P11_POOL_LABEL_MAX];
@@ -243,7 +215,7 @@ kh_result kh_p11_poolkey_receive(kh_p11_session *session, const char *pool, uint
     kh_p11_put_bool(&private_, CKA_MODIFIABLE, false);
     kh_p11_put(&private_, CKA_LABEL, label, strlen(label));
     result = kh_p11_pair_make(session, KH_KEY_RSA, TRANSFER_BITS, &public_, &private_, pair);
-    return result == KH_OK ? kh_p11_spki_of(session, pair[0], spki, spki_len) : result;
+    return result == KH_OK ? kh_p11_spki_of(session, pair[0], offer->spki, &offer->spki_len) : result;
 }
 
 /* OAEP with one hash; 1 SHA-256, 2 SHA-1: SoftHSM knows no other. */
@@ -302,15 +274,15 @@ static kh_result make_probe(kh_p11_session *session, CK_OBJECT_HANDLE pool_key, 
     return result;
 }
 
-/* As the security officer: the public key that may carry the pool key away. */
-static kh_result create_trusted(kh_p11_session *session, const char *label, const uint8_t *spki,
-                                size_t spki_len)
+/* The public key of one that gets the pool key. trusted: by the security officer, and for the session that
+ * comes after. */
+static kh_result create_carrier(kh_p11_session *session, const char *label, const kh_p11_offer *offer,
+                                bool trusted, CK_OBJECT_HANDLE *object)
 {
-    CK_OBJECT_HANDLE object = CK_INVALID_HANDLE;
     uint8_t modulus[TRANSFER_LEN];
     kh_p11_template template = {0};
-    const uint8_t *at = spki;
-    EVP_PKEY *pkey = d2i_PUBKEY(NULL, &at, (long)spki_len);
+    const uint8_t *at = offer->spki;
+    EVP_PKEY *pkey = d2i_PUBKEY(NULL, &at, (long)offer->spki_len);
     BIGNUM *n = NULL;
     kh_result result = KH_OK;
 
@@ -324,13 +296,15 @@ static kh_result create_trusted(kh_p11_session *session, const char *label, cons
     kh_p11_put_ulong(&template, CKA_CLASS, &class_public);
     kh_p11_put_ulong(&template, CKA_KEY_TYPE, &type_rsa);
     kh_p11_put(&template, CKA_LABEL, label, strlen(label));
-    kh_p11_put_bool(&template, CKA_TOKEN, true);
+    kh_p11_put_bool(&template, CKA_TOKEN, trusted);
     kh_p11_put_bool(&template, CKA_PRIVATE, false);
     kh_p11_put_bool(&template, CKA_WRAP, true);
-    kh_p11_put_bool(&template, CKA_TRUSTED, true);
+    if (trusted) {
+        kh_p11_put_bool(&template, CKA_TRUSTED, true);
+    }
     kh_p11_put(&template, CKA_MODULUS, modulus, sizeof(modulus));
     kh_p11_put(&template, CKA_PUBLIC_EXPONENT, exponent_f4, sizeof(exponent_f4));
-    result = kh_p11_create(session, &template, &object);
+    result = kh_p11_create(session, &template, object);
 done:
     BN_free(n);
     EVP_PKEY_free(pkey);
@@ -338,9 +312,63 @@ done:
     return result;
 }
 
-static kh_result trust(kh_p11_session *session, const uint8_t *so_pin, size_t so_pin_len, const char *label,
-                       const uint8_t *spki, size_t spki_len)
+/* ---- A new pool ---- */
+
+static kh_result make_passing_pool_key(kh_p11_session *session, CK_OBJECT_HANDLE *key)
 {
+    CK_MECHANISM mechanism = {.mechanism = CKM_AES_KEY_GEN}, wrap;
+    kh_p11_template template = {0};
+
+    if (!kh_p11_wrap_mechanism(session->p11, &wrap) ||
+        !kh_p11_has(session->p11, CKM_AES_KEY_GEN, CKF_GENERATE)) {
+        return kh_p11_refuse(
+            session, KH_E_UNSUPPORTED, KH_HEAL_NONE,
+            "the token has no AES keys, or no key wrap with padding (RFC 5649): it cannot be in a pool");
+    }
+    kh_p11_put_ulong(&template, CKA_CLASS, &class_secret);
+    kh_p11_put_ulong(&template, CKA_KEY_TYPE, &type_aes);
+    kh_p11_put_ulong(&template, CKA_VALUE_LEN, &aes_bytes);
+    kh_p11_put_bool(&template, CKA_TOKEN, false);
+    kh_p11_put_bool(&template, CKA_PRIVATE, true);
+    kh_p11_put_bool(&template, CKA_SENSITIVE, true);
+    kh_p11_put_bool(&template, CKA_EXTRACTABLE, true);
+    kh_p11_put_bool(&template, CKA_WRAP, true);
+    return kh_p11_check(session, "C_GenerateKey",
+                        session->p11->f->C_GenerateKey(session->handle, &mechanism, template.attributes,
+                                                       template.count, key));
+}
+
+kh_result kh_p11_poolkey_begin(kh_p11_session *session, const kh_p11_offer *offers, size_t count,
+                               kh_p11_transfer *transfers)
+{
+    CK_FUNCTION_LIST *f = session->p11->f;
+    CK_OBJECT_HANDLE pool_key = CK_INVALID_HANDLE, carrier = CK_INVALID_HANDLE;
+    kh_result result = make_passing_pool_key(session, &pool_key);
+
+    if (result != KH_OK) {
+        return result;
+    }
+    memset(transfers, 0, count * sizeof(*transfers));
+    for (size_t i = 0; i < count && result == KH_OK; i++) {
+        result = create_carrier(session, TRANSFER_LABEL, &offers[i], false, &carrier);
+        if (result == KH_OK) {
+            result = wrap_pool_key(session, carrier, pool_key, &transfers[i]);
+            f->C_DestroyObject(session->handle, carrier);
+        }
+        if (result == KH_OK) {
+            result = make_probe(session, pool_key, &transfers[i]);
+        }
+    }
+    f->C_DestroyObject(session->handle, pool_key);
+    return result;
+}
+
+/* ---- A pool that exists ---- */
+
+static kh_result trust(kh_p11_session *session, const uint8_t *so_pin, size_t so_pin_len, const char *label,
+                       const kh_p11_offer *offer)
+{
+    CK_OBJECT_HANDLE carrier = CK_INVALID_HANDLE;
     CK_FUNCTION_LIST *f = session->p11->f;
     kh_result result =
         kh_p11_check(session, "C_Login (security officer)",
@@ -351,7 +379,7 @@ static kh_result trust(kh_p11_session *session, const uint8_t *so_pin, size_t so
     }
     result = destroy_labelled(session, CKO_PUBLIC_KEY, label); /* of an earlier try */
     if (result == KH_OK) {
-        result = create_trusted(session, label, spki, spki_len);
+        result = create_carrier(session, label, offer, true, &carrier);
     }
     f->C_Logout(session->handle);
     return result;
@@ -374,8 +402,7 @@ static kh_result hand_over(kh_p11_session *session, const char *pool, const char
 }
 
 kh_result kh_p11_poolkey_hand_over(kh_p11 *p11, const uint8_t *so_pin, size_t so_pin_len, const char *pool,
-                                   const uint8_t *spki, size_t spki_len, kh_p11_transfer *transfer,
-                                   char *error)
+                                   const kh_p11_offer *offer, kh_p11_transfer *transfer, char *error)
 {
     char label[KH_P11_POOL_LABEL_MAX];
     kh_p11_session *session = NULL;
@@ -388,7 +415,7 @@ kh_result kh_p11_poolkey_hand_over(kh_p11 *p11, const uint8_t *so_pin, size_t so
     }
     result = kh_p11_pool_label(session, TRANSFER_LABEL, pool, label);
     if (result == KH_OK) {
-        result = trust(session, so_pin, so_pin_len, label, spki, spki_len);
+        result = trust(session, so_pin, so_pin_len, label, offer);
     }
     if (result == KH_OK) {
         result = kh_p11_login(p11);

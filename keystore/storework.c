@@ -260,6 +260,22 @@ static kh_result adopt(kh_keeper *keeper, kh_op *op)
     return op->record.data_len == sizeof(kh_key_adoption) ? kh_make_adopt(keeper, op) : KH_E_INVALID;
 }
 
+static kh_result repair(kh_keeper *keeper, kh_op *op)
+{
+    char name[KH_PLACE_MAX + 1] = "";
+    const kh_keeper_pool *pool = NULL;
+
+    if (op->record.data_len > KH_PLACE_MAX) {
+        return KH_E_INVALID;
+    }
+    memcpy(name, op->record.data, op->record.data_len);
+    pool = kh_links_pool(keeper, name);
+    for (uint32_t i = 0; pool != NULL && i < pool->partition_count; i++) {
+        kh_links_repair(keeper, keeper->links->tokens[pool->partitions[i]]);
+    }
+    return pool != NULL ? KH_OK : KH_E_NOT_FOUND;
+}
+
 /* ---- Keys ---------------------------------------------------------------------------------------------- */
 
 static kh_result load(kh_keeper *keeper, kh_op *op)
@@ -348,6 +364,7 @@ static const struct {
     [KH_STORE_SET] = {set, KH_DESK_ADMIN},
     [KH_STORE_MOVE] = {move, KH_DESK_ADMIN, true},
     [KH_STORE_ADOPT] = {adopt, KH_DESK_ADMIN, true},
+    [KH_STORE_REPAIR] = {repair, KH_DESK_ADMIN, false},
 };
 
 static bool known(uint32_t op)

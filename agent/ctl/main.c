@@ -103,6 +103,15 @@ static const ctl_option token_options[] = {
     {"out", "FILE", "write to a new FILE (default NAME.token beside the configuration)"},
     {NULL, NULL, NULL},
 };
+static const ctl_option pool_add_options[] = {
+    {"so-pin-file", "FILE",
+     "the PIN of the security officer of a partition that has the key is the first line of FILE (default: ask)"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option pool_remove_options[] = {
+    {"yes", NULL, "yes, take the pool's key out of the token"},
+    {NULL, NULL, NULL},
+};
 static const ctl_option ping_options[] = {
     {"count", "N", "so many times (default 1)"},
     {NULL, NULL, NULL},
@@ -173,6 +182,14 @@ static const ctl_command commands[] = {
      ctl_cmd_cert_match},
     {"token", "create", "NAME", 1, 1, token_options, "make a token by which a caller proves who it is",
      ctl_cmd_token_create},
+    {"pool", "init", "POOL", 1, 1, NULL, "make the key of a new pool in all its partitions", ctl_cmd_pool_init},
+    {"pool", "add", "POOL PARTITION", 2, 2, pool_add_options, "give a partition the key of the pool that the others have",
+     ctl_cmd_pool_add},
+    {"pool", "remove", "POOL PARTITION", 2, 2, pool_remove_options, "take the pool's key out of a partition",
+     ctl_cmd_pool_remove},
+    {"pool", "repair", "POOL", 1, 1, NULL, "place keys that partitions lack (admin socket)", ctl_cmd_pool_repair},
+    {"pool", "status", "POOL", 1, 1, NULL, "say which partitions have the pool's key, asking each token",
+     ctl_cmd_pool_status},
     {NULL, "ping", "", 0, 0, ping_options, "say whether the agent answers, and how fast", ctl_cmd_ping},
     {NULL, "status", "", 0, 0, status_options, "show load, latency, batches, queues and callers",
      ctl_cmd_status},

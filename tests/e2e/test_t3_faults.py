@@ -5,7 +5,7 @@ library, answers with wrong lengths, and is pulled out and put back; its keeper 
 errors at most; within two seconds of the token's return it is used again; and nothing is left over: no session, memory, process,
 descriptor. A wrong PIN is tried once.
 
-KH_T3_ROUNDS is the number of rounds over all faults (20; 200 in `./check full`)."""
+KH_T3_ROUNDS says how often each fault is made (2; 20 in `./check full`)."""
 import os
 import signal
 import time
@@ -16,9 +16,9 @@ import wire
 from harness import check, wait_until
 
 FULL = os.environ.get("KH_CHECK") == "full"
-ROUNDS = int(os.environ.get("KH_T3_ROUNDS", "200" if FULL else "20"))
+ROUNDS = int(os.environ.get("KH_T3_ROUNDS", "20" if FULL else "2"))
 SESSIONS, CALL_MS = 4, 400
-LASTS_S = 0.25
+LASTS_S = 0.6  # longer than a call may take
 MEMORY_KB = 8192  # that a process may have grown by at the end; one leak of a session's memory for each round would be seen
 
 agent = token = None
@@ -113,7 +113,7 @@ def test_t3_faults_under_load(_):
     front_kb = None
     slowest = {}
     front = agent.role_pid("front")
-    for number in range(max(ROUNDS, len(FAULTS))):
+    for number in range(ROUNDS * len(FAULTS)):
         name, begin, end, goes_on = FAULTS[number % len(FAULTS)]
         took = one_round(loads[0], name, begin, end, goes_on)
         slowest[name] = max(slowest.get(name, 0), took)
@@ -128,7 +128,6 @@ def test_t3_faults_under_load(_):
     for load in (*loads, beside):
         load.finish()
     print(f"   T3: {sum(load.done for load in loads)} signatures, {sum(load.retryable for load in loads)} retryable errors", flush=True)
-    check("crash_loop" not in agent.log(), "faults were taken for a crash loop")
 
 
 def test_t3_sessions_are_not_leaked(_):

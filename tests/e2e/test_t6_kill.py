@@ -21,7 +21,6 @@ FULL = os.environ.get("KH_CHECK") == "full"
 ROUNDS = int(os.environ.get("KH_T6_ROUNDS", "2000" if FULL else "200"))
 LOOK_EVERY = 25  # rounds between two looks at everything
 VICTIMS = ("keeper", "token", "token", "keeper", "front", "all")
-LATEST_S = 0.12  # after the beginning of the change the kill comes within
 
 agent = single = None
 tokens = []
@@ -186,16 +185,23 @@ def kill_one(victim):
         harness.kill_pid(random.choice(pids), signal.SIGKILL)
 
 
+usual_s = {}  # how long a change takes that nobody disturbs
+
+
 def change_and_kill():
+    """The kill comes at some time between the change's beginning and a little after its usual end."""
     argv, name, wanted, tier = random.choice(CHANGES)()
+    what = " ".join(argv[:2])
     outcome = {}
 
     def work():
+        begun = time.monotonic()
         outcome["done"] = agent.ctl(*argv, ok=False, timeout=120)
+        outcome["took"] = time.monotonic() - begun
 
     worker = threading.Thread(target=work)
     worker.start()
-    time.sleep(random.random() ** 2 * LATEST_S)
+    time.sleep(random.uniform(0.2, 1.2) * usual_s.get(what, 0.03))
     victim = random.choice(VICTIMS)
     kill_one(victim)
     if victim == "all":
@@ -203,23 +209,25 @@ def change_and_kill():
     worker.join()
     done = outcome["done"]
     check(done.returncode in (0, 1, 3), argv, done.returncode, done.stderr)
+    if done.returncode == 0:
+        usual_s[what] = 0.7 * usual_s.get(what, outcome["took"]) + 0.3 * min(outcome["took"], 0.5)
     settle(name, wanted, tier, done.returncode == 0)
-    return argv[:2], victim, done.returncode == 0
+    return what, done.returncode == 0
 
 
 def test_t6_killed_during_changes(_):
     random.seed(os.environ.get("KH_T6_SEED", "6"))
     counts = {}
     for number in range(1, ROUNDS + 1):
-        what, victim, acknowledged = change_and_kill()
-        entry = counts.setdefault(" ".join(what), [0, 0])
+        what, acknowledged = change_and_kill()
+        entry = counts.setdefault(what, [0, 0])
         entry[0] += 1
         entry[1] += acknowledged
         if number % LOOK_EVERY == 0 or number == ROUNDS:
             print(f"   T6: {number} kills; keys in tokens: {look_at_everything()}", flush=True)
     print("   T6: " + ", ".join(f"{what}: {entry[0]} ({entry[1]} acknowledged)" for what, entry in sorted(counts.items())), flush=True)
-    for entry in counts.values():
-        check(entry[0] > entry[1] or entry[0] < 5, "no kill came in the middle:", counts)
+    cut = sum(entry[0] - entry[1] for entry in counts.values())
+    check(cut >= ROUNDS / 10, "few kills came in the middle:", cut)
 
 
 def test_t6_after_all_that(_):

@@ -240,6 +240,8 @@ static bool applies(shim_rule *rule, const char *function, const char *label)
     return rule->calls > rule->after && (rule->every == 0 || rule->calls % rule->every == 0);
 }
 
+static int *const volatile shim_nowhere = NULL;
+
 static void sleep_us(long us)
 {
     struct timespec left = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
@@ -293,7 +295,7 @@ shim_action shim_before(const char *function, const char *label)
     }
     if (crash) {
         signal(SIGSEGV, SIG_DFL);
-        raise(SIGSEGV);
+        *(volatile int *)shim_nowhere = 0; /* raise() needs a system call that a confined keeper does not have */
     }
     return action;
 }

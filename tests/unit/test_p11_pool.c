@@ -62,67 +62,85 @@ static kh_p11 *without_login(int which)
     return p11;
 }
 
+/* Each sixteenth byte: each costs an RSA operation. */
+static void check_damaged_transfers(int to, kh_p11_transfer *transfer)
+{
+    uint8_t *parts[] = {transfer->wrapped, transfer->probe};
+    size_t lens[] = {sizeof(transfer->wrapped), transfer->probe_len};
+
+    for (size_t part = 0; part < 2; part++) {
+        for (size_t i = 0; i < lens[part]; i += 16) {
+            parts[part][i] ^= 0x01;
+            assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, transfer), KH_E_DAMAGED);
+            assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_E_NOT_FOUND);
+            parts[part][i] ^= 0x01;
+        }
+    }
+}
+
+static void receive(int to, kh_p11_offer *offer)
+{
+    attach(to);
+    assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_E_NOT_FOUND);
+    assert_int_equal(kh_p11_poolkey_receive(partitions[to].session, "no/name", offer), KH_E_INVALID);
+    assert_int_equal(kh_p11_poolkey_receive(partitions[to].session, POOL, offer), KH_OK);
+    detach(to);
+}
+
+static void accept_it(int to, kh_p11_transfer *transfer)
+{
+    kh_p11_offer offer;
+
+    attach(to);
+    check_damaged_transfers(to, transfer);
+    assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, transfer), KH_OK);
+    assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_OK);
+    assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, transfer), KH_E_EXISTS);
+    assert_int_equal(kh_p11_poolkey_receive(partitions[to].session, POOL, &offer), KH_E_EXISTS);
+    detach(to);
+}
+
 /* One process has one module once: the partitions are visited one after the other. */
 static void join(int from, int to)
 {
-    uint8_t spki[KH_SPKI_MAX];
-    size_t spki_len = 0;
+    kh_p11_offer offer;
     kh_p11_transfer transfer;
     char error[KH_P11_ERROR_MAX];
     kh_p11 *p11 = NULL;
 
-    attach(to);
-    assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_E_NOT_FOUND);
-    assert_int_equal(kh_p11_poolkey_receive(partitions[to].session, POOL, spki, &spki_len), KH_OK);
-    detach(to);
+    receive(to, &offer);
     p11 = without_login(from);
     assert_int_equal(
-        kh_p11_poolkey_hand_over(p11, (const uint8_t *)"87654321", 8, POOL, spki, spki_len, &transfer, error),
+        kh_p11_poolkey_hand_over(p11, (const uint8_t *)"87654321", 8, POOL, &offer, &transfer, error),
         KH_E_PASSPHRASE);
     assert_string_equal(error, "C_Login (security officer): CKR_PIN_INCORRECT");
     kh_p11_close(p11);
     p11 = without_login(from);
     assert_int_equal(
-        kh_p11_poolkey_hand_over(p11, (const uint8_t *)SO_PIN, 8, POOL, spki, spki_len, &transfer, error),
-        KH_OK);
+        kh_p11_poolkey_hand_over(p11, (const uint8_t *)SO_PIN, 8, POOL, &offer, &transfer, error), KH_OK);
     kh_p11_close(p11);
-
-    attach(to);
-    for (size_t i = 0; i < sizeof(transfer.wrapped); i++) {
-        transfer.wrapped[i] ^= 0x01;
-        if (i % 16 == 0) { /* each costs an RSA operation */
-            assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, &transfer), KH_E_DAMAGED);
-            assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_E_NOT_FOUND);
-        }
-        transfer.wrapped[i] ^= 0x01;
-    }
-    for (size_t i = 0; i < transfer.probe_len; i++) {
-        transfer.probe[i] ^= 0x80;
-        if (i % 16 == 0) {
-            assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, &transfer), KH_E_DAMAGED);
-            assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_E_NOT_FOUND);
-        }
-        transfer.probe[i] ^= 0x80;
-    }
-    assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, &transfer), KH_OK);
-    assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_OK);
-    assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, &transfer), KH_E_EXISTS);
-    assert_int_equal(kh_p11_poolkey_receive(partitions[to].session, POOL, spki, &spki_len), KH_E_EXISTS);
-    detach(to);
+    accept_it(to, &transfer);
 }
 
-static void partitions_join(void **state)
+static void a_pool_begins(void **state)
 {
+    kh_p11_offer offers[3];
+    kh_p11_transfer transfers[3], other;
+
     (void)state;
-    attach(0);
-    assert_int_equal(kh_p11_poolkey_check(partitions[0].session, POOL), KH_E_NOT_FOUND);
-    assert_int_equal(kh_p11_poolkey_create(partitions[0].session, "no/name"), KH_E_INVALID);
-    assert_int_equal(kh_p11_poolkey_create(partitions[0].session, POOL), KH_OK);
-    assert_int_equal(kh_p11_poolkey_check(partitions[0].session, POOL), KH_OK);
-    assert_int_equal(kh_p11_poolkey_create(partitions[0].session, POOL), KH_E_EXISTS);
-    detach(0);
-    join(0, 1);
-    join(1, 2); /* any partition can bring in another */
+    for (int i = 0; i < 3; i++) {
+        receive(i, &offers[i]);
+    }
+    attach(1);
+    assert_int_equal(kh_p11_poolkey_begin(partitions[1].session, offers, 3, transfers), KH_OK);
+    detach(1);
+    other = transfers[0];
+    attach(1);
+    assert_int_equal(kh_p11_poolkey_accept(partitions[1].session, POOL, &other), KH_E_DAMAGED);
+    detach(1);
+    for (int i = 0; i < 3; i++) {
+        accept_it(i, &transfers[i]);
+    }
 }
 
 static void check_signs(kh_p11_session *session, const kh_p11_locator *locator, const sort *of,
@@ -275,7 +293,7 @@ static void partitions_are_repaired(void **state)
                                         KH_USAGE_TLS_SERVER, spkis[3], spki_lens[3]),
                      KH_E_NOT_FOUND);
     detach(2);
-    join(0, 2);
+    join(0, 2); /* any partition can bring in another */
     attach(2);
     assert_int_equal(kh_p11_pool_unwrap(partitions[2].session, POOL, blobs[3], blob_lens[3], &locator,
                                         KH_USAGE_TLS_SERVER, spkis[3], spki_lens[3]),
@@ -386,8 +404,10 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(partitions_join),           cmocka_unit_test(keys_are_the_same_everywhere),
-        cmocka_unit_test(damaged_blobs_are_refused), cmocka_unit_test(the_pin_alone_opens_nothing),
+        cmocka_unit_test(a_pool_begins),
+        cmocka_unit_test(keys_are_the_same_everywhere),
+        cmocka_unit_test(damaged_blobs_are_refused),
+        cmocka_unit_test(the_pin_alone_opens_nothing),
         cmocka_unit_test(partitions_are_repaired),
     };
 

@@ -41,7 +41,8 @@ extern "C" {
     X(KH_STORE_POLICY, 40, "policy", 1)                                                                     \
     X(KH_STORE_SET, 41, "set", 1)                                                                           \
     X(KH_STORE_MOVE, 42, "move", 1)                                                                         \
-    X(KH_STORE_ADOPT, 43, "adopt", 1)
+    X(KH_STORE_ADOPT, 43, "adopt", 1)                                                                       \
+    X(KH_STORE_REPAIR, 45, "repair", 1)
 
 typedef enum kh_store_op {
 #define KH_X(constant, number, name, admin) constant = number,
@@ -106,6 +107,7 @@ typedef struct kh_key_info {
  *   adopt (admin)   data = kh_key_adoption                                       → kh_key_info
  *                   KH_E_NOT_FOUND: no such token, or key in it
  * Keys of tokens: KH_E_UNAVAILABLE while the token, or the pool's quorum, is not there.
+ *   repair (admin) data = name of a pool: its keys are looked for in all its partitions, and placed → nothing, at once
  * The following go in slices, and others are served between them; they end when the asker hangs up:
  *   check (admin) → text: one line per finding, "ok N keys" or "damaged: good are N keys; N findings" at the end
  *   backup (admin) a descriptor of an empty file                                    → kh_store_report; the file is a store
@@ -359,10 +361,11 @@ typedef struct kh_token_config {
     const char *label, *serial; /* which token; NULL: any */
     const uint8_t *pin; /* locked memory that stays until the end: a token may want it again. NULL: no login */
     size_t pin_len;
+    bool new_pin; /* never tried yet: tried also where one more wrong PIN would lock the token */
     uint32_t sessions;        /* 1 to 64: operations at a time */
     uint32_t call_timeout_ms; /* a call that takes longer counts as hung; what makes keys may take a minute */
     int control_fd;           /* as a keeper's: kh_keeper_send_ring, _link, _stop; its end of file stops it */
-    void (*ready)(void *ctx); /* it takes rings; the token need not be there yet */
+    void (*ready)(void *ctx); /* the token is open, or was found not to be there yet: it takes rings */
     void (*end)(void *ctx, kh_token_end why); /* ends the process with _exit: threads may be inside the library */
     kh_log_fn log;
     void *ctx;
