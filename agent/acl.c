@@ -3,6 +3,21 @@
 #include "acl.h"
 #include <string.h>
 
+/* What an `allow` block has to name: an operation that says more of a key is the same right. */
+static unsigned right_for(kh_op op)
+{
+    switch (op) {
+    case KH_OP_DESCRIBE:
+        return 1u << KH_OP_PUBLIC_KEY;
+    case KH_OP_CREATE_PLACED:
+        return 1u << KH_OP_CREATE;
+    case KH_OP_IMPORT_PLACED:
+        return 1u << KH_OP_IMPORT;
+    default:
+        return 1u << op;
+    }
+}
+
 bool kh_acl_allows(const kh_config_identity *identity, kh_op op, const char *name, size_t name_len)
 {
     if (identity == NULL) {
@@ -11,7 +26,7 @@ bool kh_acl_allows(const kh_config_identity *identity, kh_op op, const char *nam
     for (size_t i = 0; i < identity->allow_count; i++) {
         const kh_allow *allow = &identity->allows[i];
 
-        if ((allow->operations & 1u << op) == 0) {
+        if ((allow->operations & right_for(op)) == 0) {
             continue;
         }
         for (size_t j = 0; j < allow->key_count; j++) {
@@ -29,7 +44,7 @@ bool kh_acl_allows_op(const kh_config_identity *identity, kh_op op)
         return true;
     }
     for (size_t i = 0; i < identity->allow_count; i++) {
-        if ((identity->allows[i].operations & 1u << op) != 0) {
+        if ((identity->allows[i].operations & right_for(op)) != 0) {
             return true;
         }
     }

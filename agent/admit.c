@@ -19,6 +19,10 @@ void kh_entry_from_info(const kh_key_info *info, bool with_spki, kh_key_entry *e
         .created = info->created,
         .id = {info->id, KH_KEY_ID_LEN},
         .spki = {info->spki, with_spki && info->spki_len <= KH_SPKI_MAX ? info->spki_len : 0},
+        .tier = info->tier,
+        .place = kh_text_bytes(info->place),
+        .not_before = info->not_before,
+        .expires = info->expires,
     };
 }
 
@@ -129,7 +133,7 @@ static void to_place(kh_front *front, kh_job *job, const kh_key_info *info)
 void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *const infos[], size_t count)
 {
     kh_identity *identity = (kh_identity *)job->tenant;
-    bool is_public = job->op == KH_OP_PUBLIC_KEY;
+    bool is_public = job->op == KH_OP_PUBLIC_KEY || job->op == KH_OP_DESCRIBE;
     const kh_key_info *info = NULL;
     kh_result result = kh_acl_choose(kh_identity_rights(identity), job->op, usages_for(job, infos, count),
                                      infos, count, is_public, time_of_day(), &info);
@@ -233,6 +237,7 @@ void kh_admit(kh_conn *conn, const kh_request *req)
         admit_key(conn, req, KH_STORE_DECRYPT);
         break;
     case KH_OP_PUBLIC_KEY:
+    case KH_OP_DESCRIBE:
         admit_key(conn, req, KH_STORE_LOOKUP);
         break;
     case KH_OP_STATUS:

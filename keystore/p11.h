@@ -30,6 +30,7 @@ typedef struct kh_p11_config {
     const uint8_t *pin; /* copied by kh_p11_open (a token may lose its login), wiped by kh_p11_close; not
                            zero-terminated. NULL: no login, but with a token's own PIN pad */
     size_t pin_len;
+    bool new_pin; /* it has never been tried: then also where the next wrong one locks the token */
     kh_log_fn log;
     void *log_ctx;
 } kh_p11_config;
@@ -118,6 +119,12 @@ KH_MUST_USE kh_result kh_p11_sign(kh_p11_session *session, const kh_p11_key *key
  */
 KH_MUST_USE kh_result kh_p11_rsa_raw(kh_p11_session *session, const kh_p11_key *key, const uint8_t *data,
                                      size_t len, uint8_t *out, size_t *out_len);
+
+/*
+ * Whether the private key belongs to that public key: signs with it, and verifies. KH_E_MISMATCH: it does not. Else as kh_p11_sign:
+ * for keys that may sign.
+ */
+KH_MUST_USE kh_result kh_p11_prove(kh_p11_session *session, const kh_p11_key *key, const uint8_t *spki, size_t spki_len);
 
 /* ---- Pools: keys that are the same in several tokens (p11_pool.c)
  * ------------------------------------------------ */

@@ -202,6 +202,7 @@ kh_result kh_p11_open(const kh_p11_config *config, kh_p11 **out)
         memcpy(p11->pin, config->pin, config->pin_len);
         p11->pin_len = config->pin_len;
         p11->has_pin = true;
+        p11->new_pin = config->new_pin;
     }
     result = kh_algorithms_init();
     if (result != KH_OK) {
@@ -299,7 +300,7 @@ static kh_result log_in(kh_p11 *p11)
     if ((flags & CKF_USER_PIN_LOCKED) != 0) {
         return p11->pin_refused = KH_E_LOCKED;
     }
-    if ((flags & CKF_USER_PIN_FINAL_TRY) != 0) {
+    if ((flags & CKF_USER_PIN_FINAL_TRY) != 0 && !p11->new_pin) {
         kh_p11_log(p11, KH_LOG_ERROR,
                    "token %s: the PIN is not tried, since one more wrong one would lock it: log in once by "
                    "its own tool",

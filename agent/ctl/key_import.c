@@ -58,6 +58,13 @@ static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info
 {
     uint8_t import_public[KH_IMPORT_PUBLIC_LEN];
     uint8_t sealed[KH_IMPORT_PKCS8_MAX + KH_IMPORT_OVERHEAD];
+    const kh_import_terms terms = {.name = wanted->name,
+                                   .usage = wanted->usage,
+                                   .flags = wanted->flags,
+                                   .tier = wanted->tier,
+                                   .place = wanted->place,
+                                   .not_before = wanted->not_before,
+                                   .expires = wanted->expires};
     size_t sealed_len = 0;
     kh_result result = ctl_agent_import_key(agent, import_public);
 
@@ -67,8 +74,7 @@ static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info
     if (result != KH_OK) {
         return result;
     }
-    result = kh_import_seal(import_public, wanted->name, wanted->usage, wanted->flags, key->pkcs8.data,
-                            key->pkcs8.len, sealed, sizeof(sealed), &sealed_len);
+    result = kh_import_seal_as(import_public, &terms, key->pkcs8.data, key->pkcs8.len, sealed, sizeof(sealed), &sealed_len);
     if (result != KH_OK) {
         return ctl_fail(&ctl->error, result, "cannot seal the key for the agent: %s; report this",
                         kh_result_text(result));

@@ -1,27 +1,24 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """T9: what leaves the tokens and the store in sealed form is refused when it was changed: each byte of it flipped in turn, and cut at each
-length, with one clear error, and nothing of it is stored. The backup of one key, and the wrapped copy of a pool's key.
-
-Through the agent; the fields' own checks are tests/unit/test_store_transfer.c and tests/unit/test_p11_pool.c."""
+length, with one clear error, and nothing of it is stored. Here the backup of a key, by way of the program; the wrapped copy
+of a pool's key is tests/unit/test_p11_pool.c, with a real token."""
 import json
 import os
-import sqlite3
 
 import hsm
 import harness
-from harness import check, read
+from harness import check
 
 FULL = os.environ.get("KH_CHECK") == "full"
 STEP = 1 if FULL else 7  # every byte in full; else every seventh, and the first and last ones
 
 agent = None
-tokens = []
 
 
 def setup(ws):
-    global agent, tokens
-    agent, tokens = hsm.agent_with_pool(ws)
+    global agent
+    agent = ws.agent()
 
 
 def positions(size):

@@ -55,7 +55,7 @@ def test_wrong_pin_is_tried_once(ws):
     token.order(f"C_Login count-file {token.logins}")
     os.mknod(token.logins)
     os.chmod(token.logins, 0o666)
-    agent = hsm.agent_with(ws, [token])
+    agent = hsm.agent_with(ws, [token], start=False).start()
     wait_until(lambda: "pin_refused" in agent.log(), "the PIN was refused")
     check(token.keeper(agent) is None, "its keeper is not started again")
     agent.reload()
@@ -71,7 +71,7 @@ def test_wrong_pin_is_tried_once(ws):
 def test_absent_token_is_waited_for(ws):
     token = hsm.SoftToken(ws, "one")
     token.hide()
-    agent = hsm.agent_with(ws, [token])
+    agent = hsm.agent_with(ws, [token], start=False).start()
     wait_until(lambda: "token one: cannot be opened" in agent.log(), "the log says that it is not there")
     first = token.keeper(agent)
     token.bring_back()
@@ -83,7 +83,7 @@ def test_absent_token_is_waited_for(ws):
 def test_a_library_that_hangs_is_replaced(ws):
     token = hsm.SoftToken(ws, "one", shim=True)
     token.order("C_GetTokenInfo hang")
-    agent = hsm.agent_with(ws, [token], call_timeout_ms=300)
+    agent = hsm.agent_with(ws, [token], start=False, call_timeout_ms=300).start()
     wait_until(lambda: "does not come back" in agent.log(), "the watch sees that it hangs", 30)
     token.order()
     settle(agent, token)
