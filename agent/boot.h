@@ -61,6 +61,7 @@ typedef struct kh_boot_token_keeper {
     uint32_t path_count;
     uint32_t read_count;
     uint32_t has_pin;
+    uint32_t new_pin;
     uint32_t pin_len;
 } kh_boot_token_keeper;
 

@@ -118,6 +118,10 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
         kh_log(KH_LOG_INFO, "process_ready", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("ms", (child->ready_at - child->started) * 1000));
         kh_joints_give(child);
+        child->new_pin = false;
+        if (child->kind == KH_CHILD_KEEPER) {
+            kh_tokens_start(child->supervisor);
+        }
         kh_supervisor_note_ready(child->supervisor);
     }
 }
@@ -258,7 +262,9 @@ void kh_child_start(kh_child *child)
                KH_LT("error", strerror(errno)));
         close_fd(&child->channel_fd);
         close_fd(&child->control_fd);
+        child->was_seen = true;
         kh_child_start_later(child);
+        kh_supervisor_note_ready(child->supervisor);
     }
     close_fd(&control[1]);
 }

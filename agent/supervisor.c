@@ -324,7 +324,6 @@ int kh_supervise(const kh_options *options)
     }
     kh_child_start(&supervisor.keeper);
     kh_child_start(&supervisor.front);
-    kh_tokens_start(&supervisor);
     ev_run(supervisor.loop, 0);
     supervisor.stopping = true;
     kh_settings_stop(&supervisor);

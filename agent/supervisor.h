@@ -52,6 +52,8 @@ typedef struct kh_child {
     /* a token's keeper */
     char token[KH_PLACE_MAX + 1]; /* its name in the configuration */
     bool parked;                  /* its PIN was refused: not started again before something changes */
+    bool new_pin;                 /* its PIN has changed and was not taken yet */
+    uint32_t early_deaths;        /* in a row, before the token was open: each may have cost a try of the PIN */
     bool asked_to_stop;           /* its block has changed or is gone */
     bool was_seen;                /* it has been ready, or has died: nobody waits for its first start any more */
     ev_timer patience;            /* until it has stopped */

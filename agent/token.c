@@ -172,6 +172,7 @@ int kh_token_main(void)
         config.serial = boot.serial[0] != '\0' ? boot.serial : NULL;
         config.pin = boot.head.has_pin ? boot.pin : NULL;
         config.pin_len = boot.head.pin_len;
+        config.new_pin = boot.head.new_pin != 0;
         config.sessions = boot.head.sessions;
         config.call_timeout_ms = boot.head.call_timeout_ms;
         config.control_fd = boot.control_fd;

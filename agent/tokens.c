@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #define STOP_S 4.0
+#define OPEN_AGAIN_S 30.0 /* after two that died while they opened the token */
 #define AGAIN_S 0.25 /* between starts of a keeper whose token fails as soon as it is used */
 
 kh_child *kh_token_find(kh_supervisor *supervisor, const char *name)
@@ -57,7 +58,8 @@ static const char *path_of(const char *variable)
     return value != NULL && value[1] == '/' ? value + 1 : NULL;
 }
 
-static bool fill_boot(const kh_settings *settings, const kh_config_token *token, uint8_t *payload, size_t *len)
+static bool fill_boot(const kh_settings *settings, const kh_config_token *token, bool new_pin, uint8_t *payload,
+                      size_t *len)
 {
     const kh_pin *pin = &settings->pins[token - settings->config->tokens];
     kh_boot_token_keeper boot = {.sessions = (uint32_t)token->sessions,
@@ -67,6 +69,7 @@ static bool fill_boot(const kh_settings *settings, const kh_config_token *token,
                                  .log_json = settings->config->log_format == KH_FORMAT_JSON,
                                  .path_count = (uint32_t)token->path_count,
                                  .has_pin = pin->present,
+                                 .new_pin = new_pin,
                                  .pin_len = (uint32_t)pin->len};
     bool fits = false;
 
@@ -103,7 +106,7 @@ kh_result kh_token_boot(kh_child *child, int control_fd)
     }
     payload = kh_secret_alloc(KH_CHANNEL_PAYLOAD_MAX, NULL);
     if (payload != NULL) {
-        result = fill_boot(&child->supervisor->settings, token, payload, &len)
+        result = fill_boot(&child->supervisor->settings, token, child->new_pin, payload, &len)
                      ? kh_channel_send(child->channel_fd, KH_MSG_TOKEN_BOOT, payload, len, &control_fd, 1)
                      : KH_E_TOO_LARGE;
     }
@@ -111,11 +114,12 @@ kh_result kh_token_boot(kh_child *child, int control_fd)
     return result;
 }
 
+/* Not before the store's keeper has been there: an agent that does not start again and again must not cost tries of a PIN. */
 void kh_tokens_start(kh_supervisor *supervisor)
 {
     const kh_config *config = supervisor->settings.config;
 
-    for (size_t i = 0; i < config->token_count && supervisor->has_tokens; i++) {
+    for (size_t i = 0; i < config->token_count && supervisor->has_tokens && supervisor->keeper.was_ready; i++) {
         kh_child **free_place = NULL;
 
         for (size_t j = 0; j < KH_TOKENS_MAX && free_place == NULL; j++) {
@@ -156,8 +160,12 @@ void kh_token_forget(kh_child *child)
 }
 
 /* Seconds until the next start after a death that is the token's fault, not the keeper's; negative: it was the keeper's. */
-static double patience_with(const kh_child *child, int status)
+static double patience_with(kh_child *child, int status)
 {
+    child->early_deaths = child->ready_at < child->started ? child->early_deaths + 1 : 0;
+    if (child->early_deaths > 1) {
+        return OPEN_AGAIN_S;
+    }
     if (!WIFEXITED(status) || (WEXITSTATUS(status) != KH_EXIT_HUNG && WEXITSTATUS(status) != KH_EXIT_TOKEN)) {
         return -1;
     }
@@ -253,6 +261,14 @@ static bool changed(const kh_child *child, const kh_settings *old)
            pin_differs(&old->pins[before], &now->pins[index]);
 }
 
+static bool pin_changed(const kh_child *child, const kh_settings *old)
+{
+    const kh_settings *now = &child->supervisor->settings;
+    int before = kh_config_find_token(old->config, child->token), index = kh_config_find_token(now->config, child->token);
+
+    return before >= 0 && index >= 0 && pin_differs(&old->pins[before], &now->pins[index]);
+}
+
 void kh_tokens_change(kh_supervisor *supervisor, const kh_settings *old)
 {
     for (size_t i = 0; i < KH_TOKENS_MAX; i++) {
@@ -262,6 +278,8 @@ void kh_tokens_change(kh_supervisor *supervisor, const kh_settings *old)
             continue;
         }
         child->parked = false;
+        child->early_deaths = 0;
+        child->new_pin = pin_changed(child, old);
         if (child->pid != 0) {
             stop(child);
         } else if (kh_token_block(child) == NULL) {

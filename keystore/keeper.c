@@ -18,6 +18,7 @@
 #define WORKERS_MAX 64
 #define CACHE_KEYS_DEFAULT 10000
 #define ADMINS_MAX 16 /* connections that have not asked yet */
+#define FULL_MS 2 /* until a link is looked at again of which too much waits */
 #define TICK_NS UINT64_C(1000000000)
 #define TICK_IDLE_NS UINT64_C(60000000000)
 #define WAKE_TRIES 50 /* then workers are left to come back from a door by themselves */
@@ -256,7 +257,7 @@ static int until_tick_ms(keeper_main *main_)
 
     if (now_ns - main_->ticked_ns >= every_ns) {
         main_->ticked_ns = now_ns;
-        kh_link_ports_tick(&main_->keeper);
+        kh_link_ports_tick(&main_->keeper, &main_->ports);
     }
     return (int)((main_->ticked_ns + every_ns - now_ns) / 1000000) + 1;
 }
@@ -280,7 +281,10 @@ static void serve(keeper_main *main_)
             fds[2 + i] = (struct pollfd){.fd = main_->admin[i], .events = POLLIN};
         }
         for (size_t i = 0; i < links; i++) {
-            fds[2 + admins + i] = (struct pollfd){.fd = main_->ports.port[i].fd, .events = POLLIN};
+            bool full = kh_link_port_full(&main_->ports, i);
+
+            fds[2 + admins + i] = (struct pollfd){.fd = full ? -1 : main_->ports.port[i].fd, .events = POLLIN};
+            wait_ms = full && wait_ms > FULL_MS ? FULL_MS : wait_ms;
         }
         if (poll(fds, 2 + admins + links, main_->dead != NULL && wait_ms > 100 ? 100 : wait_ms) < 0 && errno != EINTR) {
             break;

@@ -30,6 +30,7 @@ typedef struct kh_p11_config {
     const uint8_t *pin; /* copied by kh_p11_open (a token may lose its login), wiped by kh_p11_close; not
                            zero-terminated. NULL: no login, but with a token's own PIN pad */
     size_t pin_len;
+    bool new_pin; /* it has never been tried: then also where the next wrong one locks the token */
     kh_log_fn log;
     void *log_ctx;
 } kh_p11_config;

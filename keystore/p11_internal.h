@@ -41,6 +41,7 @@ struct kh_p11 {
     CK_SESSION_HANDLE login_session;
     size_t pin_len;
     bool has_pin;
+    bool new_pin;
     uint8_t pin[KH_P11_PIN_MAX];
 };
 

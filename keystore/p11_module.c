@@ -204,6 +204,7 @@ kh_result kh_p11_open(const kh_p11_config *config, kh_p11 **out)
         memcpy(p11->pin, config->pin, config->pin_len);
         p11->pin_len = config->pin_len;
         p11->has_pin = true;
+        p11->new_pin = config->new_pin;
     }
     result = kh_algorithms_init();
     if (result != KH_OK) {
@@ -271,8 +272,9 @@ static kh_result log_in(kh_p11 *p11)
     if ((info.flags & CKF_USER_PIN_LOCKED) != 0) {
         return KH_E_LOCKED;
     }
-    if ((info.flags & CKF_USER_PIN_FINAL_TRY) != 0) {
+    if ((info.flags & CKF_USER_PIN_FINAL_TRY) != 0 && !p11->new_pin) {
         kh_p11_log(p11, KH_LOG_WARN, "token %s: one more wrong PIN locks it", p11->label);
+        return KH_E_LOCKED;
     }
     if (p11->logged_in) {
         p11->f->C_CloseSession(p11->login_session); /* dead, or its login is */
@@ -286,6 +288,11 @@ static kh_result log_in(kh_p11 *p11)
     if (rv != CKR_OK && rv != CKR_USER_ALREADY_LOGGED_IN) {
         p11->f->C_CloseSession(p11->login_session);
         result = failed(p11, "C_Login", rv);
+        /* Whatever it calls its answer: a token that counts tries says so. */
+        if (result != KH_E_LOCKED && p11->f->C_GetTokenInfo(p11->slot, &info) == CKR_OK &&
+            (info.flags & (CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED)) != 0) {
+            result = KH_E_PASSPHRASE;
+        }
         p11->pin_refused = result == KH_E_PASSPHRASE;
         return result;
     }

@@ -57,7 +57,8 @@ KH_MUST_USE kh_result kh_store_count(kh_store *store, uint64_t *count);
  * Adds a version. info: name, usage, flags, tier, place and validity as asked; all of it is filled on KH_OK. Of a key of a
  * token, material has its locator, and what was intended for that object is fulfilled with it. KH_E_INVALID (name,
  * usage, a usage that is not inherited), KH_E_EXISTS, KH_E_DUPLICATE, KH_E_NOT_FOUND (a new version of
- * nothing), KH_E_DISABLED (of a deleted key). KH_E_FORBIDDEN: the front brings a key that was purged, or that
+ * nothing), KH_E_DISABLED (of a deleted key). KH_E_FORBIDDEN: the front would have a new version elsewhere than the one before,
+ * or brings a key that was purged, or that
  * is there deleted or disabled by root; a sealed import that somebody kept would bring it back.
  */
 KH_MUST_USE kh_result kh_store_insert(kh_store *store, kh_store_asker asker, kh_key_info *info,
@@ -66,7 +67,7 @@ KH_MUST_USE kh_result kh_store_insert(kh_store *store, kh_store_asker asker, kh_
  * The same refusals without the key: whether an insertion could succeed, before a key is generated for it. Fills version,
  * and usage, tier and place where they are inherited.
  */
-KH_MUST_USE kh_result kh_store_may_insert(kh_store *store, kh_key_info *info);
+KH_MUST_USE kh_result kh_store_may_insert(kh_store *store, kh_store_asker asker, kh_key_info *info);
 /* One version with its private key (PKCS#8; wipe it). pkcs8: KH_IMPORT_PKCS8_MAX bytes or NULL.
  * KH_E_NOT_FOUND, KH_E_DAMAGED. */
 KH_MUST_USE kh_result kh_store_get(kh_store *store, uint64_t ref, kh_key_info *info, uint8_t *pkcs8,

@@ -5,6 +5,7 @@
  * whoever finds one destroys the object: a key without a row is nobody's.
  */
 #include "locator.h"
+#include "process.h"
 #include "store_sql.h"
 
 kh_result kh_store_intend(kh_store *store, const char *token, const uint8_t *object, bool destroy)
@@ -64,9 +65,12 @@ static bool own_object(const kh_row *row, kh_p11_locator *locator)
 kh_result kh_intents_fulfilled(kh_store *store, const kh_row *row)
 {
     sqlite3_stmt *st = store->statement[ST_INTENT_FULFILLED];
+    const uint8_t *blob = NULL;
     kh_p11_locator locator;
+    size_t blob_len = 0;
 
-    if (!own_object(row, &locator)) {
+    if (!kh_row_in_token(row) || kh_locator_parse(row->pkcs8, row->pkcs8_len, &locator, &blob, &blob_len) != KH_OK ||
+        locator.id_len != KH_P11_ID_LEN) {
         return KH_OK;
     }
     sqlite3_bind_blob(st, 1, locator.id, KH_P11_ID_LEN, SQLITE_STATIC);
@@ -96,7 +100,13 @@ kh_result kh_intents_destroy(kh_store *store, const kh_row *row, const kh_keeper
         return kh_store_intend(store, row->info.place, locator.id, true);
     }
     pool = pool_named(places, row->info.place);
-    for (uint32_t i = 0; result == KH_OK && pool != NULL && i < pool->partition_count; i++) {
+    if (pool == NULL) { /* nobody would ever destroy what its partitions have */
+        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR,
+                "store: %s cannot be purged: its pool %s is not in the configuration; put it back for that", row->info.name,
+                row->info.place);
+        return KH_E_UNAVAILABLE;
+    }
+    for (uint32_t i = 0; result == KH_OK && i < pool->partition_count; i++) {
         result = kh_store_intend(store, places->tokens[pool->partitions[i]], locator.id, true);
     }
     return result;

@@ -128,17 +128,16 @@ static bool info_named(const kh_key_info *info)
 /* A version that does not say where it lives lives where the one before does; a first one in memory. */
 static void inherit_place(kh_key_info *info, const kh_key_info *before)
 {
-    if (info->tier != 0) {
-        return;
+    if (info->tier == 0) {
+        info->tier = before != NULL ? before->tier : KH_TIER_SOFTWARE;
     }
-    info->tier = before != NULL ? before->tier : KH_TIER_SOFTWARE;
-    if (before != NULL && info->place[0] == '\0') {
+    if (before != NULL && info->tier == before->tier && info->place[0] == '\0') {
         memcpy(info->place, before->place, sizeof(info->place));
     }
 }
 
 /* What name and version an insertion gets, and the usage and the place that it inherits. */
-static kh_result place_version(kh_store *store, kh_key_info *info)
+static kh_result place_version(kh_store *store, kh_store_asker asker, kh_key_info *info)
 {
     uint64_t *refs = NULL;
     size_t count = 0;
@@ -176,6 +175,11 @@ static kh_result place_version(kh_store *store, kh_key_info *info)
     info->usage = row->info.usage;
     info->version = row->info.version + 1;
     inherit_place(info, &row->info);
+    /* What follows goes by the newest version: the front does not say where. */
+    if (asker != KH_ASKER_ROOT &&
+        (info->tier != row->info.tier || strcmp(info->place, row->info.place) != 0)) {
+        result = KH_E_FORBIDDEN;
+    }
 done:
     if (row != NULL) {
         OPENSSL_cleanse(row, sizeof(*row));
@@ -185,23 +189,23 @@ done:
     return result;
 }
 
-static kh_result check_request(kh_store *store, kh_key_info *info, uint32_t type)
+static kh_result check_request(kh_store *store, kh_store_asker asker, kh_key_info *info, uint32_t type)
 {
     kh_result result = KH_OK;
 
     if (!info_named(info) || (info->flags & ~(KH_KEY_ALLOW_DUPLICATE | KH_KEY_NEW_VERSION)) != 0) {
         return KH_E_INVALID;
     }
-    result = place_version(store, info);
+    result = place_version(store, asker, info);
     if (result == KH_OK && !kh_usage_possible(info->usage, type)) {
         result = KH_E_INVALID;
     }
     return result;
 }
 
-kh_result kh_store_may_insert(kh_store *store, kh_key_info *info)
+kh_result kh_store_may_insert(kh_store *store, kh_store_asker asker, kh_key_info *info)
 {
-    return check_request(store, info, info->type);
+    return check_request(store, asker, info, info->type);
 }
 
 kh_result kh_store_next_ref(kh_store *store, uint64_t *ref)
@@ -269,7 +273,7 @@ static kh_result check_id(kh_store *store, kh_store_asker asker, const kh_key_in
 
 static kh_result insert_row(kh_store *store, kh_store_asker asker, kh_row *row)
 {
-    kh_result result = check_request(store, &row->info, row->info.type);
+    kh_result result = check_request(store, asker, &row->info, row->info.type);
 
     if (result == KH_OK && (!kh_info_possible(&row->info) || (kh_row_in_token(row) && kh_row_sound(row) != KH_OK))) {
         result = KH_E_INVALID;

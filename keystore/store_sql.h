@@ -36,7 +36,7 @@
                  " not_before = ?7, expires = ?8, deleted = ?9 WHERE ref = ?1")                              \
     X(ST_INTEND, "INSERT OR REPLACE INTO intents (token, object, destroy) VALUES (?1, ?2, ?3)")              \
     X(ST_INTENT_DONE, "DELETE FROM intents WHERE token = ?1 AND object = ?2")                                \
-    X(ST_INTENT_FULFILLED, "DELETE FROM intents WHERE object = ?1 AND destroy = 0")                          \
+    X(ST_INTENT_FULFILLED, "DELETE FROM intents WHERE object = ?1")                                          \
     X(ST_NEXT_INTENT, "SELECT object, destroy FROM intents WHERE token = ?1 AND object > ?2"                 \
                       " ORDER BY object LIMIT 1")                                                            \
     X(ST_NAMED, "SELECT rotate_days, retain_days, tags, sealed FROM names WHERE name = ?1")                  \

@@ -335,6 +335,9 @@ static kh_result store_one(kh_store_transfer *transfer, kh_row *row, kh_store_re
     if (result == KH_OK) {
         result = kh_row_insert(transfer->store, row);
     }
+    if (result == KH_OK) {
+        result = kh_intents_fulfilled(transfer->store, row); /* an object that was to be destroyed is a key's again */
+    }
     slice->stored += result == KH_OK;
     return result;
 }

@@ -5,10 +5,13 @@
 #include "row.h"
 
 #include <openssl/crypto.h>
+#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#define ANSWER_NS UINT64_C(150000000000) /* longer than anything that a token is asked for may take */
 #define AWAIT_NS UINT64_C(5000000000) /* how long an operation waits for a token that is not there yet */
 
 /* ---- Who is there -------------------------------------------------------------------------------------- */
@@ -16,7 +19,11 @@
 kh_result kh_links_new(kh_links **links)
 {
     *links = calloc(1, sizeof(**links));
-    return *links != NULL ? KH_OK : KH_E_MEMORY;
+    if (*links == NULL) {
+        return KH_E_MEMORY;
+    }
+    /* An answer to a keeper that was here before is none to this one. */
+    return RAND_bytes((uint8_t *)&(*links)->last_number, sizeof((*links)->last_number) - 1) == 1 ? KH_OK : KH_E_CRYPTO;
 }
 
 static void free_token(kh_store_token *token)
@@ -132,6 +139,8 @@ kh_result kh_link_ask(kh_keeper *keeper, kh_store_token *token, const kh_link_me
     }
     question.answer = 0;
     question.number = asked->number = ++links->last_number;
+    asked->op = message->op;
+    asked->asked_ns = kh_now_ns();
     asked->token = token;
     asked->answered = answered;
     asked->ctx = ctx;
@@ -151,13 +160,13 @@ static void answer_question(kh_keeper *keeper, kh_link_question *asked, const kh
     free(asked);
 }
 
-/* One of that token with a number from..to. */
-static kh_link_question *take_question(kh_links *links, const kh_store_token *token, uint64_t from, uint64_t to)
+/* One of that token with a number from..to; op 0: any. */
+static kh_link_question *take_question(kh_links *links, const kh_store_token *token, uint32_t op, uint64_t from, uint64_t to)
 {
     for (kh_link_question **at = &links->questions; *at != NULL; at = &(*at)->next) {
         kh_link_question *asked = *at;
 
-        if (asked->token == token && asked->number >= from && asked->number <= to) {
+        if (asked->token == token && (op == 0 || asked->op == op) && asked->number >= from && asked->number <= to) {
             *at = asked->next;
             return asked;
         }
@@ -172,7 +181,7 @@ static void fail_questions(kh_keeper *keeper, kh_store_token *token)
     const uint64_t last = keeper->links->last_number;
     kh_link_question *asked = NULL;
 
-    while ((asked = take_question(keeper->links, token, 1, last)) != NULL) {
+    while ((asked = take_question(keeper->links, token, 0, 1, last)) != NULL) {
         answer_question(keeper, asked, &nothing);
     }
 }
@@ -180,6 +189,7 @@ static void fail_questions(kh_keeper *keeper, kh_store_token *token)
 static void close_link(kh_keeper *keeper, kh_store_token *token)
 {
     if (token->fd >= 0) {
+        (void)shutdown(token->fd, SHUT_RDWR); /* the main thread has a duplicate */
         close(token->fd);
     }
     token->fd = -1;
@@ -250,7 +260,7 @@ static void tell_key(kh_keeper *keeper, kh_store_token *token, const kh_link_mes
 
     answer.result = (uint32_t)result;
     answer.data_len = (uint32_t)len;
-    result = kh_link_send(token->fd, &answer, key); /* one that does not read asks again later */
+    result = kh_link_send(token->fd, &answer, key); /* whoever is not answered asks again */
     (void)result;
     free(key);
 }
@@ -261,6 +271,9 @@ static void hello(kh_keeper *keeper, kh_store_token *token, const uint8_t *data,
         kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR,
                 "keeper: the keeper of token %s says that it is another's; it is not used", token->name);
         return;
+    }
+    if (token->open) {
+        return; /* once for a link */
     }
     token->open = true;
     kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_INFO, "keeper: token %s is there", token->name);
@@ -327,7 +340,7 @@ static void on_message(kh_keeper *keeper, kh_store_token *token, const kh_link_m
     const kh_link_answer answer = {(kh_result)message->result, data, message->data_len};
 
     if (message->answer != 0) {
-        asked = take_question(keeper->links, token, message->number, message->number);
+        asked = take_question(keeper->links, token, message->op, message->number, message->number);
         if (asked != NULL) {
             answer_question(keeper, asked, &answer);
         }
@@ -345,6 +358,7 @@ static void on_link(kh_keeper *keeper, const kh_control *control, uint64_t life)
     kh_store_token *token = kh_links_token(keeper, control->token);
 
     if (token == NULL || keeper->links->stopping) {
+        (void)shutdown(control->fds[0], SHUT_RDWR);
         close(control->fds[0]); /* of a configuration that is gone already */
         return;
     }
@@ -376,7 +390,7 @@ static bool legal(const kh_keeper_places *places)
 static void on_places(kh_keeper *keeper, const kh_keeper_places *places)
 {
     kh_links *links = keeper->links;
-    kh_store_token *now[KH_PLACES_TOKENS] = {NULL};
+    kh_store_token *now[KH_PLACES_TOKENS] = {NULL}, *gone[KH_PLACES_TOKENS];
     bool complete = legal(places);
 
     for (uint32_t i = 0; complete && i < places->token_count; i++) {
@@ -404,14 +418,16 @@ static void on_places(kh_keeper *keeper, const kh_keeper_places *places)
             }
         }
     }
-    for (uint32_t j = 0; j < KH_PLACES_TOKENS; j++) {
-        if (links->tokens[j] != NULL) {
-            close_link(keeper, links->tokens[j]);
-            free_token(links->tokens[j]);
-        }
-    }
+    /* Whoever is told that a token is gone sees the new ones. */
+    memcpy(gone, links->tokens, sizeof(gone));
     memcpy(links->tokens, now, sizeof(now));
     links->places = *places;
+    for (uint32_t j = 0; j < KH_PLACES_TOKENS; j++) {
+        if (gone[j] != NULL) {
+            close_link(keeper, gone[j]);
+            free_token(gone[j]);
+        }
+    }
     for (uint32_t i = 0; i < places->token_count; i++) {
         kh_links_repair(keeper, links->tokens[i]); /* it may be in a pool that it was not in */
     }
@@ -502,7 +518,7 @@ static void on_changed(kh_keeper *keeper, void *ctx, kh_store_token *token, cons
     wait_done(keeper, ctx);
 }
 
-/* Asks each token that is concerned; whoever cannot be asked is gone. */
+/* Asks each token that is concerned. One that cannot be told loses its link, and with it all that it knows. */
 static void tell_all(kh_keeper *keeper, kh_link_wait *wait)
 {
     kh_links *links = keeper->links;
@@ -511,9 +527,17 @@ static void tell_all(kh_keeper *keeper, kh_link_wait *wait)
         for (uint32_t t = 0; t < links->places.token_count; t++) {
             const kh_link_message message = {.op = KH_LINK_CHANGED, .ref = links->touched[i].ref};
 
-            if (concerns(keeper, &links->touched[i], t) &&
-                kh_link_ask(keeper, links->tokens[t], &message, NULL, on_changed, wait) == KH_OK) {
+            kh_store_token *token = links->tokens[t];
+
+            if (token->fd < 0 || !concerns(keeper, &links->touched[i], t)) {
+                continue;
+            }
+            if (kh_link_ask(keeper, token, &message, NULL, on_changed, wait) == KH_OK) {
                 wait->left++;
+            } else {
+                kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR,
+                        "keeper: the keeper of token %s does not read what changed; its link is ended", token->name);
+                close_link(keeper, token);
             }
         }
     }
@@ -585,30 +609,81 @@ kh_result kh_links_settle(kh_keeper *keeper, kh_op *op, kh_result result, bool c
     return KH_AGAIN;
 }
 
+/* ---- Links that are stuck ------------------------------------------------------------------------------- */
+
+void kh_links_judge(kh_keeper *keeper)
+{
+    const uint64_t now_ns = kh_now_ns();
+    kh_store_token *stuck = NULL;
+
+    for (const kh_link_question *asked = keeper->links->questions; asked != NULL; asked = asked->next) {
+        stuck = now_ns - asked->asked_ns >= ANSWER_NS ? asked->token : stuck;
+    }
+    if (stuck != NULL) {
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR,
+                "keeper: the keeper of token %s does not answer; its link is ended", stuck->name);
+        close_link(keeper, stuck);
+    }
+}
+
 /* ---- Signatures for root ------------------------------------------------------------------------------- */
+
+typedef struct signing {
+    kh_op *op;
+    kh_key_info info;
+    uint32_t tried; /* partitions, as a set of their places in the pool */
+} signing;
+
+static kh_result ask_signature(kh_keeper *keeper, signing *wanted);
 
 static void on_signed(kh_keeper *keeper, void *ctx, kh_store_token *token, const kh_link_answer *answer)
 {
-    kh_op *op = ctx;
+    signing *wanted = ctx;
+    kh_op *op = wanted->op;
     kh_result result = answer->result;
 
     (void)token;
     if (result == KH_OK && (answer->len == 0 || answer->len > sizeof(op->out))) {
         result = KH_E_INTERNAL;
     }
+    if (result != KH_OK && wanted->info.tier == KH_TIER_HSM_POOL && ask_signature(keeper, wanted) == KH_OK) {
+        return; /* another partition may do better */
+    }
     if (result == KH_OK) {
         memcpy(op->out, answer->data, answer->len);
         op->out_len = answer->len;
     }
     kh_storework_finish(keeper, op, result, 0);
+    free(wanted);
+}
+
+/* KH_E_UNAVAILABLE: nobody is left to be asked. */
+static kh_result ask_signature(kh_keeper *keeper, signing *wanted)
+{
+    const kh_key_info *info = &wanted->info;
+    const kh_record *record = &wanted->op->record;
+    const kh_keeper_pool *pool = info->tier == KH_TIER_HSM_POOL ? kh_links_pool(keeper, info->place) : NULL;
+    const kh_link_message message = {
+        .op = KH_LINK_SIGN, .ref = info->ref, .scheme = record->scheme, .data_len = record->data_len};
+    kh_result result = KH_E_UNAVAILABLE;
+
+    if (info->tier == KH_TIER_HSM) {
+        return kh_link_ask(keeper, kh_links_token(keeper, info->place), &message, record->data, on_signed, wanted);
+    }
+    for (uint32_t i = 0; pool != NULL && result == KH_E_UNAVAILABLE && i < pool->partition_count; i++) {
+        if ((wanted->tried & 1u << i) == 0) {
+            wanted->tried |= 1u << i;
+            result = kh_link_ask(keeper, keeper->links->tokens[pool->partitions[i]], &message, record->data, on_signed,
+                                 wanted);
+        }
+    }
+    return result;
 }
 
 kh_result kh_links_sign(kh_keeper *keeper, kh_op *op, const kh_key_info *info)
 {
-    const kh_keeper_pool *pool = info->tier == KH_TIER_HSM_POOL ? kh_links_pool(keeper, info->place) : NULL;
-    const kh_link_message message = {
-        .op = KH_LINK_SIGN, .ref = info->ref, .scheme = op->record.scheme, .data_len = op->record.data_len};
-    kh_result result = KH_E_UNAVAILABLE;
+    signing *wanted = NULL;
+    kh_result result = KH_OK;
 
     if (op->record.op != KH_STORE_CERTIFY) {
         return KH_E_UNSUPPORTED; /* with a key of a token, root certifies and nothing else */
@@ -616,15 +691,19 @@ kh_result kh_links_sign(kh_keeper *keeper, kh_op *op, const kh_key_info *info)
     if (!kh_scheme_fits((int)op->record.scheme, (int)info->type)) {
         return KH_E_SCHEME;
     }
-    if (message.data_len > KH_LINK_DATA_MAX) {
+    if (op->record.data_len > KH_LINK_DATA_MAX) {
         return KH_E_TOO_LARGE;
     }
-    for (uint32_t i = 0; pool != NULL && result == KH_E_UNAVAILABLE && i < pool->partition_count; i++) {
-        result =
-            kh_link_ask(keeper, keeper->links->tokens[pool->partitions[i]], &message, op->record.data, on_signed, op);
+    wanted = calloc(1, sizeof(*wanted));
+    if (wanted == NULL) {
+        return KH_E_MEMORY;
     }
-    if (pool == NULL) {
-        result = kh_link_ask(keeper, kh_links_token(keeper, info->place), &message, op->record.data, on_signed, op);
+    wanted->op = op;
+    wanted->info = *info;
+    result = ask_signature(keeper, wanted);
+    if (result == KH_OK) {
+        return KH_AGAIN;
     }
-    return result == KH_OK ? KH_AGAIN : result;
+    free(wanted);
+    return result;
 }

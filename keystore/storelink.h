@@ -21,6 +21,8 @@ typedef struct kh_store_token {
     uint64_t life; /* of the link: what an earlier one says does not count */
     bool cleaning; /* what is intended for it is being looked through */
     bool clean_again;
+    unsigned clean_pause; /* ticks until it is tried again; after each failure longer */
+    unsigned clean_failures;
     uint8_t cleaned_to[KH_P11_ID_LEN];
     uint8_t destroying[KH_P11_ID_LEN]; /* what it was asked to destroy */
     bool repairing; /* its pools' keys are being placed */
@@ -57,6 +59,8 @@ typedef struct kh_clean_wait {
 typedef struct kh_link_question {
     struct kh_link_question *next;
     uint64_t number;
+    uint32_t op;
+    uint64_t asked_ns;
     kh_store_token *token;
     kh_link_answered_fn answered;
     void *ctx;
@@ -93,17 +97,23 @@ typedef struct kh_link_ports {
     struct {
         int fd;
         uint64_t life;
+        unsigned slot; /* of its load */
         char token[KH_PLACE_MAX + 1];
     } port[KH_PLACES_TOKENS];
     size_t count;
     uint64_t lives;
+    _Atomic uint32_t load[KH_PLACES_TOKENS]; /* datagrams that wait at the store's desk */
+    _Atomic bool ticking;
 } kh_link_ports;
+
+/* Whether so much of it waits already that it is not read for now. */
+bool kh_link_port_full(kh_link_ports *ports, size_t i);
 
 void kh_link_ports_add(kh_keeper *keeper, kh_link_ports *ports, kh_control *control);
 /* When one is readable; it may be gone afterwards, and the last one is at its index. */
 void kh_link_ports_read(kh_keeper *keeper, kh_link_ports *ports, size_t i);
 void kh_link_ports_places(kh_keeper *keeper, const kh_control *control);
-void kh_link_ports_tick(kh_keeper *keeper);
+void kh_link_ports_tick(kh_keeper *keeper, kh_link_ports *ports);
 void kh_link_ports_stop(kh_keeper *keeper);
 void kh_link_ports_close(kh_link_ports *ports);
 
@@ -159,6 +169,8 @@ void kh_links_clean(kh_keeper *keeper, kh_store_token *token);
 void kh_links_repair(kh_keeper *keeper, kh_store_token *token);
 /* Once a second, or once in a while when there are no tokens. */
 void kh_links_tick(kh_keeper *keeper);
+/* Ends links whose questions are not answered. */
+void kh_links_judge(kh_keeper *keeper);
 /* It is gone: nothing is under way with it. */
 void kh_links_forget(kh_keeper *keeper, kh_store_token *token);
 

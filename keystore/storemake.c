@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FRONT_MAKINGS_MAX 8 /* keys that a front has made in tokens at a time */
+
 typedef struct kh_making {
     struct kh_making *next;
     kh_op *op;      /* NULL: answered */
@@ -388,11 +390,22 @@ static kh_result bring(kh_making *making, const uint8_t *pkcs8, size_t len)
     return KH_OK;
 }
 
+/* Root is not kept waiting behind what a front has made. */
+static bool too_many(kh_keeper *keeper, const kh_op *op)
+{
+    unsigned count = 0;
+
+    for (const kh_making *making = keeper->links->makings; making != NULL; making = making->next) {
+        count += making->op != NULL && making->op->ring != NULL;
+    }
+    return op->ring != NULL && count >= FRONT_MAKINGS_MAX;
+}
+
 kh_result kh_make_insert(kh_keeper *keeper, kh_op *op, const kh_key_info *asked)
 {
     kh_key_info info = *asked;
     kh_making *making = NULL;
-    kh_result result = kh_links_resolve(keeper, &info);
+    kh_result result = too_many(keeper, op) ? KH_E_OVERLOADED : kh_links_resolve(keeper, &info);
 
     if (result != KH_OK) {
         return result;
@@ -523,7 +536,7 @@ static kh_result begin_adopt(kh_keeper *keeper, adopting *adopted, const kh_key_
     }
     result = kh_links_resolve(keeper, &adopted->info);
     if (result == KH_OK) {
-        result = kh_store_may_insert(keeper->store, &adopted->info);
+        result = kh_store_may_insert(keeper->store, KH_ASKER_ROOT, &adopted->info);
     }
     if (result != KH_OK) {
         return result;

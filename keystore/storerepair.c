@@ -27,8 +27,11 @@ static void on_destroyed(kh_keeper *keeper, void *ctx, kh_store_token *token, co
         kh_result result = kh_store_intent_done(keeper->store, token->name, token->destroying);
 
         (void)result; /* logged; it is destroyed once more, then */
+        token->clean_failures = 0;
     } else {
-        token->clean_again = token->open; /* at the next tick */
+        token->clean_again = token->open; /* later, and each time later */
+        token->clean_failures += token->clean_failures < 12;
+        token->clean_pause = 1u << token->clean_failures;
         kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_WARN,
                 "keeper: an object in token %s that is to be destroyed is still there (%s); it is tried again", token->name,
                 kh_result_name(answer->result));
@@ -180,10 +183,12 @@ void kh_links_tick(kh_keeper *keeper)
         } else if (token->repair_again && !token->repairing) {
             kh_links_repair(keeper, token);
         }
-        if (token->clean_again && !token->cleaning) {
+        token->clean_pause -= token->clean_pause > 0;
+        if (token->clean_again && !token->cleaning && token->clean_pause == 0) {
             kh_links_clean(keeper, token);
         }
     }
+    kh_links_judge(keeper);
     kh_links_retry(keeper, false);
     kh_rotate_due(keeper, (uint64_t)time(NULL));
 }

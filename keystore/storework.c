@@ -117,7 +117,7 @@ static kh_result begin_insert(kh_keeper *keeper, kh_op *op)
         return KH_E_UNSUPPORTED;
     }
     info.type = create ? info.type : KH_KEY_NONE;
-    result = kh_store_may_insert(keeper->store, &info);
+    result = kh_store_may_insert(keeper->store, kh_storework_asker(op), &info);
     if (result != KH_OK) {
         return result;
     }
@@ -140,7 +140,7 @@ static kh_result end_insert(kh_keeper *keeper, kh_op *op)
     }
     memcpy(&info, op->record.data, sizeof(info));
     info.type = (uint32_t)op->material->type;
-    result = kh_store_may_insert(keeper->store, &info);
+    result = kh_store_may_insert(keeper->store, kh_storework_asker(op), &info);
     if (result == KH_OK && info.tier != KH_TIER_SOFTWARE) {
         return kh_make_insert(keeper, op, &info);
     }

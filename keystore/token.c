@@ -47,9 +47,9 @@ void kh_token_leave(kh_token_watch *watch)
  * Ticks are counted, not time: after this process or the machine has stood still, a call gets as much time to come back as the
  * watcher took to look again.
  */
-static bool hangs(kh_token_watch *watch, uint32_t tick_ms)
+static bool hangs(kh_token_watch *watch, uint32_t tick_ms, uint32_t least_ms)
 {
-    uint32_t calls = atomic_load(&watch->calls);
+    uint32_t calls = atomic_load(&watch->calls), patience_ms = atomic_load(&watch->patience_ms);
 
     if ((calls & 1) == 0 || calls != watch->seen) {
         watch->seen = calls;
@@ -57,15 +57,35 @@ static bool hangs(kh_token_watch *watch, uint32_t tick_ms)
         return false;
     }
     watch->waited_ms += tick_ms;
-    return watch->waited_ms > atomic_load(&watch->patience_ms);
+    return watch->waited_ms > (patience_ms > least_ms ? patience_ms : least_ms);
+}
+
+/*
+ * A library with one lock for all lets nobody in while it makes a key: as long as no worker has come back since the maker went in,
+ * they get as much time as it.
+ */
+static uint32_t worker_patience(kh_token *token)
+{
+    uint32_t calls = atomic_load(&token->maker_watch.calls), patience_ms = atomic_load(&token->maker_watch.patience_ms);
+    uint32_t came_back = 0;
+
+    for (uint32_t i = 0; i < token->worker_count; i++) {
+        came_back += atomic_load(&token->workers[i].watch.calls) / 2;
+    }
+    if ((calls & 1) == 0 || calls != token->making) {
+        token->making = calls;
+        token->came_back = came_back;
+    }
+    return (calls & 1) != 0 && came_back == token->came_back ? patience_ms : 0;
 }
 
 static void watch(kh_token *token, uint32_t tick_ms)
 {
-    bool hung = hangs(&token->maker_watch, tick_ms);
+    uint32_t least_ms = worker_patience(token);
+    bool hung = hangs(&token->maker_watch, tick_ms, 0);
 
     for (uint32_t i = 0; i < token->worker_count; i++) {
-        hung = hangs(&token->workers[i].watch, tick_ms) || hung;
+        hung = hangs(&token->workers[i].watch, tick_ms, least_ms) || hung;
     }
     if (hung) {
         kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR,
@@ -97,6 +117,16 @@ _Noreturn void kh_token_die(kh_token *token, kh_token_end why)
     abort();
 }
 
+void kh_token_check_pin(kh_token *token, kh_result result)
+{
+    if (result == KH_E_PASSPHRASE || result == KH_E_LOCKED) {
+        kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR,
+                "token %s: %s; it is not tried again: correct the PIN, then send keyholdd SIGHUP", token->config->name,
+                result == KH_E_LOCKED ? "its PIN is locked, or would be by one more that is wrong" : "its PIN is wrong");
+        kh_token_die(token, KH_TOKEN_PIN);
+    }
+}
+
 kh_result kh_token_login_again(kh_token *token, kh_token_watch *watch, uint32_t logins_seen)
 {
     kh_result result = KH_OK;
@@ -111,12 +141,7 @@ kh_result kh_token_login_again(kh_token *token, kh_token_watch *watch, uint32_t 
         }
     }
     pthread_mutex_unlock(&token->heal_lock);
-    if (result == KH_E_PASSPHRASE || result == KH_E_LOCKED) {
-        kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR,
-                "token %s: %s; it is not tried again: correct the PIN, then send keyholdd SIGHUP", token->config->name,
-                result == KH_E_LOCKED ? "its PIN is locked" : "its PIN is wrong");
-        kh_token_die(token, KH_TOKEN_PIN);
-    }
+    kh_token_check_pin(token, result);
     return result;
 }
 
@@ -178,33 +203,12 @@ static void take_ring(kh_token *token, int fds[3])
     wake_sleepers(token, old);
 }
 
-/* All that is known may have changed while there was no link. */
+/* All that is known may have changed while there was no link; without one, nobody says that it has. */
 static void take_link(kh_token *token, int fd)
 {
     pthread_mutex_lock(&token->lock);
-    if (token->link_fd >= 0) {
-        close(token->link_fd);
-    }
-    token->link_fd = fd;
-    token->change_count = 0;
-    for (kh_token_key *key = token->asked; key != NULL; key = key->next) {
-        key->question = 0;
-    }
-    kh_token_link_hello(token);
-    kh_token_keys_forget(token, 0);
-    pthread_mutex_unlock(&token->lock);
-}
-
-static void lose_link(kh_token *token)
-{
-    pthread_mutex_lock(&token->lock);
-    close(token->link_fd);
-    token->link_fd = -1;
-    token->change_count = 0;
-    for (kh_token_key *key = token->asked; key != NULL; key = key->next) {
-        key->question = 0;
-    }
-    kh_token_keys_ask(token); /* nobody is there to be asked: answers them */
+    token->now_ns = kh_now_ns();
+    kh_token_link_change(token, fd);
     pthread_mutex_unlock(&token->lock);
 }
 
@@ -217,6 +221,7 @@ static void tick(kh_token *token, uint32_t tick_ms, uint32_t *judged_ms)
     pthread_mutex_lock(&token->lock);
     token->now_ns = kh_now_ns();
     kh_token_keys_expire(token);
+    kh_token_link_flush(token);
     kh_token_keys_ask(token);
     *judged_ms += tick_ms;
     if (*judged_ms >= JUDGE_MS) {
@@ -263,13 +268,13 @@ static void serve(kh_token *token)
             next_ns = now_ns + (uint64_t)tick_ms * 1000000;
         }
         if (token->change_count == KH_TOKEN_CHANGES) { /* of the main thread's making, and read by it: settled by others */
-            fds[1].events = 0;
+            fds[1].fd = -1;
         }
         if (poll(fds, 2, (int)((next_ns - now_ns) / 1000000) + 1) < 0 && errno != EINTR) {
             break;
         }
         if (fds[1].revents != 0 && fds[1].fd >= 0 && !kh_token_link_read(token)) {
-            lose_link(token);
+            take_link(token, -1);
         }
         if (fds[0].revents != 0) {
             stop = !hear(token);
@@ -335,6 +340,7 @@ static kh_result init(kh_token *token, const kh_token_config *config)
     token->config = config;
     token->link_fd = -1;
     token->tasks_end = &token->tasks;
+    token->kept_end = &token->kept;
     token->worker_count = config->sessions < SESSIONS_MAX ? config->sessions : SESSIONS_MAX;
     token->worker_count = token->worker_count > 0 ? token->worker_count : 1;
     token->workers = calloc(token->worker_count, sizeof(*token->workers));

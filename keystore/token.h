@@ -35,6 +35,7 @@ typedef struct kh_token_op {
     struct kh_token_op *next;
     struct kh_token_ring *ring; /* NULL: a question of the link, with its number */
     uint64_t number;
+    uint64_t link_life; /* of the link that asked */
     uint32_t slot;
     bool is_slow; /* counted in slow_in_flight */
     kh_record record; /* private; .data is inline_data or long_data */
@@ -61,6 +62,7 @@ typedef struct kh_token_key {
     bool known;    /* the store's keeper has answered; else it is in `asked` */
     bool in_ready; /* waits for a worker */
     uint64_t question; /* its number; 0: not sent yet */
+    uint64_t asked_ns; /* when it was sent last */
     uint64_t left_at;  /* the number of the change that took it out of the table; 0: it is there */
     kh_token_op *first, *last; /* operations that wait */
     uint32_t waiting;
@@ -92,11 +94,21 @@ typedef struct kh_token_worker {
 /* A question of the store's keeper for the maker. */
 typedef struct kh_token_task {
     struct kh_token_task *next;
+    uint64_t link_life; /* of the link that asked */
     kh_link_message message;
     uint8_t data[]; /* wiped */
 } kh_token_task;
 
 #define KH_TOKEN_CHANGES 64 /* questions `changed` that are not answered yet */
+
+/* An answer for which the socket had no room. */
+typedef struct kh_token_answer_kept {
+    struct kh_token_answer_kept *next;
+    kh_link_message message;
+    uint8_t data[]; /* wiped */
+} kh_token_answer_kept;
+
+#define KH_TOKEN_QUESTIONS 64 /* to the store's keeper at a time: the socket has room for the answers, and for ours */
 
 typedef struct kh_token_change {
     uint64_t number; /* of the question */
@@ -126,7 +138,10 @@ typedef struct kh_token {
     uint64_t usual_ns;                      /* of the fastest key of late */
     uint32_t slow_in_flight;
 
-    int link_fd; /* -1: none */
+    int link_fd;        /* -1: none */
+    uint64_t link_life; /* rises with each link that comes or goes: nothing of one is answered on another */
+    uint32_t questions; /* sent, not answered */
+    kh_token_answer_kept *kept, **kept_end;
     uint64_t next_number;
     kh_token_change changes[KH_TOKEN_CHANGES];
     uint32_t change_count;
@@ -135,6 +150,7 @@ typedef struct kh_token {
     pthread_cond_t maker_wake;
     kh_token_task *tasks, **tasks_end;
     kh_token_watch maker_watch;
+    uint32_t making, came_back; /* the main thread's: the maker's call that may take long, and the workers' calls when it began */
     kh_p11_session *maker_session; /* the maker's */
     pthread_t maker;
 
@@ -151,6 +167,8 @@ void kh_token_enter(kh_token *token, kh_token_watch *watch, uint32_t most_ms);
 void kh_token_leave(kh_token_watch *watch);
 /* Answers all that is under way and ends the process. Not under the lock. */
 _Noreturn void kh_token_die(kh_token *token, kh_token_end why);
+/* A PIN that was refused is the end of the process; any other result is nothing to this. Not under the lock. */
+void kh_token_check_pin(kh_token *token, kh_result result);
 /* Takes the login up again after a session lost it. KH_OK: there is one, whoever did it. */
 kh_result kh_token_login_again(kh_token *token, kh_token_watch *watch, uint32_t logins_seen);
 
@@ -195,8 +213,13 @@ void kh_token_keys_free(kh_token *token);
 void *kh_token_maker_main(void *token);
 /* Reads what is there. Takes the lock. false: the other end is gone. */
 bool kh_token_link_read(kh_token *token);
-/* Under the lock: an answer of the link. */
-void kh_token_link_answer(kh_token *token, uint32_t op, uint64_t number, kh_result result, const void *data, size_t len);
+/* Under the lock: an answer over the link, if it is still the one of which the question came. */
+void kh_token_link_answer(kh_token *token, uint64_t link_life, uint32_t op, uint64_t number, kh_result result,
+                          const void *data, size_t len);
+/* Under the lock: what had no room. */
+void kh_token_link_flush(kh_token *token);
+/* Under the lock: another link, or none (-1). What the old one asked is not answered any more. */
+void kh_token_link_change(kh_token *token, int fd);
 /* Under the lock: answers the `changed` whose keys are all done. */
 void kh_token_link_settle(kh_token *token);
 /* Under the lock: says who this is. */

@@ -17,6 +17,7 @@
 #define ALONE_NS UINT64_C(10000000000) /* after that without a second key one has all sessions */
 #define SLOW_NS UINT64_C(20000000)     /* no key is slow below that */
 #define SLOW_TIMES 8
+#define ASK_AGAIN_NS UINT64_C(500000000)
 
 static kh_token_key **bucket_of(kh_token *token, uint64_t ref)
 {
@@ -32,7 +33,7 @@ static void key_free(kh_token_key *key)
 
 static bool idle(const kh_token_key *key)
 {
-    return key->known && key->in_flight == 0 && key->waiting == 0;
+    return key->known && key->in_flight == 0 && key->waiting == 0 && !key->in_ready;
 }
 
 /* The first key from the hand on that nobody waits for makes room. */
@@ -98,6 +99,13 @@ static void take_out(kh_token *token, kh_token_key *key)
     token->key_count--;
 }
 
+/* It is asked anew: an answer that is under way may be older than what is known. */
+static void unask(kh_token *token, kh_token_key *key)
+{
+    token->questions -= key->question != 0;
+    key->question = 0;
+}
+
 static void unlist_asked(kh_token *token, kh_token_key *key)
 {
     kh_token_key **at = &token->asked;
@@ -107,6 +115,7 @@ static void unlist_asked(kh_token *token, kh_token_key *key)
     }
     *at = key->next;
     key->next = NULL;
+    unask(token, key);
 }
 
 /* ---- Whose turn it is */
@@ -333,13 +342,14 @@ void kh_token_key_told(kh_token *token, uint64_t number, kh_result result, const
     token->stats.keys_loaded++;
     make_ready(token, key);
     kh_token_wake(token, 1);
+    kh_token_keys_ask(token);
 }
 
 /* Takes a key away from those that come; its waiting operations go to the end of a list. */
 static void forget(kh_token *token, kh_token_key *key, kh_token_op ***end)
 {
     if (!key->known) { /* the question is asked again, since its answer may be older than the change */
-        key->question = 0;
+        unask(token, key);
         return;
     }
     unlist_ready(token, key);
@@ -386,22 +396,45 @@ void kh_token_keys_forget(kh_token *token, uint64_t ref)
     kh_token_keys_ask(token);
 }
 
+/*
+ * A question that is not answered for a while is sent again with the same number: either the question or the answer met a full
+ * socket. As many as KH_TOKEN_QUESTIONS are under way.
+ */
+static kh_result ask(kh_token *token, kh_token_key *key)
+{
+    kh_link_message message = {.op = KH_LINK_KEY, .ref = key->ref};
+    kh_result result = KH_E_UNAVAILABLE;
+
+    if (token->link_fd < 0) {
+        return KH_E_UNAVAILABLE;
+    }
+    if (token->kept != NULL || (key->question == 0 && token->questions >= KH_TOKEN_QUESTIONS)) {
+        return KH_AGAIN;
+    }
+    message.number = key->question != 0 ? key->question : token->next_number + 1;
+    result = kh_link_send(token->link_fd, &message, NULL);
+    if (result == KH_OK && key->question == 0) {
+        key->question = ++token->next_number;
+        token->questions++;
+    }
+    key->asked_ns = token->now_ns;
+    return result;
+}
+
 void kh_token_keys_ask(kh_token *token)
 {
     for (kh_token_key *key = token->asked, *next = NULL; key != NULL; key = next) {
-        kh_link_message message = {.op = KH_LINK_KEY, .number = token->next_number + 1, .ref = key->ref};
-        kh_result result = KH_E_UNAVAILABLE;
+        kh_result result = KH_OK;
 
         next = key->next;
-        if (key->question != 0) {
+        if (token->link_fd >= 0 && key->question == 0 && token->questions >= KH_TOKEN_QUESTIONS) {
             continue;
         }
-        if (token->link_fd >= 0) {
-            result = kh_link_send(token->link_fd, &message, NULL);
+        if (key->question != 0 && token->now_ns - key->asked_ns < ASK_AGAIN_NS) {
+            continue;
         }
-        if (result == KH_OK) {
-            key->question = ++token->next_number;
-        } else if (result != KH_AGAIN) {
+        result = ask(token, key);
+        if (result != KH_OK && result != KH_AGAIN) {
             unlist_asked(token, key);
             take_out(token, key);
             answer_all(token, key, KH_E_UNAVAILABLE);

@@ -6,8 +6,10 @@
 #include "token.h"
 
 #include <openssl/crypto.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,25 +18,96 @@
 #define LOOK_MS 1000 /* how often an open token is looked after */
 #define POLL_MS 250   /* how often a token that is not there is looked for, */
 #define POLL_LATER_MS 1000
-#define POLLS 120     /* and from then on less often */
+#define POLLS 120      /* and from then on less often */
+#define LOGIN_MS 30000 /* between logins that fail, nobody knows why */
 
 /* ---- Talking */
 
-/* A store's keeper that does not read is stuck, and its watchdog's business: it gets a new link afterwards. */
+static void keep(kh_token *token, const kh_link_message *message, const void *data)
+{
+    kh_token_answer_kept *kept = malloc(sizeof(*kept) + message->data_len);
+
+    if (kept == NULL) { /* the store's keeper must not wait for ever: a link that ends answers all */
+        shutdown(token->link_fd, SHUT_RDWR);
+        return;
+    }
+    kept->next = NULL;
+    kept->message = *message;
+    if (message->data_len > 0) {
+        memcpy(kept->data, data, message->data_len);
+    }
+    *token->kept_end = kept;
+    token->kept_end = &kept->next;
+}
+
+/* In order, and what has no room now is kept. */
 static void tell(kh_token *token, const kh_link_message *message, const void *data)
 {
-    if (token->link_fd >= 0 && kh_link_send(token->link_fd, message, data) == KH_AGAIN) {
-        kh_logf(token->config->log, token->config->ctx, KH_LOG_WARN,
-                "token %s: the store's keeper does not read what it is told", token->config->name);
+    if (token->link_fd >= 0 && (token->kept != NULL || kh_link_send(token->link_fd, message, data) == KH_AGAIN)) {
+        keep(token, message, data);
     }
 }
 
-void kh_token_link_answer(kh_token *token, uint32_t op, uint64_t number, kh_result result, const void *data, size_t len)
+static void drop_kept(kh_token *token)
+{
+    kh_token_answer_kept *kept = token->kept;
+
+    token->kept = kept->next;
+    token->kept_end = kept->next != NULL ? token->kept_end : &token->kept;
+    OPENSSL_cleanse(kept, sizeof(*kept) + kept->message.data_len);
+    free(kept);
+}
+
+void kh_token_link_flush(kh_token *token)
+{
+    while (token->kept != NULL && kh_link_send(token->link_fd, &token->kept->message, token->kept->data) != KH_AGAIN) {
+        drop_kept(token);
+    }
+}
+
+void kh_token_link_answer(kh_token *token, uint64_t link_life, uint32_t op, uint64_t number, kh_result result,
+                          const void *data, size_t len)
 {
     const kh_link_message message = {
         .op = op, .answer = 1, .number = number, .result = (uint32_t)result, .data_len = (uint32_t)len};
 
-    tell(token, &message, data);
+    if (link_life == token->link_life) {
+        tell(token, &message, data);
+    }
+}
+
+/* What the old link asked of the maker is dropped, but what is to be destroyed: that is never wrong. */
+static void drop_tasks(kh_token *token)
+{
+    kh_token_task **at = &token->tasks;
+
+    while (*at != NULL) {
+        kh_token_task *task = *at;
+
+        if (task->message.op == KH_LINK_DESTROY) {
+            at = &task->next;
+        } else {
+            *at = task->next;
+            kh_token_task_free(task);
+        }
+    }
+    token->tasks_end = at;
+}
+
+void kh_token_link_change(kh_token *token, int fd)
+{
+    if (token->link_fd >= 0) {
+        close(token->link_fd);
+    }
+    token->link_fd = fd;
+    token->link_life++;
+    token->change_count = 0;
+    while (token->kept != NULL) {
+        drop_kept(token);
+    }
+    drop_tasks(token);
+    kh_token_link_hello(token);
+    kh_token_keys_forget(token, 0);
 }
 
 void kh_token_link_hello(kh_token *token)
@@ -42,7 +115,7 @@ void kh_token_link_hello(kh_token *token)
     char name[KH_PLACE_MAX + 1] = "";
     const kh_link_message message = {.op = KH_LINK_HELLO, .number = ++token->next_number, .data_len = sizeof(name)};
 
-    if (token->link_fd >= 0 && token->serving) {
+    if (token->serving) {
         memcpy(name, token->config->name, strnlen(token->config->name, KH_PLACE_MAX));
         tell(token, &message, name);
     }
@@ -65,7 +138,7 @@ void kh_token_link_settle(kh_token *token)
             i++;
             continue;
         }
-        kh_token_link_answer(token, KH_LINK_CHANGED, token->changes[i].number, KH_OK, NULL, 0);
+        kh_token_link_answer(token, token->link_life, KH_LINK_CHANGED, token->changes[i].number, KH_OK, NULL, 0);
         token->changes[i] = token->changes[--token->change_count];
     }
 }
@@ -90,10 +163,11 @@ static void sign(kh_token *token, const kh_link_message *message, const uint8_t 
     }
     if (op == NULL || (message->data_len > sizeof(op->inline_data) && op->long_data == NULL)) {
         free(op);
-        kh_token_link_answer(token, message->op, message->number, KH_E_MEMORY, NULL, 0);
+        kh_token_link_answer(token, token->link_life, message->op, message->number, KH_E_MEMORY, NULL, 0);
         return;
     }
     op->number = message->number;
+    op->link_life = token->link_life;
     op->record = (kh_record){.op = KH_STORE_CERTIFY,
                              .key_ref = message->ref,
                              .scheme = message->scheme,
@@ -110,15 +184,16 @@ static void give_to_maker(kh_token *token, const kh_link_message *message, const
     kh_token_task *task = NULL;
 
     if (!token->serving) {
-        kh_token_link_answer(token, message->op, message->number, KH_E_UNAVAILABLE, NULL, 0);
+        kh_token_link_answer(token, token->link_life, message->op, message->number, KH_E_UNAVAILABLE, NULL, 0);
         return;
     }
     task = malloc(sizeof(*task) + message->data_len);
     if (task == NULL) {
-        kh_token_link_answer(token, message->op, message->number, KH_E_MEMORY, NULL, 0);
+        kh_token_link_answer(token, token->link_life, message->op, message->number, KH_E_MEMORY, NULL, 0);
         return;
     }
     task->next = NULL;
+    task->link_life = token->link_life;
     task->message = *message;
     memcpy(task->data, data, message->data_len);
     *token->tasks_end = task;
@@ -150,7 +225,7 @@ static void hear(kh_token *token, const kh_link_message *message, const uint8_t 
         give_to_maker(token, message, data);
         break;
     default:
-        kh_token_link_answer(token, message->op, message->number, KH_E_UNSUPPORTED, NULL, 0);
+        kh_token_link_answer(token, token->link_life, message->op, message->number, KH_E_UNSUPPORTED, NULL, 0);
         break;
     }
 }
@@ -220,12 +295,11 @@ static kh_result do_task(kh_token *token, uint32_t op, kh_link_key *key, const u
         result = pool ? kh_p11_pool_wrap(session, key->pool, pkcs8, key->pkcs8_len, new_blob, new_blob_len)
                       : kh_p11_import(session, pkcs8, key->pkcs8_len, &key->locator, key->info.usage);
         break;
-    case KH_LINK_PLACE:
-        result = kh_p11_find(session, &key->locator, &object);
-        if (result == KH_E_NOT_FOUND) {
-            result = kh_p11_pool_unwrap(session, key->pool, blob, key->blob_len, &key->locator, key->info.usage,
-                                        key->info.spki, key->info.spki_len);
-        }
+    case KH_LINK_PLACE: /* what is there already is looked at, and replaced if need be */
+        pthread_mutex_lock(&token->heal_lock);
+        result = kh_p11_pool_unwrap(session, key->pool, blob, key->blob_len, &key->locator, key->info.usage, key->info.spki,
+                                    key->info.spki_len);
+        pthread_mutex_unlock(&token->heal_lock);
         break;
     case KH_LINK_DESTROY:
         result = kh_p11_destroy(session, &key->locator);
@@ -248,29 +322,6 @@ static kh_result do_task(kh_token *token, uint32_t op, kh_link_key *key, const u
     return result;
 }
 
-/* After a failure. true: it is worth another try. */
-static bool mend(kh_token *token, uint32_t logins)
-{
-    kh_p11_heal heal = kh_p11_session_heal(token->maker_session);
-    kh_result result = KH_OK;
-
-    if (heal == KH_HEAL_TOKEN) {
-        kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR, "token %s: %s; it is opened anew", token->config->name,
-                kh_p11_session_error(token->maker_session));
-        kh_token_die(token, KH_TOKEN_GONE);
-    }
-    if (heal == KH_HEAL_SESSION) {
-        kh_token_enter(token, &token->maker_watch, 0);
-        result = kh_p11_session_renew(token->maker_session);
-        kh_token_leave(&token->maker_watch);
-        if (result != KH_OK) {
-            return false;
-        }
-    }
-    return (heal == KH_HEAL_SESSION || heal == KH_HEAL_LOGIN) &&
-           kh_token_login_again(token, &token->maker_watch, logins) == KH_OK;
-}
-
 static kh_result new_session(kh_token *token)
 {
     kh_result result = KH_OK;
@@ -281,6 +332,50 @@ static kh_result new_session(kh_token *token)
         kh_token_leave(&token->maker_watch);
     }
     return result == KH_OK ? KH_OK : KH_E_UNAVAILABLE;
+}
+
+/* Whether the token is there all the same: an object that cannot be destroyed is no reason to open it anew. */
+static bool is_alive(kh_token *token)
+{
+    kh_result result = KH_OK;
+
+    kh_token_enter(token, &token->maker_watch, 0);
+    kh_p11_session_free(token->maker_session);
+    token->maker_session = NULL;
+    kh_token_leave(&token->maker_watch);
+    result = new_session(token);
+    if (result == KH_OK) {
+        kh_token_enter(token, &token->maker_watch, 0);
+        result = kh_p11_alive(token->maker_session);
+        kh_token_leave(&token->maker_watch);
+    }
+    return result == KH_OK;
+}
+
+/* After a failure of that operation. true: it is worth another try. */
+static bool mend(kh_token *token, uint32_t op, uint32_t logins)
+{
+    kh_p11_heal heal = kh_p11_session_heal(token->maker_session);
+    char why[160];
+    kh_result result = KH_OK;
+
+    snprintf(why, sizeof(why), "%s", kh_p11_session_error(token->maker_session));
+    if (heal == KH_HEAL_SESSION) {
+        kh_token_enter(token, &token->maker_watch, 0);
+        result = kh_p11_session_renew(token->maker_session);
+        kh_token_leave(&token->maker_watch);
+        kh_token_check_pin(token, result);
+        if (result != KH_OK) {
+            return false;
+        }
+    }
+    if (heal == KH_HEAL_TOKEN && (op != KH_LINK_DESTROY || !is_alive(token))) {
+        kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR, "token %s: %s; it is opened anew", token->config->name,
+                why);
+        kh_token_die(token, KH_TOKEN_GONE);
+    }
+    return (heal == KH_HEAL_SESSION || heal == KH_HEAL_LOGIN) &&
+           kh_token_login_again(token, &token->maker_watch, logins) == KH_OK;
 }
 
 /* Whether the answer says more than how it went. */
@@ -309,7 +404,7 @@ static void serve(kh_token *token, const kh_token_task *task)
         kh_token_enter(token, &token->maker_watch, MAKE_MS);
         result = do_task(token, task->message.op, &out.key, blob, pkcs8, out.blob, &blob_len);
         kh_token_leave(&token->maker_watch);
-        if (result == KH_OK || !mend(token, logins)) {
+        if (result == KH_OK || !mend(token, task->message.op, logins)) {
             break;
         }
     }
@@ -323,7 +418,7 @@ static void serve(kh_token *token, const kh_token_task *task)
     memmove((uint8_t *)&out + sizeof(out.key), out.blob, blob_len);
     len = result == KH_OK && tells(task->message.op) ? sizeof(out.key) + blob_len : 0;
     pthread_mutex_lock(&token->lock);
-    kh_token_link_answer(token, task->message.op, task->message.number, result, &out, len);
+    kh_token_link_answer(token, task->link_life, task->message.op, task->message.number, result, &out, len);
     pthread_mutex_unlock(&token->lock);
 }
 
@@ -335,8 +430,8 @@ void kh_token_task_free(kh_token_task *task)
 
 /* ---- Opening the token */
 
-/* Opens and logs in; *p11 stays NULL otherwise. */
-static kh_result open_once(kh_token *token, kh_p11 **p11)
+/* Opens and logs in; *p11 stays NULL otherwise. tried: whether it came to the PIN. */
+static kh_result open_once(kh_token *token, kh_p11 **p11, bool *tried)
 {
     const kh_token_config *config = token->config;
     const kh_p11_config how = {.module = config->module,
@@ -344,16 +439,19 @@ static kh_result open_once(kh_token *token, kh_p11 **p11)
                                .serial = config->serial,
                                .pin = config->pin,
                                .pin_len = config->pin_len,
+                               .new_pin = config->new_pin,
                                .log = config->log,
                                .log_ctx = config->ctx};
     kh_result result = KH_OK;
 
     kh_token_enter(token, &token->maker_watch, OPEN_MS);
     result = kh_p11_open(&how, p11);
+    *tried = result == KH_OK;
     if (result == KH_OK) {
         result = kh_p11_login(*p11);
     }
-    if (result != KH_OK && result != KH_E_PASSPHRASE && result != KH_E_LOCKED) {
+    kh_token_check_pin(token, result);
+    if (result != KH_OK) {
         kh_p11_close(*p11); /* nobody else is inside */
         *p11 = NULL;
     }
@@ -388,37 +486,43 @@ static bool stop(kh_token *token)
     return closed;
 }
 
+static void say_absent(const kh_token_config *config, kh_result result)
+{
+    kh_logf(config->log, config->ctx, KH_LOG_ERROR, "token %s: cannot be opened: %s; it is waited for", config->name,
+            result == KH_E_NOT_FOUND     ? "there is no such library or token"
+            : result == KH_E_INVALID     ? "several tokens fit, say more with label and serial"
+            : result == KH_E_UNAVAILABLE ? "the library or the device fails"
+                                         : kh_result_name(result));
+}
+
 /* Waits for the token. false: it is to end before. */
 static bool open_token(kh_token *token)
 {
     const kh_token_config *config = token->config;
     kh_result result = KH_OK, said = KH_OK;
+    unsigned failed_logins = 0;
     kh_p11 *p11 = NULL;
 
     for (unsigned polls = 0; !stop(token); polls++) {
-        result = open_once(token, &p11);
+        bool tried = false;
+        long pause = polls < POLLS ? POLL_MS : POLL_LATER_MS;
+
+        result = open_once(token, &p11, &tried);
         if (result == KH_OK) {
             break;
         }
-        if (result == KH_E_PASSPHRASE || result == KH_E_LOCKED) {
-            kh_logf(config->log, config->ctx, KH_LOG_ERROR,
-                    "token %s: %s; it is not tried again: correct the PIN, then send keyholdd SIGHUP", config->name,
-                    result == KH_E_LOCKED ? "its PIN is locked" : "its PIN is wrong");
-            kh_token_die(token, KH_TOKEN_PIN);
-        }
         if (result != said) {
-            kh_logf(config->log, config->ctx, KH_LOG_ERROR, "token %s: cannot be opened: %s; it is waited for", config->name,
-                    result == KH_E_NOT_FOUND ? "there is no such library or token"
-                    : result == KH_E_INVALID     ? "several tokens fit, say more with label and serial"
-                    : result == KH_E_UNAVAILABLE ? "the library or the device fails"
-                                             : kh_result_name(result));
+            say_absent(config, result);
             said = result;
         }
         if (polls == 0 && config->ready != NULL) {
             config->ready(config->ctx);
         }
+        if (tried) { /* nobody knows what a library means by such an answer: it may have been the PIN */
+            pause = failed_logins++ == 0 ? POLL_LATER_MS : LOGIN_MS;
+        }
         pthread_mutex_lock(&token->lock);
-        (void)wait_ms(token, polls < POLLS ? POLL_MS : POLL_LATER_MS);
+        (void)wait_ms(token, pause);
         pthread_mutex_unlock(&token->lock);
     }
     if (p11 == NULL) {
@@ -448,7 +552,7 @@ static void look_after(kh_token *token)
         result = kh_p11_alive(token->maker_session);
         kh_token_leave(&token->maker_watch);
         if (result != KH_OK) {
-            (void)mend(token, logins);
+            (void)mend(token, KH_LINK_ALIVE, logins);
         }
     }
 }

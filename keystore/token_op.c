@@ -67,7 +67,7 @@ void kh_token_answer(kh_token *token, kh_token_op *op, kh_result result)
     op->out_len = result == KH_OK ? op->out_len : 0;
     token->in_flight--;
     if (ring == NULL) {
-        kh_token_link_answer(token, KH_LINK_SIGN, op->number, result, op->out, op->out_len);
+        kh_token_link_answer(token, op->link_life, KH_LINK_SIGN, op->number, result, op->out, op->out_len);
         wipe(op);
         free(op);
         return;

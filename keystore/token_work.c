@@ -193,6 +193,7 @@ static bool heal(kh_token_worker *worker, kh_token_key *key, uint32_t logins)
         kh_token_enter(token, &worker->watch, 0);
         result = kh_p11_session_renew(worker->session);
         kh_token_leave(&worker->watch);
+        kh_token_check_pin(token, result);
         if (result != KH_OK && kh_p11_session_heal(worker->session) == KH_HEAL_TOKEN) {
             break;
         }

@@ -190,10 +190,20 @@ static void test_token_rows(void **state)
     memset(&got, 0, sizeof(got));
     strcpy(got.name, "www");
     got.flags = KH_KEY_NEW_VERSION;
-    assert_int_equal(kh_store_may_insert(store, &got), KH_OK);
+    assert_int_equal(kh_store_may_insert(store, KH_ASKER_FRONT, &got), KH_OK);
     assert_int_equal(got.tier, KH_TIER_HSM);
     assert_string_equal(got.place, "t1");
     assert_int_equal(got.version, 2);
+    /* The front does not say that the next one lives elsewhere; root may. */
+    memset(&got, 0, sizeof(got));
+    strcpy(got.name, "www");
+    got.flags = KH_KEY_NEW_VERSION;
+    got.tier = KH_TIER_SOFTWARE;
+    assert_int_equal(kh_store_may_insert(store, KH_ASKER_FRONT, &got), KH_E_FORBIDDEN);
+    got.tier = KH_TIER_HSM;
+    strcpy(got.place, "t2");
+    assert_int_equal(kh_store_may_insert(store, KH_ASKER_FRONT, &got), KH_E_FORBIDDEN);
+    assert_int_equal(kh_store_may_insert(store, KH_ASKER_ROOT, &got), KH_OK);
     /* What does not fit together. */
     assert_int_equal(insert("none", KH_TIER_HSM, "", 3, 0, &info), KH_E_INVALID);
     assert_int_equal(insert("none", KH_TIER_SOFTWARE, "t1", 3, 0, &info), KH_E_INVALID);

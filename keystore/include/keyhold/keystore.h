@@ -361,6 +361,7 @@ typedef struct kh_token_config {
     const char *label, *serial; /* which token; NULL: any */
     const uint8_t *pin; /* locked memory that stays until the end: a token may want it again. NULL: no login */
     size_t pin_len;
+    bool new_pin; /* never tried yet: tried also where one more wrong PIN would lock the token */
     uint32_t sessions;        /* 1 to 64: operations at a time */
     uint32_t call_timeout_ms; /* a call that takes longer counts as hung; what makes keys may take a minute */
     int control_fd;           /* as a keeper's: kh_keeper_send_ring, _link, _stop; its end of file stops it */
