@@ -15,10 +15,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WRAP_BLOCK 8    /* bytes: RFC 5649's blobs are made of these */
-#define WRAP_MIN 24     /* of a key that is worth wrapping */
-#define ANSWER_MAX 4096 /* more than any blob, so that a library that writes more than it may does no harm   \
-                         */
+#define WRAP_BLOCK 8 /* bytes: RFC 5649's blobs are made of these */
+#define WRAP_MIN 24  /* of a key that is worth wrapping */
+#define ANSWER_MAX                                                                                           \
+    4096 /* more than any blob, so that a library that writes more than it may does no harm                  \
+          */
 
 kh_result kh_p11_pool_label(kh_p11_session *session, const char *prefix, const char *pool,
                             char label[KH_P11_POOL_LABEL_MAX])
