@@ -85,11 +85,15 @@ uint64_t kh_health_patience(const kh_health *health)
     return patience > KH_HEALTH_PATIENCE_NS ? patience : KH_HEALTH_PATIENCE_NS;
 }
 
-/* One operation that takes long may be a slow key; several, and no other answer meanwhile, are not. */
+/*
+ * One operation that takes long may be a slow key; several, and no other answer meanwhile, are not. Answers come more often than
+ * each takes, so silence is noticed sooner than an operation is late.
+ */
 bool kh_health_silent(const kh_health *health, uint64_t now_ns)
 {
-    uint64_t patience = kh_health_patience(health), silence = now_ns - health->heard_ns;
+    uint64_t patience = 2 * health->usual_ns, silence = now_ns - health->heard_ns;
 
+    patience = patience > KH_HEALTH_PATIENCE_NS ? patience : KH_HEALTH_PATIENCE_NS;
     if (health->outstanding < KH_HEALTH_FAILURES && patience < KH_HEALTH_SILENCE_NS) {
         patience = KH_HEALTH_SILENCE_NS;
     }
