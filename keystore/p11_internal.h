@@ -73,8 +73,11 @@ KH_MUST_USE kh_result kh_p11_check(kh_p11_session *session, const char *function
 /* Notes an error of ours about what the token answered. */
 KH_MUST_USE kh_result kh_p11_refuse(kh_p11_session *session, kh_result result, kh_p11_heal heal,
                                     const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* An error that was the last one, too, becomes a line for debugging. */
 void kh_p11_log(const kh_p11 *p11, kh_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The token is open: what is said from now on is new. */
+void kh_p11_log_anew(void);
 
 /* ---- p11_module.c ---- */
 

@@ -224,6 +224,7 @@ kh_result kh_p11_open(const kh_p11_config *config, kh_p11 **out)
     if (result != KH_OK) {
         goto done;
     }
+    kh_p11_log_anew();
     *out = p11;
     p11 = NULL;
 done:
