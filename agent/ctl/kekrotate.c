@@ -83,7 +83,8 @@ static bool keep_old(rotation *r)
     size_t len = strlen(r->old);
 
     for (int i = 2; link(r->path, r->old) != 0; i++) {
-        if (errno != EEXIST || i > 99 || snprintf(r->old + len, PATH_LEN - len, "-%d", i) >= (int)(PATH_LEN - len)) {
+        if (errno != EEXIST || i > 99 ||
+            snprintf(r->old + len, PATH_LEN - len, "-%d", i) >= (int)(PATH_LEN - len)) {
             return false;
         }
     }
