@@ -58,12 +58,10 @@ static kh_result load(ctl_run *ctl, const char *path, uint8_t *kek)
 {
     kh_result result = kh_kek_file_load(path, kek);
 
-    return result == KH_OK ? KH_OK
-                           : ctl_fail(&ctl->error, result, "%s: %s: %s", what, path,
-                                      result == KH_E_MALFORMED
-                                          ? "it is no key file, or one that a token opens, which cannot "
-                                            "be changed yet"
-                                          : kh_result_text((int)result));
+    return result == KH_OK
+               ? KH_OK
+               : ctl_fail(&ctl->error, result, "%s: %s: %s", what, path,
+                          result == KH_E_MALFORMED ? "it is no key file" : kh_result_text((int)result));
 }
 
 /* One that an interrupted run made is taken. */
