@@ -36,7 +36,8 @@ struct kh_p11 {
     void *log_ctx;
 
     pthread_mutex_t login_lock; /* what follows */
-    bool logged_in;             /* it once succeeded: sessions that are renewed see to it again */
+    bool login_holds;           /* it once succeeded: sessions that are renewed see to it again */
+    bool logged_in;             /* login_session is open, and was logged in */
     kh_result pin_refused; /* KH_E_PASSPHRASE or KH_E_LOCKED: never tried again, or the token locks */
     CK_SESSION_HANDLE login_session;
     size_t pin_len;

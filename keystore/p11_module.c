@@ -321,7 +321,7 @@ static kh_result log_in(kh_p11 *p11)
         p11->f->C_CloseSession(p11->login_session);
         return judge_login(p11, rv);
     }
-    p11->logged_in = true;
+    p11->logged_in = p11->login_holds = true;
     return KH_OK;
 }
 

@@ -53,7 +53,7 @@ kh_result kh_p11_session_renew(kh_p11_session *session)
     }
     /* A token that lost its sessions has lost the login with them. */
     pthread_mutex_lock(&p11->login_lock);
-    logged_in = p11->logged_in;
+    logged_in = p11->login_holds;
     pthread_mutex_unlock(&p11->login_lock);
     if (logged_in) {
         result = kh_p11_login(p11);
@@ -109,7 +109,7 @@ kh_result kh_p11_alive(kh_p11_session *session)
         return result;
     }
     pthread_mutex_lock(&p11->login_lock);
-    logged_in = p11->logged_in;
+    logged_in = p11->login_holds;
     pthread_mutex_unlock(&p11->login_lock);
     if (logged_in && state.state != CKS_RO_USER_FUNCTIONS && state.state != CKS_RW_USER_FUNCTIONS) {
         return kh_p11_refuse(session, KH_E_UNAVAILABLE, KH_HEAL_LOGIN, "the token has logged us out");

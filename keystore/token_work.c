@@ -198,14 +198,20 @@ static bool heal(kh_token_worker *worker, kh_token_key *key, uint32_t logins)
             break;
         }
         /* Where one session was lost all may be, and the login and the handles with them. */
-        return kh_token_login_again(token, &worker->watch, logins) == KH_OK;
+        if (kh_token_login_again(token, &worker->watch, logins) == KH_OK) {
+            return true;
+        }
+        break; /* a library that opens sessions and cannot log in has lost its token */
     case KH_HEAL_OBJECT:
         pthread_mutex_lock(&token->lock);
         key->found = false;
         pthread_mutex_unlock(&token->lock);
         return true;
     case KH_HEAL_LOGIN:
-        return kh_token_login_again(token, &worker->watch, logins) == KH_OK;
+        if (kh_token_login_again(token, &worker->watch, logins) == KH_OK) {
+            return true;
+        }
+        break;
     case KH_HEAL_TOKEN:
         break;
     default:
