@@ -128,15 +128,35 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
 
 /* ---- Starting ---- */
 
+/*
+ * `keyholdctl kek rotate` puts another key into kek_file while the agent runs: a keeper that starts now needs that one. A file that
+ * cannot be read now, or asks for a passphrase, leaves what was read before.
+ */
+static void read_kek_again(kh_supervisor *supervisor)
+{
+    const kh_config *config = supervisor->settings.config;
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_kek kek = {0};
+
+    /* A reload may have named another file: that one counts from the next start on. */
+    if (supervisor->kek_file != NULL && config->kek_file != NULL && strcmp(supervisor->kek_file, config->kek_file) == 0 &&
+        kh_kek_load(config, &kek, error) == KH_OK) {
+        kh_kek_free(&supervisor->kek);
+        supervisor->kek = kek;
+    }
+}
+
 static kh_result boot_keeper(kh_child *child, int control_fd)
 {
     kh_supervisor *supervisor = child->supervisor;
     kh_boot_keeper boot = supervisor->keeper_boot;
     uint8_t *payload = kh_secret_alloc(KH_CHANNEL_PAYLOAD_MAX, NULL);
-    size_t path_len = strlen(supervisor->store), len = sizeof boot + supervisor->kek.len + path_len;
+    size_t path_len = strlen(supervisor->store), len = 0;
     int fds[2] = {control_fd, supervisor->admin.fd};
     kh_result result = KH_E_MEMORY;
 
+    read_kek_again(supervisor);
+    len = sizeof boot + supervisor->kek.len + path_len;
     boot.kek_kind = supervisor->kek.kind;
     boot.kek_len = (uint32_t)supervisor->kek.len;
     boot.log_level = supervisor->settings.config->log_level;

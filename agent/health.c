@@ -85,11 +85,15 @@ uint64_t kh_health_patience(const kh_health *health)
     return patience > KH_HEALTH_PATIENCE_NS ? patience : KH_HEALTH_PATIENCE_NS;
 }
 
-/* One operation that takes long may be a slow key; several, and no other answer meanwhile, are not. */
+/*
+ * One operation that takes long may be a slow key; several, and no other answer meanwhile, are not. Answers come more often than
+ * each takes, so silence is noticed sooner than an operation is late.
+ */
 bool kh_health_silent(const kh_health *health, uint64_t now_ns)
 {
-    uint64_t patience = kh_health_patience(health), silence = now_ns - health->heard_ns;
+    uint64_t patience = 2 * health->usual_ns, silence = now_ns - health->heard_ns;
 
+    patience = patience > KH_HEALTH_PATIENCE_NS ? patience : KH_HEALTH_PATIENCE_NS;
     if (health->outstanding < KH_HEALTH_FAILURES && patience < KH_HEALTH_SILENCE_NS) {
         patience = KH_HEALTH_SILENCE_NS;
     }
@@ -156,19 +160,25 @@ kh_verdict kh_health_verdict(kh_result result, bool is_sign)
     switch (result) {
     case KH_OK:
         return KH_VERDICT_DONE;
-    case KH_E_NOT_FOUND: /* the store has the key, so it is this partition that has not */
-    case KH_E_DAMAGED:
+    case KH_E_USAGE:
+    case KH_E_SCHEME:
+    case KH_E_DISABLED:
+    case KH_E_TOO_LARGE:
+    case KH_E_MALFORMED:
+    case KH_E_DEADLINE:
+        return KH_VERDICT_FINAL;
+    case KH_E_CRYPTO: /* a decryption fails for what it is given, a signature does not */
+        return is_sign ? KH_VERDICT_FAULT : KH_VERDICT_FINAL;
     case KH_E_STORAGE:
     case KH_E_INTERNAL:
     case KH_E_LOCKED:
     case KH_E_PASSPHRASE:
+    case KH_E_MISMATCH:
         return KH_VERDICT_FAULT;
-    case KH_E_CRYPTO: /* a decryption fails for what it is given, a signature does not */
-        return is_sign ? KH_VERDICT_FAULT : KH_VERDICT_FINAL;
     case KH_E_OVERLOADED:
     case KH_E_THROTTLED:
         return KH_VERDICT_ELSEWHERE;
-    default:
-        return kh_result_retryable(result) ? KH_VERDICT_FAULT : KH_VERDICT_FINAL;
+    default: /* what a caller, or the store, may be the reason of leaves no partition out, but is asked for at the others */
+        return kh_result_retryable(result) ? KH_VERDICT_FAULT : KH_VERDICT_ELSEWHERE;
     }
 }

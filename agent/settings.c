@@ -230,6 +230,7 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
     kh_result result = KH_OK;
 
     supervisor->store = strdup(config->store);
+    supervisor->kek_file = config->kek_file != NULL ? strdup(config->kek_file) : NULL;
     supervisor->keeper_boot = (kh_boot_keeper){.workers = supervisor->workers,
                                                .cache_keys = (uint32_t)config->cache_keys,
                                                .batch_window_us = (uint32_t)config->batch_window_us,
@@ -302,7 +303,7 @@ static void add_listener(kh_confine_path *paths, size_t *count, const kh_config_
 /* Directories, since files are replaced by renaming and sockets are made anew. */
 static void confine_paths(const kh_config *config)
 {
-    size_t most = 8 + config->identity_count + PATHS_PER_LISTENER * config->listener_count + config->metrics_count;
+    size_t most = 9 + config->identity_count + PATHS_PER_LISTENER * config->listener_count + config->metrics_count;
     size_t count = 0;
     kh_confine_path *paths = calloc(most, sizeof *paths);
 
@@ -311,6 +312,9 @@ static void confine_paths(const kh_config *config)
     }
     add_dir(paths, &count, config->path, KH_PATH_READ);
     add_dir(paths, &count, config->store, KH_PATH_STORE);
+    if (config->kek_file != NULL && config->kek_file[0] == '/') {
+        add_dir(paths, &count, config->kek_file, KH_PATH_READ); /* keyholdctl kek rotate renames another into its place */
+    }
     for (size_t i = 0; i < config->identity_count; i++) {
         if (config->identities[i].token != NULL && config->identities[i].token[0] == '/') {
             add_dir(paths, &count, config->identities[i].token, KH_PATH_READ);
@@ -361,6 +365,7 @@ void kh_settings_stop(kh_supervisor *supervisor)
     kh_kek_free(&supervisor->kek);
     kh_settings_free(&supervisor->settings);
     free(supervisor->store);
+    free(supervisor->kek_file);
 }
 
 /* ---- To the front ---- */

@@ -94,7 +94,9 @@ KH_MUST_USE kh_result kh_p11_find(kh_p11_session *session, const kh_p11_locator 
 KH_MUST_USE kh_result kh_p11_public(kh_p11_session *session, const kh_p11_locator *locator, uint8_t *spki,
                                     size_t *spki_len);
 
-/* Makes a pair: token objects, sensitive, never extractable, not modifiable where the token bears it; label
+/*
+ * Whatever has the locator's CKA_ID (of KH_P11_ID_LEN bytes) is replaced: it is what an earlier try left. The same when importing.
+ * Makes a pair: token objects, sensitive, never extractable, not modifiable where the token bears it; label
  * is the key's name. */
 KH_MUST_USE kh_result kh_p11_generate(kh_p11_session *session, uint32_t type, uint32_t bits,
                                       const kh_p11_locator *locator, uint32_t usage, uint8_t *spki,
@@ -117,6 +119,12 @@ KH_MUST_USE kh_result kh_p11_sign(kh_p11_session *session, const kh_p11_key *key
  */
 KH_MUST_USE kh_result kh_p11_rsa_raw(kh_p11_session *session, const kh_p11_key *key, const uint8_t *data,
                                      size_t len, uint8_t *out, size_t *out_len);
+
+/*
+ * Whether the private key belongs to that public key: signs with it, and verifies. KH_E_MISMATCH: it does not. Else as kh_p11_sign:
+ * for keys that may sign.
+ */
+KH_MUST_USE kh_result kh_p11_prove(kh_p11_session *session, const kh_p11_key *key, const uint8_t *spki, size_t spki_len);
 
 /* ---- Pools: keys that are the same in several tokens (p11_pool.c)
  * ------------------------------------------------ */

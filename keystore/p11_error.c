@@ -153,6 +153,22 @@ kh_result kh_p11_refuse(kh_p11_session *session, kh_result result, kh_p11_heal h
     return result;
 }
 
+/* A keeper that waits for its token opens it four times a second: an error is said once until something else
+ * is. */
+static pthread_mutex_t said_lock = PTHREAD_MUTEX_INITIALIZER;
+static char said[512];
+
+static bool said_before(const char *text)
+{
+    bool before = false;
+
+    pthread_mutex_lock(&said_lock);
+    before = strcmp(said, text) == 0;
+    snprintf(said, sizeof(said), "%s", text);
+    pthread_mutex_unlock(&said_lock);
+    return before;
+}
+
 void kh_p11_log(const kh_p11 *p11, kh_log_level level, const char *format, ...)
 {
     char text[512];
@@ -164,7 +180,15 @@ void kh_p11_log(const kh_p11 *p11, kh_log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
+    if (level == KH_LOG_ERROR && said_before(text)) {
+        level = KH_LOG_DEBUG;
+    }
     p11->log(p11->log_ctx, level, text);
+}
+
+void kh_p11_log_anew(void)
+{
+    (void)said_before("");
 }
 
 kh_p11_heal kh_p11_session_heal(const kh_p11_session *session)

@@ -37,7 +37,7 @@ struct kh_p11 {
 
     pthread_mutex_t login_lock; /* what follows */
     bool logged_in;             /* it once succeeded: sessions that are renewed see to it again */
-    bool pin_refused;           /* the PIN is wrong: never tried again, or the token locks */
+    kh_result pin_refused; /* KH_E_PASSPHRASE or KH_E_LOCKED: never tried again, or the token locks */
     CK_SESSION_HANDLE login_session;
     size_t pin_len;
     bool has_pin;
@@ -73,10 +73,18 @@ KH_MUST_USE kh_result kh_p11_check(kh_p11_session *session, const char *function
 /* Notes an error of ours about what the token answered. */
 KH_MUST_USE kh_result kh_p11_refuse(kh_p11_session *session, kh_result result, kh_p11_heal heal,
                                     const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* An error that was the last one, too, becomes a line for debugging. */
 void kh_p11_log(const kh_p11 *p11, kh_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The token is open: what is said from now on is new. */
+void kh_p11_log_anew(void);
 
 /* ---- p11_module.c ---- */
+
+#define KH_P11_FIELD_MAX 32 /* bytes of the longest padded field of CK_TOKEN_INFO */
+
+/* A field of fixed size without its padding. text: len + 1 bytes. */
+void kh_p11_unpad(const unsigned char *field, size_t len, char *text);
 
 /* Whether the token has the mechanism for what the flags (CKF_SIGN, …) say. */
 bool kh_p11_has(const kh_p11 *p11, CK_MECHANISM_TYPE type, CK_FLAGS flags);
@@ -99,7 +107,10 @@ void kh_p11_put_ulong(kh_p11_template *template, CK_ATTRIBUTE_TYPE type, const C
 /* CKA_ID and CKA_LABEL, as far as the locator has them. */
 void kh_p11_put_names(kh_p11_template *template, const kh_p11_locator *locator);
 
-/* Finds up to max objects; *count is how many. */
+/*
+ * Finds up to max objects; *count is how many. That there are none is believed only of the right token, and of one that has not
+ * logged us out: it would show no private ones.
+ */
 KH_MUST_USE kh_result kh_p11_find_all(kh_p11_session *session, const kh_p11_template *template,
                                       CK_OBJECT_HANDLE *objects, size_t max, size_t *count);
 /* One attribute; a length beyond cap is refused whatever the token says. KH_E_NOT_FOUND: the object has none.

@@ -118,6 +118,15 @@ kh_result kh_p11_pair_make(kh_p11_session *session, uint32_t type, uint32_t bits
     return kh_p11_check(session, "C_GenerateKeyPair", rv);
 }
 
+/*
+ * What an earlier try left under that CKA_ID, whose answer was lost with its session: a second pair beside it
+ * could never be told apart. The id is random and this key's alone.
+ */
+static kh_result clear_place(kh_p11_session *session, const kh_p11_locator *locator)
+{
+    return locator->id_len == KH_P11_ID_LEN ? kh_p11_destroy(session, locator) : KH_OK;
+}
+
 kh_result kh_p11_generate(kh_p11_session *session, uint32_t type, uint32_t bits,
                           const kh_p11_locator *locator, uint32_t usage, uint8_t *spki, size_t *spki_len)
 {
@@ -126,6 +135,10 @@ kh_result kh_p11_generate(kh_p11_session *session, uint32_t type, uint32_t bits,
     CK_FUNCTION_LIST *f = session->p11->f;
     kh_result result = KH_OK;
 
+    result = clear_place(session, locator);
+    if (result != KH_OK) {
+        return result;
+    }
     put_public(&public_, locator);
     kh_p11_put_private(&private_, usage, type);
     kh_p11_put_names(&private_, locator);
@@ -331,6 +344,9 @@ kh_result kh_p11_import(kh_p11_session *session, const uint8_t *pkcs8, size_t pk
     EVP_PKEY *pkey = NULL;
     kh_result result = kh_p11_read_pkcs8(session, pkcs8, pkcs8_len, &pkey, &type, spki, &spki_len);
 
+    if (result == KH_OK) {
+        result = clear_place(session, locator);
+    }
     if (result != KH_OK) {
         goto done;
     }

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define SLOTS_MAX 256
-#define PKCS11_FIELD_MAX 32 /* bytes of the longest padded field of CK_TOKEN_INFO */
 
 /* PKCS#11 3.0, section 5.4.4: what C_GetInterface answers. The 3.0 list begins as the 2.40 one does. */
 typedef struct kh_ck_interface {
@@ -21,8 +20,7 @@ typedef struct kh_ck_interface {
 typedef CK_RV (*kh_get_interface_fn)(CK_UTF8CHAR *name, CK_VERSION *version, kh_ck_interface **interface,
                                      CK_FLAGS flags);
 
-/* A field of fixed size, padded with spaces. text: len + 1 bytes. */
-static void unpad(const unsigned char *field, size_t len, char *text)
+void kh_p11_unpad(const unsigned char *field, size_t len, char *text)
 {
     while (len > 0 && (field[len - 1] == ' ' || field[len - 1] == '\0')) {
         len--;
@@ -100,10 +98,10 @@ static kh_result initialize(kh_p11 *p11)
 
 static bool fits(const kh_p11_config *config, const CK_TOKEN_INFO *info)
 {
-    char label[PKCS11_FIELD_MAX + 1], serial[sizeof(info->serialNumber) + 1];
+    char label[KH_P11_FIELD_MAX + 1], serial[sizeof(info->serialNumber) + 1];
 
-    unpad(info->label, sizeof(info->label), label);
-    unpad(info->serialNumber, sizeof(info->serialNumber), serial);
+    kh_p11_unpad(info->label, sizeof(info->label), label);
+    kh_p11_unpad(info->serialNumber, sizeof(info->serialNumber), serial);
     return (info->flags & CKF_TOKEN_INITIALIZED) != 0 &&
            (config->label == NULL || strcmp(config->label, label) == 0) &&
            (config->serial == NULL || strcmp(config->serial, serial) == 0);
@@ -126,8 +124,8 @@ static kh_result find_token(kh_p11 *p11, const kh_p11_config *config)
         found++;
         p11->slot = slots[i];
         p11->login_required = (info.flags & CKF_LOGIN_REQUIRED) != 0;
-        unpad(info.label, sizeof(info.label), p11->label);
-        unpad(info.serialNumber, sizeof(info.serialNumber), p11->serial);
+        kh_p11_unpad(info.label, sizeof(info.label), p11->label);
+        kh_p11_unpad(info.serialNumber, sizeof(info.serialNumber), p11->serial);
     }
     if (found > 1) {
         kh_p11_log(p11, KH_LOG_ERROR, "%lu tokens of the PKCS#11 module fit: say which by label and serial",
@@ -226,6 +224,7 @@ kh_result kh_p11_open(const kh_p11_config *config, kh_p11 **out)
     if (result != KH_OK) {
         goto done;
     }
+    kh_p11_log_anew();
     *out = p11;
     p11 = NULL;
 done:
@@ -259,22 +258,55 @@ static bool still_logged_in(kh_p11 *p11)
            (info.state == CKS_RO_USER_FUNCTIONS || info.state == CKS_RW_USER_FUNCTIONS);
 }
 
-/* Under login_lock. A PIN that may be the last try is tried all the same: it is the configured one. */
-static kh_result log_in(kh_p11 *p11)
+/* Under login_lock. What a token says of the PIN's tries before and after one. */
+static bool token_flags(kh_p11 *p11, CK_FLAGS *flags)
 {
     CK_TOKEN_INFO info;
-    CK_RV rv = p11->f->C_GetTokenInfo(p11->slot, &info);
-    kh_result result = KH_OK;
 
-    if (rv != CKR_OK) {
-        return failed(p11, "C_GetTokenInfo", rv);
+    *flags = 0;
+    if (p11->f->C_GetTokenInfo(p11->slot, &info) != CKR_OK) {
+        return false;
     }
-    if ((info.flags & CKF_USER_PIN_LOCKED) != 0) {
-        return KH_E_LOCKED;
+    *flags = info.flags;
+    return true;
+}
+
+/* Under login_lock. Some libraries have no word of their own for a wrong PIN: then the token's count of tries
+ * tells. */
+static kh_result judge_login(kh_p11 *p11, CK_RV rv)
+{
+    kh_result result = failed(p11, "C_Login", rv);
+    CK_FLAGS flags = 0;
+
+    if (result != KH_E_PASSPHRASE && result != KH_E_LOCKED && token_flags(p11, &flags)) {
+        result = (flags & CKF_USER_PIN_LOCKED) != 0                                 ? KH_E_LOCKED
+                 : (flags & (CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY)) != 0 ? KH_E_PASSPHRASE
+                                                                                    : result;
     }
-    if ((info.flags & CKF_USER_PIN_FINAL_TRY) != 0 && !p11->new_pin) {
-        kh_p11_log(p11, KH_LOG_WARN, "token %s: one more wrong PIN locks it", p11->label);
-        return KH_E_LOCKED;
+    if (result == KH_E_PASSPHRASE || result == KH_E_LOCKED) {
+        p11->pin_refused = result;
+    }
+    return result;
+}
+
+/* Under login_lock. */
+static kh_result log_in(kh_p11 *p11)
+{
+    CK_FLAGS flags = 0;
+    CK_RV rv = CKR_OK;
+
+    if (!token_flags(p11, &flags)) {
+        return KH_E_UNAVAILABLE;
+    }
+    if ((flags & CKF_USER_PIN_LOCKED) != 0) {
+        return p11->pin_refused = KH_E_LOCKED;
+    }
+    if ((flags & CKF_USER_PIN_FINAL_TRY) != 0 && !p11->new_pin) {
+        kh_p11_log(p11, KH_LOG_ERROR,
+                   "token %s: the PIN is not tried, since one more wrong one would lock it: log in once by "
+                   "its own tool",
+                   p11->label);
+        return p11->pin_refused = KH_E_LOCKED;
     }
     if (p11->logged_in) {
         p11->f->C_CloseSession(p11->login_session); /* dead, or its login is */
@@ -287,14 +319,7 @@ static kh_result log_in(kh_p11 *p11)
     rv = p11->f->C_Login(p11->login_session, CKU_USER, p11->has_pin ? p11->pin : NULL, p11->pin_len);
     if (rv != CKR_OK && rv != CKR_USER_ALREADY_LOGGED_IN) {
         p11->f->C_CloseSession(p11->login_session);
-        result = failed(p11, "C_Login", rv);
-        /* Whatever it calls its answer: a token that counts tries says so. */
-        if (result != KH_E_LOCKED && p11->f->C_GetTokenInfo(p11->slot, &info) == CKR_OK &&
-            (info.flags & (CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED)) != 0) {
-            result = KH_E_PASSPHRASE;
-        }
-        p11->pin_refused = result == KH_E_PASSPHRASE;
-        return result;
+        return judge_login(p11, rv);
     }
     p11->logged_in = true;
     return KH_OK;
@@ -302,19 +327,18 @@ static kh_result log_in(kh_p11 *p11)
 
 kh_result kh_p11_login(kh_p11 *p11)
 {
-    CK_TOKEN_INFO info;
+    CK_FLAGS flags = 0;
     kh_result result = KH_OK;
 
     if (!p11->login_required) {
         return KH_OK;
     }
-    if (!p11->has_pin && (p11->f->C_GetTokenInfo(p11->slot, &info) != CKR_OK ||
-                          (info.flags & CKF_PROTECTED_AUTHENTICATION_PATH) == 0)) {
+    if (!p11->has_pin && (!token_flags(p11, &flags) || (flags & CKF_PROTECTED_AUTHENTICATION_PATH) == 0)) {
         return KH_OK; /* public objects only */
     }
     pthread_mutex_lock(&p11->login_lock);
-    if (p11->pin_refused) {
-        result = KH_E_PASSPHRASE;
+    if (p11->pin_refused != KH_OK) {
+        result = p11->pin_refused;
     } else if (!still_logged_in(p11)) {
         result = log_in(p11);
     }

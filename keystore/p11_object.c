@@ -141,7 +141,8 @@ kh_result kh_p11_find_all(kh_p11_session *session, const kh_p11_template *templa
                              "C_FindObjects: answered %lu objects, asked for %zu", (unsigned long)found, max);
     }
     *count = found;
-    return kh_p11_check(session, "C_FindObjectsFinal", rv);
+    result = kh_p11_check(session, "C_FindObjectsFinal", rv);
+    return result == KH_OK && found == 0 ? kh_p11_alive(session) : result;
 }
 
 /* Exactly one object of that class. */
@@ -412,8 +413,10 @@ static kh_result destroy_class(kh_p11_session *session, CK_ULONG class, const kh
         }
         result = kh_p11_find_all(session, &template, objects, sizeof(objects) / sizeof(objects[0]), &count);
         for (size_t i = 0; result == KH_OK && i < count; i++) {
-            result = kh_p11_check(session, "C_DestroyObject",
-                                  session->p11->f->C_DestroyObject(session->handle, objects[i]));
+            CK_RV rv = session->p11->f->C_DestroyObject(session->handle, objects[i]);
+
+            /* One that is gone already is well; whether it is, the next pass sees. */
+            result = kh_p11_check(session, "C_DestroyObject", rv == CKR_OBJECT_HANDLE_INVALID ? CKR_OK : rv);
         }
     }
     return result;

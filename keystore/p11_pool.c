@@ -15,10 +15,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WRAP_BLOCK 8    /* bytes: RFC 5649's blobs are made of these */
-#define WRAP_MIN 24     /* of a key that is worth wrapping */
-#define ANSWER_MAX 4096 /* more than any blob, so that a library that writes more than it may does no harm   \
-                         */
+#define WRAP_BLOCK 8 /* bytes: RFC 5649's blobs are made of these */
+#define WRAP_MIN 24  /* of a key that is worth wrapping */
+#define ANSWER_MAX                                                                                           \
+    4096 /* more than any blob, so that a library that writes more than it may does no harm                  \
+          */
 
 kh_result kh_p11_pool_label(kh_p11_session *session, const char *prefix, const char *pool,
                             char label[KH_P11_POOL_LABEL_MAX])
@@ -222,10 +223,10 @@ kh_result kh_p11_unwrap(kh_p11_session *session, CK_MECHANISM *mechanism, CK_OBJ
 /* A message that no protocol has. */
 static const uint8_t probe[] = "keyhold: is this the private key of that public key?";
 
-static bool verifies(EVP_PKEY *pkey, const uint8_t *signature, size_t len)
+static bool verifies(EVP_PKEY *pkey, const EVP_MD *digest, const uint8_t *signature, size_t len)
 {
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-    bool good = ctx != NULL && EVP_DigestVerifyInit(ctx, NULL, EVP_sha256(), NULL, pkey) == 1 &&
+    bool good = ctx != NULL && EVP_DigestVerifyInit(ctx, NULL, digest, NULL, pkey) == 1 &&
                 EVP_DigestVerify(ctx, signature, len, probe, sizeof(probe)) == 1;
 
     EVP_MD_CTX_free(ctx);
@@ -244,13 +245,30 @@ static kh_result try_key(kh_p11_session *session, const kh_p11_key *key, EVP_PKE
     bool same = result == KH_OK && key->type == type && key->bits == bits;
 
     if (same) {
-        result = kh_p11_sign(session, key, type == KH_KEY_RSA ? KH_RSA_PKCS1_SHA256 : KH_ECDSA_SHA256, false,
-                             probe, sizeof(probe), signature, &len);
+        result = kh_p11_sign(session, key,
+                             type == KH_KEY_RSA       ? KH_RSA_PKCS1_SHA256
+                             : type == KH_KEY_ED25519 ? KH_ED25519
+                                                      : KH_ECDSA_SHA256,
+                             false, probe, sizeof(probe), signature, &len);
     }
-    if (result == KH_OK && (!same || !verifies(pkey, signature, len))) {
+    if (result == KH_OK &&
+        (!same || !verifies(pkey, type == KH_KEY_ED25519 ? NULL : EVP_sha256(), signature, len))) {
         return kh_p11_refuse(session, KH_E_MISMATCH, KH_HEAL_NONE,
                              "the private key does not belong to its public key");
     }
+    return result;
+}
+
+kh_result kh_p11_prove(kh_p11_session *session, const kh_p11_key *key, const uint8_t *spki, size_t spki_len)
+{
+    const uint8_t *at = spki;
+    EVP_PKEY *pkey = d2i_PUBKEY(NULL, &at, (long)spki_len);
+    kh_result result = KH_E_DAMAGED;
+
+    if (pkey != NULL) {
+        result = try_key(session, key, pkey);
+    }
+    EVP_PKEY_free(pkey);
     return result;
 }
 

@@ -59,7 +59,10 @@ kh_result kh_p11_session_renew(kh_p11_session *session)
         result = kh_p11_login(p11);
     }
     if (result != KH_OK) {
-        return kh_p11_refuse(session, result, KH_HEAL_TOKEN,
+        /* Of the PIN the caller hears by logging in again, which does not try it again. */
+        bool pin = result == KH_E_PASSPHRASE || result == KH_E_LOCKED;
+
+        return kh_p11_refuse(session, result, pin ? KH_HEAL_LOGIN : KH_HEAL_TOKEN,
                              "the login was lost and cannot be made again: %s", kh_result_text((int)result));
     }
     return KH_OK;
@@ -76,11 +79,20 @@ void kh_p11_session_free(kh_p11_session *session)
     free(session);
 }
 
+static bool same_field(const unsigned char *field, size_t len, const char *text)
+{
+    char got[KH_P11_FIELD_MAX + 1];
+
+    kh_p11_unpad(field, len, got);
+    return strcmp(got, text) == 0;
+}
+
 kh_result kh_p11_alive(kh_p11_session *session)
 {
     kh_p11 *p11 = session->p11;
     CK_SESSION_INFO state;
     CK_TOKEN_INFO token;
+    bool logged_in = false;
     kh_result result = kh_p11_check(session, "C_GetTokenInfo", p11->f->C_GetTokenInfo(p11->slot, &token));
 
     if (result != KH_OK) {
@@ -88,9 +100,19 @@ kh_result kh_p11_alive(kh_p11_session *session)
     }
     /* The slot may have another token by now. */
     if ((token.flags & CKF_TOKEN_INITIALIZED) == 0 ||
-        memcmp(token.label, p11->label, strlen(p11->label)) != 0 ||
-        memcmp(token.serialNumber, p11->serial, strlen(p11->serial)) != 0) {
+        !same_field(token.label, sizeof(token.label), p11->label) ||
+        !same_field(token.serialNumber, sizeof(token.serialNumber), p11->serial)) {
         return kh_p11_refuse(session, KH_E_UNAVAILABLE, KH_HEAL_TOKEN, "the slot has another token now");
     }
-    return kh_p11_check(session, "C_GetSessionInfo", p11->f->C_GetSessionInfo(session->handle, &state));
+    result = kh_p11_check(session, "C_GetSessionInfo", p11->f->C_GetSessionInfo(session->handle, &state));
+    if (result != KH_OK) {
+        return result;
+    }
+    pthread_mutex_lock(&p11->login_lock);
+    logged_in = p11->logged_in;
+    pthread_mutex_unlock(&p11->login_lock);
+    if (logged_in && state.state != CKS_RO_USER_FUNCTIONS && state.state != CKS_RW_USER_FUNCTIONS) {
+        return kh_p11_refuse(session, KH_E_UNAVAILABLE, KH_HEAL_LOGIN, "the token has logged us out");
+    }
+    return KH_OK;
 }

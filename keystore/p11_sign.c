@@ -224,17 +224,24 @@ kh_result kh_p11_rsa_raw(kh_p11_session *session, const kh_p11_key *key, const u
     }
     result =
         kh_p11_check(session, "C_DecryptInit", f->C_DecryptInit(session->handle, &mechanism, key->handle));
-    if (result == KH_OK) {
-        result = kh_p11_check(session, "C_Decrypt",
-                              f->C_Decrypt(session->handle, (CK_BYTE *)(uintptr_t)data, len, answer, &got));
+    if (result != KH_OK) {
+        return result;
     }
-    if (result == KH_OK && got != len) {
+    result = kh_p11_check(session, "C_Decrypt",
+                          f->C_Decrypt(session->handle, (CK_BYTE *)(uintptr_t)data, len, answer, &got));
+    if (result != KH_OK && session->heal == KH_HEAL_NONE) {
+        result = KH_E_CRYPTO; /* of this block, and no more is said */
+    }
+    if (result == KH_OK && got > len) {
         result = kh_p11_refuse(session, KH_E_UNAVAILABLE, KH_HEAL_SESSION,
                                "C_Decrypt: answered %lu bytes instead of %zu", (unsigned long)got, len);
     }
     if (result == KH_OK) {
         session->object_lost = false;
-        memcpy(out, answer, len);
+        /* Some leave out zeros in front: an error of these would tell well padded blocks, which begin with
+         * one, from others. */
+        memset(out, 0, len - got);
+        memcpy(out + len - got, answer, got);
         *out_len = len;
     }
     OPENSSL_cleanse(answer, sizeof(answer));

@@ -150,6 +150,13 @@ typedef struct kh_store_checking {
 KH_MUST_USE kh_result kh_store_check(kh_store *store, kh_store_checking *checking, unsigned most, char *text,
                                      size_t cap, size_t *len);
 
+/*
+ * Changing the KEK (of kind KH_KEK_FILE) while the store is in use, safe at any point: after kh_store_kek_next either of the two opens
+ * the store; after kh_store_kek_end only the one that is given, whichever of the two. KH_E_PASSPHRASE: kek does not open it.
+ */
+KH_MUST_USE kh_result kh_store_kek_next(kh_store *store, const uint8_t kek[32], const uint8_t next[32]);
+KH_MUST_USE kh_result kh_store_kek_end(kh_store *store, const uint8_t kek[32]);
+
 /* One transaction around many insertions (for tools). */
 KH_MUST_USE kh_result kh_store_begin(kh_store *store);
 KH_MUST_USE kh_result kh_store_commit(kh_store *store);

@@ -260,6 +260,20 @@ static kh_result adopt(kh_keeper *keeper, kh_op *op)
     return op->record.data_len == sizeof(kh_key_adoption) ? kh_make_adopt(keeper, op) : KH_E_INVALID;
 }
 
+static kh_result change_kek(kh_keeper *keeper, kh_op *op)
+{
+    const uint8_t *data = op->record.data;
+
+    switch (op->record.data_len) {
+    case 64:
+        return kh_store_kek_next(keeper->store, data, data + 32);
+    case 32:
+        return kh_store_kek_end(keeper->store, data);
+    default:
+        return KH_E_INVALID;
+    }
+}
+
 static kh_result repair(kh_keeper *keeper, kh_op *op)
 {
     char name[KH_PLACE_MAX + 1] = "";
@@ -365,6 +379,7 @@ static const struct {
     [KH_STORE_MOVE] = {move, KH_DESK_ADMIN, true},
     [KH_STORE_ADOPT] = {adopt, KH_DESK_ADMIN, true},
     [KH_STORE_REPAIR] = {repair, KH_DESK_ADMIN, false},
+    [KH_STORE_KEK] = {change_kek, KH_DESK_ADMIN, false},
 };
 
 static bool known(uint32_t op)

@@ -72,6 +72,37 @@ static void say_missing(kh_token *token, kh_token_key *key)
     }
 }
 
+/*
+ * The first time: whether what was found is the key. Under its label, or with an id of others' making, there may be another one
+ * by now, and its signatures would go out under this key's name. One that only decrypts cannot be asked.
+ */
+static kh_result prove(kh_token_worker *worker, const kh_token_key *key, const kh_p11_key *object)
+{
+    kh_result result = KH_OK;
+
+    if ((key->info.usage & (KH_USAGE_TLS_SERVER | KH_USAGE_TLS_CLIENT | KH_USAGE_SIGN)) == 0) {
+        return KH_OK;
+    }
+    kh_token_enter(worker->token, &worker->watch, 0);
+    result = kh_p11_prove(worker->session, object, key->info.spki, key->info.spki_len);
+    kh_token_leave(&worker->watch);
+    return result;
+}
+
+static kh_result find_own(kh_token_worker *worker, const kh_token_key *key, kh_p11_key *object)
+{
+    kh_result result = find_once(worker, key, object);
+
+    return result == KH_OK && !key->was_found ? prove(worker, key, object) : result;
+}
+
+static void say_other(kh_token *token, const kh_token_key *key)
+{
+    kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR,
+            "token %s: what is there as %s/%u is another key: it is not used", token->config->name, key->info.name,
+            key->info.version);
+}
+
 /* Where the key is. KH_E_UNAVAILABLE: not in this token. */
 static kh_result find(kh_token_worker *worker, kh_token_key *key, kh_p11_key *object)
 {
@@ -87,16 +118,20 @@ static kh_result find(kh_token_worker *worker, kh_token_key *key, kh_p11_key *ob
     if (found) {
         return KH_OK;
     }
-    result = find_once(worker, key, object);
+    result = find_own(worker, key, object);
     if (result == KH_E_NOT_FOUND && was_found) {
         /* A token that was replaced looks so to a library that still has the old one open. */
         kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR, "token %s: %s/%u is gone from it; it is opened anew",
                 token->config->name, key->info.name, key->info.version);
         kh_token_die(token, KH_TOKEN_GONE);
     }
-    if (result == KH_E_NOT_FOUND && key->blob_len > 0) {
-        result = place(worker, key);
-        result = result == KH_OK ? find_once(worker, key, object) : result;
+    if ((result == KH_E_NOT_FOUND || result == KH_E_MISMATCH || result == KH_E_INVALID) && key->blob_len > 0) {
+        result = place(worker, key); /* replaces what should not be there, too */
+        result = result == KH_OK ? find_own(worker, key, object) : result;
+    }
+    if (result == KH_E_MISMATCH) {
+        say_other(token, key);
+        return KH_E_UNAVAILABLE;
     }
     if (result == KH_E_NOT_FOUND) {
         say_missing(token, key);
@@ -181,6 +216,37 @@ static bool heal(kh_token_worker *worker, kh_token_key *key, uint32_t logins)
     kh_token_die(token, KH_TOKEN_GONE);
 }
 
+/*
+ * What the token says, as its caller gets it. Whether the caller may was decided before, so whatever is refused now is the token's
+ * fault; in a pool another partition can do it, and must be asked.
+ */
+static kh_result as_answer(const kh_token_key *key, const kh_token_op *op, kh_result result)
+{
+    const bool decrypts = op->record.op == KH_STORE_TLS_RSA_KX || op->record.op == KH_STORE_DECRYPT;
+
+    switch (result) {
+    case KH_OK:
+    case KH_E_DEADLINE:
+    case KH_E_MEMORY:
+    case KH_E_OVERLOADED:
+    case KH_E_UNAVAILABLE:
+        return result;
+    case KH_E_CRYPTO: /* what cannot be decrypted is its sender's */
+    case KH_E_INVALID:
+    case KH_E_TOO_LARGE:
+        if (decrypts) {
+            return result;
+        }
+        break;
+    default:
+        break;
+    }
+    if (key->pool[0] != '\0') {
+        return KH_E_UNAVAILABLE;
+    }
+    return result == KH_E_UNSUPPORTED ? result : KH_E_CRYPTO; /* asked again, it would say the same */
+}
+
 static kh_result perform(kh_token_worker *worker, kh_token_key *key, kh_token_op *op, uint64_t now_ns)
 {
     struct timespec today = {0};
@@ -212,7 +278,7 @@ static kh_result perform(kh_token_worker *worker, kh_token_key *key, kh_token_op
         OPENSSL_cleanse(op->out, sizeof(op->out));
         ERR_clear_error();
     }
-    return result;
+    return as_answer(key, op, result);
 }
 
 /* ---- Turns */

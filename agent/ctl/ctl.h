@@ -120,6 +120,7 @@ kh_result ctl_cmd_cert_self_signed(ctl_run *ctl);
 kh_result ctl_cmd_cert_csr(ctl_run *ctl);
 kh_result ctl_cmd_cert_match(ctl_run *ctl);
 kh_result ctl_cmd_token_create(ctl_run *ctl);
+kh_result ctl_cmd_kek_rotate(ctl_run *ctl);
 kh_result ctl_cmd_pool_init(ctl_run *ctl);
 kh_result ctl_cmd_pool_add(ctl_run *ctl);
 kh_result ctl_cmd_pool_remove(ctl_run *ctl);

@@ -182,6 +182,8 @@ static const ctl_command commands[] = {
      ctl_cmd_cert_match},
     {"token", "create", "NAME", 1, 1, token_options, "make a token by which a caller proves who it is",
      ctl_cmd_token_create},
+    {"kek", "rotate", "", 0, 0, NULL, "seal the store under a new key-encryption key while it serves (admin socket)",
+     ctl_cmd_kek_rotate},
     {"pool", "init", "POOL", 1, 1, NULL, "make the key of a new pool in all its partitions", ctl_cmd_pool_init},
     {"pool", "add", "POOL PARTITION", 2, 2, pool_add_options, "give a partition the key of the pool that the others have",
      ctl_cmd_pool_add},

@@ -117,8 +117,12 @@ static void child(const kh_config *config, const kh_config_token *token, const c
         if (answer.result == KH_OK) {
             answer.result = work_in(p11, work, answer.error);
             kh_p11_close(p11);
-        } else if (answer.error[0] == '\0') {
-            (void)snprintf(answer.error, sizeof(answer.error), "%s", words_of(answer.result));
+        } else {
+            if (answer.error[0] == '\0') {
+                (void)snprintf(answer.error, sizeof(answer.error), "%s", words_of(answer.result));
+            }
+            /* That something is not found is the work's to say. */
+            answer.result = answer.result == KH_E_NOT_FOUND ? KH_E_UNAVAILABLE : answer.result;
         }
     }
     if (write(fd, &answer, sizeof(answer)) == sizeof(answer) && work->out_len > 0) {

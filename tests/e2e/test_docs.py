@@ -327,7 +327,8 @@ def operations_story():
     story += monitoring(left)
     story += far_away(left)
     story += tokens(left)
-    story += everyday()
+    story += life()
+    story += everyday().replace("NAME", "OTHER")
     story += take(left, "sh", "keyholdctl store backup") + "test -s /var/backups/keyhold/keys.db\n"
     story += "keyholdctl key create since --type p256\n" + take(left, "sh", "keyholdctl store restore")
     story += "! keyholdctl key show since\n"
@@ -441,11 +442,27 @@ def tokens(left):
     story += "keyholdctl key show vault.example --json | grep '\"hsm\"'\n"
     story += "cp /etc/keyhold/one.pin kept.pin\necho 000000 >/etc/keyhold/one.pin\n" + take(left, "sh", "systemctl reload keyhold")
     story += "cat kept.pin >/etc/keyhold/one.pin\nsystemctl reload keyhold\n"
+    story += take(left, "sh", "key move fleet.example")
+    story += "keyholdctl key show fleet.example --json | grep '\"hsm\"'\n"
     story += take(left, "sh", "keyholdctl pool init vault")
-    for name in ("vault.example", "pooled.example"):
+    for name in ("vault.example", "fleet.example", "pooled.example"):
         story += (f"until keyholdctl cert self-signed {name} --subject /CN={name} --out {name}.crt; do sleep 0.2; done\n"
                   f"openssl verify -CAfile {name}.crt {name}.crt\n")
     return story
+
+
+def life():
+    """The commands of the table of a key's life."""
+    table = re.search(r"^## The life of a key\n(.*?)^## ", document("docs/operations.md"), re.M | re.S)[1]
+    story = "keyholdctl key create NAME --type p256\n"
+    commands = [one.replace("FILE", "NAME.backup") for one in re.findall(r"`(keyholdctl [^`]*)`", table)]
+    check(len(commands) >= 6, commands)
+    for command in commands:
+        if "restore" in command: # the key is there already: nothing is stored twice
+            story += command + " || true\n"
+        elif "--not-before" not in command:
+            story += command + "\n"
+    return story + "keyholdctl key delete NAME\nnot keyholdctl key purge NAME --yes\n"
 
 
 def monitoring(left):

@@ -37,7 +37,7 @@ static size_t rule_count;
 static CK_MECHANISM_TYPE hidden[HIDDEN_MAX];
 static size_t hidden_count;
 static atomic_bool labels, token_gone;
-static atomic_ulong epoch;
+static atomic_ulong epoch, logouts;
 static bool found_labels, found_gone; /* while the file is read */
 static struct stat known;
 
@@ -175,6 +175,10 @@ static void read_line(char *line)
         epoch++;
         return;
     }
+    if (verb != NULL && strcmp(first, "login") == 0 && strcmp(verb, "lost") == 0) {
+        logouts++;
+        return;
+    }
     if (verb != NULL && strcmp(first, "token") == 0 && strcmp(verb, "gone") == 0) {
         found_gone = true;
         return;
@@ -295,7 +299,8 @@ shim_action shim_before(const char *function, const char *label)
     }
     if (crash) {
         signal(SIGSEGV, SIG_DFL);
-        *(volatile int *)shim_nowhere = 0; /* raise() needs a system call that a confined keeper does not have */
+        *(volatile int *)shim_nowhere =
+            0; /* raise() needs a system call that a confined keeper does not have */
     }
     return action;
 }
@@ -337,6 +342,11 @@ bool shim_hides(CK_MECHANISM_TYPE type)
 unsigned long shim_epoch(void)
 {
     return epoch;
+}
+
+unsigned long shim_logouts(void)
+{
+    return logouts;
 }
 
 bool shim_token_gone(void)

@@ -26,8 +26,8 @@ static CK_FUNCTION_LIST *real;
 static CK_FUNCTION_LIST list;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* sessions and login_epoch */
 static session sessions[SESSIONS_MAX];
-static size_t sessions_used; /* those behind are free */
-static unsigned long login_epoch;
+static size_t sessions_used;                     /* those behind are free */
+static unsigned long login_epoch, login_logouts; /* of the login that holds */
 static bool logged_in;
 
 /* ---- Sessions, by epoch ---- */
@@ -84,7 +84,7 @@ static CK_RV state(CK_SESSION_HANDLE handle, bool needs_login)
     it = find(handle);
     if (it != NULL && it->epoch != epoch) {
         rv = CKR_SESSION_HANDLE_INVALID;
-    } else if (needs_login && logged_in && login_epoch != epoch) {
+    } else if (needs_login && logged_in && (login_epoch != epoch || login_logouts != shim_logouts())) {
         rv = CKR_USER_NOT_LOGGED_IN;
     }
     pthread_mutex_unlock(&lock);
@@ -245,12 +245,13 @@ static CK_RV login_real(CK_SESSION_HANDLE handle, CK_USER_TYPE user, unsigned ch
     unsigned long epoch = shim_epoch();
 
     pthread_mutex_lock(&lock);
-    if (rv == CKR_USER_ALREADY_LOGGED_IN && login_epoch != epoch) {
+    if (rv == CKR_USER_ALREADY_LOGGED_IN && (login_epoch != epoch || login_logouts != shim_logouts())) {
         rv = CKR_OK;
     }
     if (rv == CKR_OK) {
         logged_in = true;
         login_epoch = epoch;
+        login_logouts = shim_logouts();
     }
     pthread_mutex_unlock(&lock);
     return rv;

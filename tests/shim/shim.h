@@ -26,6 +26,8 @@ bool shim_token_gone(void);
 bool shim_hides(CK_MECHANISM_TYPE type);
 /* How often sessions were lost so far. */
 unsigned long shim_epoch(void);
+/* How often the login alone was. */
+unsigned long shim_logouts(void);
 /* Whether a rule asks for labels: only then they are read. */
 bool shim_wants_labels(void);
 

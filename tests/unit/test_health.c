@@ -160,7 +160,10 @@ static void test_verdicts(void **state)
     (void)state;
     assert_int_equal(kh_health_verdict(KH_OK, true), KH_VERDICT_DONE);
     assert_int_equal(kh_health_verdict(KH_E_UNAVAILABLE, true), KH_VERDICT_FAULT);
-    assert_int_equal(kh_health_verdict(KH_E_NOT_FOUND, true), KH_VERDICT_FAULT);
+    assert_int_equal(kh_health_verdict(KH_E_MISMATCH, true), KH_VERDICT_FAULT);
+    assert_int_equal(kh_health_verdict(KH_E_NOT_FOUND, true), KH_VERDICT_ELSEWHERE);
+    assert_int_equal(kh_health_verdict(KH_E_UNSUPPORTED, true), KH_VERDICT_ELSEWHERE); /* a caller's doing, perhaps */
+    assert_int_equal(kh_health_verdict(KH_E_INVALID, true), KH_VERDICT_ELSEWHERE);
     assert_int_equal(kh_health_verdict(KH_E_OVERLOADED, true), KH_VERDICT_ELSEWHERE);
     assert_int_equal(kh_health_verdict(KH_E_CRYPTO, true), KH_VERDICT_FAULT);
     assert_int_equal(kh_health_verdict(KH_E_CRYPTO, false), KH_VERDICT_FINAL); /* a caller sent nonsense */

@@ -49,6 +49,7 @@ static int set_up(void **state)
 
     (void)state;
     rig_token("one");
+    rig_token("pins");
     conf = getenv("SOFTHSM2_CONF");
     snprintf(r.counts, sizeof(r.counts), "%s.counts", conf);
     rig_rules("");
@@ -183,8 +184,10 @@ static void lies_about_lengths(void **state)
         rig_rules("C_Sign length +1000000\n");
         assert_int_equal(sign(which), KH_E_UNAVAILABLE);
     }
-    rig_rules("C_Decrypt length -1\n");
+    rig_rules("C_Decrypt length +1\n");
     assert_int_equal(kh_p11_rsa_raw(r.session, &r.key[1], block, sizeof(block), out, &len), KH_E_UNAVAILABLE);
+    rig_rules("C_Decrypt error CKR_DATA_INVALID\n");
+    assert_int_equal(kh_p11_rsa_raw(r.session, &r.key[1], block, sizeof(block), out, &len), KH_E_CRYPTO);
     rig_rules("C_GetAttributeValue length +100000\n");
     assert_int_equal(kh_p11_find(r.session, &r.locator[1], &key), KH_E_UNAVAILABLE);
     rig_rules("");
@@ -211,6 +214,77 @@ static void loses_sessions(void **state)
         set_keys();
         assert_int_equal(sign(0), KH_OK);
     }
+    rig_rules("");
+}
+
+/* Logged out, a token shows no private keys: none of it is believed, and nothing counts as destroyed. */
+static void is_logged_out(void **state)
+{
+    kh_p11_locator unknown = rig_locator(99, "unknown");
+    kh_p11_key key;
+
+    (void)state;
+    rig_rules("login lost\n");
+    assert_int_equal(kh_p11_find(r.session, &r.locator[0], &key), KH_E_UNAVAILABLE);
+    assert_int_equal(kh_p11_session_heal(r.session), KH_HEAL_LOGIN);
+    assert_int_equal(kh_p11_destroy(r.session, &r.locator[0]), KH_E_UNAVAILABLE);
+    assert_int_equal(kh_p11_session_heal(r.session), KH_HEAL_LOGIN);
+    assert_int_equal(kh_p11_alive(r.session), KH_E_UNAVAILABLE);
+    assert_int_equal(kh_p11_login(r.p11), KH_OK);
+    assert_int_equal(kh_p11_find(r.session, &unknown, &key), KH_E_NOT_FOUND);
+    assert_int_equal(sign(0), KH_OK);
+    rig_rules("");
+}
+
+/* A pair was made, but the answer was lost: the next try replaces it. */
+static void repeats_a_generation(void **state)
+{
+    kh_p11_locator locator = rig_locator(50, "twice");
+    uint8_t spki[KH_SPKI_MAX], again[KH_SPKI_MAX];
+    size_t len = 0, again_len = 0;
+    kh_p11_key key;
+
+    (void)state;
+    rig_rules("C_GetAttributeValue error CKR_DEVICE_ERROR\nC_DestroyObject error CKR_DEVICE_ERROR\n");
+    assert_int_equal(kh_p11_generate(r.session, KH_KEY_P256, 256, &locator, KH_USAGE_SIGN, spki, &len),
+                     KH_E_UNAVAILABLE);
+    assert_int_equal(kh_p11_session_heal(r.session), KH_HEAL_SESSION);
+    rig_rules("");
+    assert_int_equal(kh_p11_generate(r.session, KH_KEY_P256, 256, &locator, KH_USAGE_SIGN, spki, &len),
+                     KH_OK);
+    assert_int_equal(kh_p11_find(r.session, &locator, &key), KH_OK);
+    assert_int_equal(kh_p11_public(r.session, &locator, again, &again_len), KH_OK);
+    assert_int_equal(again_len, len);
+    assert_memory_equal(again, spki, len);
+    assert_int_equal(kh_p11_destroy(r.session, &locator), KH_OK);
+}
+
+/* A wrong PIN that the library has no word for is known by the token's count, and tried once all the same. */
+static void knows_a_wrong_pin(void **state)
+{
+    kh_p11_config config = {.module = KH_SHIM, .label = "pins", .pin = (const uint8_t *)"9999", .pin_len = 4};
+    kh_p11_session *session = NULL;
+    kh_p11 *p11 = NULL;
+    char rule[400];
+    struct stat st;
+
+    (void)state;
+    snprintf(rule, sizeof(rule), "C_Login count-file %s.pin\n", r.counts);
+    rig_rules(rule);
+    assert_int_equal(kh_p11_open(&config, &p11), KH_OK);
+    assert_int_equal(kh_p11_session_new(p11, false, &session), KH_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(kh_p11_login(p11), KH_E_PASSPHRASE);
+    }
+    snprintf(rule, sizeof(rule), "%s.pin", r.counts);
+    assert_int_equal(stat(rule, &st), 0);
+    assert_int_equal(st.st_size, strlen("C_Login 0xa0\n"));
+    kh_p11_session_free(session);
+    kh_p11_close(p11);
+    rig_rules("C_Login error CKR_FUNCTION_FAILED\n");
+    assert_int_equal(kh_p11_open(&config, &p11), KH_OK);
+    assert_int_equal(kh_p11_login(p11), KH_E_PASSPHRASE); /* the count is still low from before */
+    kh_p11_close(p11);
     rig_rules("");
 }
 
@@ -301,8 +375,11 @@ int main(void)
         cmocka_unit_test(each_error_has_a_meaning),
         cmocka_unit_test(lies_about_lengths),
         cmocka_unit_test(loses_sessions),
+        cmocka_unit_test(is_logged_out),
+        cmocka_unit_test(repeats_a_generation),
         cmocka_unit_test(token_goes_and_comes),
         cmocka_unit_test(crashes_and_hangs),
+        cmocka_unit_test(knows_a_wrong_pin),
     };
 
     if (rig_softhsm() == NULL) {

@@ -42,7 +42,8 @@ extern "C" {
     X(KH_STORE_SET, 41, "set", 1)                                                                           \
     X(KH_STORE_MOVE, 42, "move", 1)                                                                         \
     X(KH_STORE_ADOPT, 43, "adopt", 1)                                                                       \
-    X(KH_STORE_REPAIR, 45, "repair", 1)
+    X(KH_STORE_REPAIR, 45, "repair", 1)                                                                     \
+    X(KH_STORE_KEK, 46, "kek", 1)
 
 typedef enum kh_store_op {
 #define KH_X(constant, number, name, admin) constant = number,
@@ -108,6 +109,8 @@ typedef struct kh_key_info {
  *                   KH_E_NOT_FOUND: no such token, or key in it
  * Keys of tokens: KH_E_UNAVAILABLE while the token, or the pool's quorum, is not there.
  *   repair (admin) data = name of a pool: its keys are looked for in all its partitions, and placed → nothing, at once
+ *   kek (admin) data = the KEK and the next one, 32 bytes each: from then on either opens the store → nothing
+ *                data = a KEK, 32 bytes: only it opens the store any more → nothing. KH_E_PASSPHRASE: it did not before
  * The following go in slices, and others are served between them; they end when the asker hangs up:
  *   check (admin) → text: one line per finding, "ok N keys" or "damaged: good are N keys; N findings" at the end
  *   backup (admin) a descriptor of an empty file                                    → kh_store_report; the file is a store

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A key in a token is the one that the store names: one that somebody has put in its place is not used."""
+import hsm
+import harness
+from harness import check, wait_until
+
+OTHER = "is another key: it is not used"
+
+
+def test_another_key_under_its_label(ws):
+    token = hsm.SoftToken(ws, "soft")
+    agent = hsm.agent_with(ws, [token], start=False)
+
+    def make():
+        token.tool("--login", "--pin", hsm.PIN, "--keypairgen", "--key-type", "EC:prime256v1", "--label", "theirs", "--id", "a1", "--usage-sign")
+        hsm.give(token.store)
+
+    make()
+    agent.start()
+    agent.ctl("key", "adopt", "site", "--label", "theirs")
+    check(hsm.signs(agent, "site"), "an adopted key does not sign")
+    agent.stop()
+    for kind in ("privkey", "pubkey"):
+        token.tool("--login", "--pin", hsm.PIN, "--delete-object", "--type", kind, "--id", "a1")
+    make()
+    agent.start()
+    wait_until(lambda: "is there" in agent.log(), "the token")
+    check(not hsm.signs(agent, "site"), "another key signs under its name")
+    wait_until(lambda: OTHER in agent.log(), "the log says so")
+
+
+if __name__ == "__main__":
+    harness.main(globals())
