@@ -2,10 +2,11 @@
 # What `demo` and `check` share: the packages that Debian has to bring, and the build. To be sourced by bash.
 
 KH_BUILD_PACKAGES="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libmsgpack-dev libev-dev libsqlite3-dev
-    libconfuse-dev libseccomp-dev libsystemd-dev libjansson-dev nginx nginx-dev"
-KH_DEMO_PACKAGES="openssl curl util-linux"
+    libconfuse-dev libseccomp-dev libsystemd-dev libjansson-dev libp11-kit-dev nginx nginx-dev"
+KH_DEMO_PACKAGES="openssl curl util-linux softhsm2"
 KH_CHECK_PACKAGES="libcmocka-dev python3 valgrind openssl curl util-linux sqlite3 git
-    libnginx-mod-stream libnginx-mod-mail iproute2"
+    libnginx-mod-stream libnginx-mod-mail iproute2 softhsm2 opensc libengine-pkcs11-openssl
+    libnss3 libnss3-tools"
 KH_FULL_PACKAGES="clang libclang-rt-14-dev"
 
 # A directory for temporary files that the agent's and nginx's own users can get through, with room for a socket's path.

@@ -5,6 +5,7 @@
  */
 #include "front.h"
 #include <string.h>
+#include <time.h>
 
 void kh_entry_from_info(const kh_key_info *info, bool with_spki, kh_key_entry *entry)
 {
@@ -18,6 +19,10 @@ void kh_entry_from_info(const kh_key_info *info, bool with_spki, kh_key_entry *e
         .created = info->created,
         .id = {info->id, KH_KEY_ID_LEN},
         .spki = {info->spki, with_spki && info->spki_len <= KH_SPKI_MAX ? info->spki_len : 0},
+        .tier = info->tier,
+        .place = kh_text_bytes(info->place),
+        .not_before = info->not_before,
+        .expires = info->expires,
     };
 }
 
@@ -77,16 +82,16 @@ static bool may_ask(kh_conn *conn, const kh_request *req)
  * The usages of which one is enough for this job; 0: which key is taken makes no difference to it. Versions of
  * a key have the same usage, so it is duplicates under several names that are asked for more.
  */
-static uint32_t usages_for(const kh_job *job, const kh_key_info *infos, size_t count)
+static uint32_t usages_for(const kh_job *job, const kh_key_info *const infos[], size_t count)
 {
     bool differ = false;
 
     for (size_t i = 1; i < count; i++) {
-        differ = differ || infos[i].usage != infos[0].usage;
+        differ = differ || infos[i]->usage != infos[0]->usage;
     }
     switch (differ ? job->op : KH_OP_PING) {
     case KH_OP_SIGN:
-        return kh_usages_to_sign(infos[0].type, job->scheme, (job->flags & KH_SIGN_IS_DIGEST) != 0,
+        return kh_usages_to_sign(infos[0]->type, job->scheme, (job->flags & KH_SIGN_IS_DIGEST) != 0,
                                  job->data, job->data_len);
     case KH_OP_TLS_RSA_DECRYPT:
         return KH_USAGE_TLS_RSA_KX;
@@ -97,16 +102,44 @@ static uint32_t usages_for(const kh_job *job, const kh_key_info *infos, size_t c
     }
 }
 
-void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *infos, size_t count)
+/* Unix time. */
+static uint64_t time_of_day(void)
+{
+    struct timespec now = {0};
+
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    return (uint64_t)now.tv_sec;
+}
+
+/* To the token or pool that has the key. */
+static void to_place(kh_front *front, kh_job *job, const kh_key_info *info)
 {
     kh_identity *identity = (kh_identity *)job->tenant;
-    bool is_public = job->op == KH_OP_PUBLIC_KEY;
+    kh_place *place = kh_place_find(front, info->tier, info->place);
+    uint32_t suppressed = 0;
+
+    if (place != NULL) {
+        kh_place_queue(front, place, job);
+        return;
+    }
+    if (kh_log_allowed(&identity->log_place, kh_front_ms(front), &suppressed)) {
+        kh_log(KH_LOG_ERROR, "place_unknown", KH_LT("key", info->name), KH_LT("place", info->place),
+               KH_LT("do", "this key is in a token or pool that the configuration does not have"),
+               KH_LN("suppressed", suppressed));
+    }
+    kh_operation_end(front, job, KH_E_UNAVAILABLE, NULL, 0); /* another agent may have it */
+}
+
+void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *const infos[], size_t count)
+{
+    kh_identity *identity = (kh_identity *)job->tenant;
+    bool is_public = job->op == KH_OP_PUBLIC_KEY || job->op == KH_OP_DESCRIBE;
     const kh_key_info *info = NULL;
     kh_result result = kh_acl_choose(kh_identity_rights(identity), job->op, usages_for(job, infos, count),
-                                     infos, count, is_public, &info);
+                                     infos, count, is_public, time_of_day(), &info);
 
     if (result != KH_OK) {
-        log_refusal(front, identity, job->op, count > 0 ? infos[0].name : "?",
+        log_refusal(front, identity, job->op, count > 0 ? infos[0]->name : "?",
                     count == 0                ? "unknown"
                     : result == KH_E_DISABLED ? "disabled"
                                               : "forbidden");
@@ -127,7 +160,11 @@ void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *infos, size
         kh_operation_end(front, job, KH_E_INTERNAL, NULL, 0);
         return;
     }
-    kh_queue_push(&front->queue, job);
+    if (info->tier <= KH_TIER_SOFTWARE) {
+        kh_queue_push(&front->queue, job);
+    } else {
+        to_place(front, job, info);
+    }
 }
 
 static void find_key(kh_front *front, kh_job *job, const kh_request *req)
@@ -135,8 +172,8 @@ static void find_key(kh_front *front, kh_job *job, const kh_request *req)
     kh_entry *entry = NULL;
     kh_result result = KH_OK;
 
-    if (front->keystore != NULL) {
-        kh_directory_generation(front->directory, kh_keystore_generation(front->keystore));
+    if (front->store.keystore != NULL) {
+        kh_directory_generation(front->directory, kh_keystore_generation(front->store.keystore));
     }
     result = kh_directory_get(front->directory, req->key.data, req->key.len, req->key_is_id, &entry);
     if (result == KH_OK) {
@@ -200,6 +237,7 @@ void kh_admit(kh_conn *conn, const kh_request *req)
         admit_key(conn, req, KH_STORE_DECRYPT);
         break;
     case KH_OP_PUBLIC_KEY:
+    case KH_OP_DESCRIBE:
         admit_key(conn, req, KH_STORE_LOOKUP);
         break;
     case KH_OP_STATUS:

@@ -14,6 +14,7 @@
 #define KH_BOOT_FD 3
 #define KH_ROLE_FRONT "keyholdd: front"
 #define KH_ROLE_KEEPER "keyholdd: keeper"
+#define KH_ROLE_TOKEN "keyholdd: token " /* and the name of the token */
 
 /* Followed by the absolute path of the configuration file, without zero. */
 typedef struct kh_boot_config {
@@ -47,6 +48,23 @@ typedef struct kh_boot_keeper {
     uint32_t log_json;
 } kh_boot_keeper;
 
+/*
+ * Followed by zero-terminated strings: its name in the configuration, module, label, serial (these two may be empty: any), then
+ * path_count paths that the library reads and writes and read_count that it reads; then by the PIN, pin_len bytes.
+ */
+typedef struct kh_boot_token_keeper {
+    uint32_t sessions;
+    uint32_t call_timeout_ms;
+    uint32_t confine_strict;
+    uint32_t log_level;
+    uint32_t log_json;
+    uint32_t path_count;
+    uint32_t read_count;
+    uint32_t has_pin;
+    uint32_t new_pin;
+    uint32_t pin_len;
+} kh_boot_token_keeper;
+
 typedef struct kh_boot_process {
     int32_t pid;
     uint32_t starts; /* of this role, since the supervisor runs */
@@ -66,5 +84,9 @@ typedef struct kh_boot_ring {
 #define KH_EXIT_OK 0
 #define KH_EXIT_BUG 1     /* worth another try */
 #define KH_EXIT_REFUSED 2 /* it will not be better next time: passphrase, version, damaged store */
+/* Of a token's keeper. */
+#define KH_EXIT_PIN 3   /* the PIN was tried once and is wrong, or locked: not again with the same */
+#define KH_EXIT_HUNG 4  /* a call of the library does not come back */
+#define KH_EXIT_TOKEN 5 /* the library has lost the token: a new process may find it */
 
 #endif

@@ -69,6 +69,17 @@ void kh_channel_poke(int fd, kh_channel_type type)
     (void)!send(fd, &head, sizeof head, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+void kh_channel_note(int fd, kh_channel_type type, const void *payload, size_t len)
+{
+    uint8_t datagram[sizeof(uint32_t) + KH_CHANNEL_NOTE_MAX]; /* send, not sendmsg: see above */
+    uint32_t head = type;
+
+    len = len < KH_CHANNEL_NOTE_MAX ? len : KH_CHANNEL_NOTE_MAX;
+    memcpy(datagram, &head, sizeof head);
+    memcpy(datagram + sizeof head, payload, len);
+    (void)!send(fd, datagram, sizeof head + len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static void take_fds(struct msghdr *msg, kh_channel_message *message)
 {
     for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg != NULL; cmsg = CMSG_NXTHDR(msg, cmsg)) {

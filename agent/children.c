@@ -2,9 +2,6 @@
 /*
  * The roles: starting them, noticing that they died, starting them again. The first new start is immediate;
  * one that dies again before it has served for half a second waits, longer each time.
- *
- * A ring is shared by one front and one keeper: whenever either is new, so is the ring. The front gets it
- * when the keeper is ready to serve it.
  */
 #include "channel.h"
 #include "log.h"
@@ -14,6 +11,7 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -22,7 +20,9 @@
 #define SERVED_S 0.5 /* a child that was ready for this long is no crash loop */
 #define BACKOFF_FIRST_S 0.1
 #define BACKOFF_MOST_S 30.0
-#define LOOKUP_SLOTS 80 /* besides the lanes' windows: lookups and store operations */
+#define TOKEN_FAILURES 10 /* in a row, and then it is a crash loop as others */
+#define TOKEN_BACKOFF_S 0.25
+#define TOKEN_DESCRIPTORS 1024 /* a vendor's library opens what it likes */
 
 static void close_fd(int *fd)
 {
@@ -32,17 +32,30 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
+kh_child *kh_children_at(kh_supervisor *supervisor, size_t i)
+{
+    if (i < 2) {
+        return i == 0 ? &supervisor->front : &supervisor->keeper;
+    }
+    for (size_t at = 0, left = i - 2; at < KH_TOKENS_MAX; at++) {
+        if (supervisor->tokens[at] != NULL && left-- == 0) {
+            return supervisor->tokens[at];
+        }
+    }
+    return NULL;
+}
+
 void kh_children_send_processes(kh_supervisor *supervisor)
 {
-    const kh_child *children[] = {&supervisor->front, &supervisor->keeper};
     kh_boot_process list[KH_BOOT_PROCESSES] = {{.pid = getpid(), .starts = 1, .role = "supervisor"}};
+    const kh_child *child = NULL;
     size_t count = 1;
 
-    for (size_t i = 0; i < 2; i++) {
-        if (children[i]->pid != 0) {
-            list[count].pid = children[i]->pid;
-            list[count].starts = children[i]->starts;
-            strncpy(list[count++].role, children[i]->name, sizeof list->role - 1);
+    for (size_t i = 0; (child = kh_children_at(supervisor, i)) != NULL && count < KH_BOOT_PROCESSES; i++) {
+        if (child->pid != 0) {
+            list[count].pid = child->pid;
+            list[count].starts = child->starts;
+            strncpy(list[count++].role, child->kind == KH_CHILD_TOKEN ? "token" : child->name, sizeof list->role - 1);
         }
     }
     if (supervisor->front.pid != 0 && kh_channel_send(supervisor->front.channel_fd, KH_MSG_PROCESSES, list,
@@ -61,38 +74,23 @@ void kh_child_kill(kh_child *child, const char *why)
     }
 }
 
-/* ---- Rings ---- */
-
-static void new_ring(kh_supervisor *supervisor)
-{
-    uint32_t slots = (KH_LANE_COUNT - 1) * 2 * KH_BATCH_MAX * supervisor->workers + LOOKUP_SLOTS;
-    kh_result result = KH_OK;
-
-    for (int i = 0; i < 3; i++) {
-        close_fd(&supervisor->ring[i]);
-    }
-    if (supervisor->keeper.pid == 0 || supervisor->front.pid == 0) {
-        return; /* whichever comes makes one */
-    }
-    result = kh_ring_create(slots < 4096 ? slots : 4096, supervisor->ring);
-    if (result == KH_OK) {
-        result = kh_keeper_send_ring(supervisor->keeper.control_fd, supervisor->ring);
-    }
-    if (result != KH_OK) {
-        kh_log(KH_LOG_ERROR, "ring_failed", KH_LT("why", kh_result_name(result)),
-               KH_LT("means", "nothing is signed until front or keeper start again"));
-    }
-}
-
-static void give_ring(kh_supervisor *supervisor)
-{
-    if (supervisor->front.ready && supervisor->keeper.ready && supervisor->ring[0] >= 0 &&
-        kh_channel_send(supervisor->front.channel_fd, KH_MSG_RING, NULL, 0, supervisor->ring, 3) != KH_OK) {
-        kh_child_kill(&supervisor->front, "does not take its ring");
-    }
-}
-
 /* ---- What a child says ---- */
+
+/* The front says that a keeper answers nothing. It may say so of anyone: then of nobody. */
+static void take_stuck(kh_supervisor *supervisor, const kh_channel_message *message)
+{
+    kh_child *child = &supervisor->keeper;
+    kh_boot_ring which;
+
+    if (message->len == sizeof which) {
+        memcpy(&which, message->payload, sizeof which);
+        which.token[KH_PLACE_MAX] = '\0';
+        child = which.token[0] != '\0' ? kh_token_find(supervisor, which.token) : child;
+    }
+    if (child != NULL && child->ready) {
+        kh_child_kill(child, "does not answer");
+    }
+}
 
 static void on_channel(struct ev_loop *loop, ev_io *io, int events)
 {
@@ -111,30 +109,54 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
     }
     kh_channel_close_fds(&message);
     child->silent_s = 0;
-    if (message.type == KH_MSG_KEEPER_STUCK && !child->is_keeper && child->supervisor->keeper.ready) {
-        kh_child_kill(&child->supervisor->keeper, "does not answer");
+    if (message.type == KH_MSG_KEEPER_STUCK && child->kind == KH_CHILD_FRONT) {
+        take_stuck(child->supervisor, &message);
     }
     if (message.type == KH_MSG_READY && !child->ready) {
-        child->ready = child->was_ready = true;
+        child->ready = child->was_ready = child->was_seen = true;
         child->ready_at = kh_supervisor_clock();
         kh_log(KH_LOG_INFO, "process_ready", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("ms", (child->ready_at - child->started) * 1000));
-        give_ring(child->supervisor);
+        kh_joints_give(child);
+        child->new_pin = false;
+        if (child->kind == KH_CHILD_KEEPER) {
+            kh_tokens_start(child->supervisor);
+        }
         kh_supervisor_note_ready(child->supervisor);
     }
 }
 
 /* ---- Starting ---- */
 
+/*
+ * `keyholdctl kek rotate` puts another key into kek_file while the agent runs: a keeper that starts now needs that one. A file that
+ * cannot be read now, or asks for a passphrase, leaves what was read before.
+ */
+static void read_kek_again(kh_supervisor *supervisor)
+{
+    const kh_config *config = supervisor->settings.config;
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_kek kek = {0};
+
+    /* A reload may have named another file: that one counts from the next start on. */
+    if (supervisor->kek_file != NULL && config->kek_file != NULL && strcmp(supervisor->kek_file, config->kek_file) == 0 &&
+        kh_kek_load(config, &kek, error) == KH_OK) {
+        kh_kek_free(&supervisor->kek);
+        supervisor->kek = kek;
+    }
+}
+
 static kh_result boot_keeper(kh_child *child, int control_fd)
 {
     kh_supervisor *supervisor = child->supervisor;
     kh_boot_keeper boot = supervisor->keeper_boot;
     uint8_t *payload = kh_secret_alloc(KH_CHANNEL_PAYLOAD_MAX, NULL);
-    size_t path_len = strlen(supervisor->store), len = sizeof boot + supervisor->kek.len + path_len;
+    size_t path_len = strlen(supervisor->store), len = 0;
     int fds[2] = {control_fd, supervisor->admin.fd};
     kh_result result = KH_E_MEMORY;
 
+    read_kek_again(supervisor);
+    len = sizeof boot + supervisor->kek.len + path_len;
     boot.kek_kind = supervisor->kek.kind;
     boot.kek_len = (uint32_t)supervisor->kek.len;
     boot.log_level = supervisor->settings.config->log_level;
@@ -153,11 +175,12 @@ static kh_result boot_keeper(kh_child *child, int control_fd)
 /* What a new child has to be told. control_fd: the keeper's end of its control socket. */
 static kh_result boot(kh_child *child, int control_fd)
 {
-    kh_result result =
-        child->is_keeper ? boot_keeper(child, control_fd) : kh_settings_send(child->supervisor, 0);
+    kh_result result = child->kind == KH_CHILD_KEEPER  ? boot_keeper(child, control_fd)
+                       : child->kind == KH_CHILD_TOKEN ? kh_token_boot(child, control_fd)
+                                                       : kh_settings_send(child->supervisor, 0);
 
     if (result == KH_OK) {
-        new_ring(child->supervisor); /* the other may have used the old one */
+        kh_joints_make(child);
         kh_children_send_processes(child->supervisor);
     }
     return result;
@@ -170,17 +193,8 @@ static void on_restart(struct ev_loop *loop, ev_timer *timer, int events)
     kh_child_start(timer->data);
 }
 
-void kh_child_start_later(kh_child *child)
+void kh_child_start_after(kh_child *child, double wait_s)
 {
-    double wait_s = 0;
-
-    child->failures++;
-    if (child->failures > 1) {
-        wait_s = BACKOFF_FIRST_S * (double)(1u << (child->failures < 16 ? child->failures - 2 : 14));
-        wait_s = wait_s < BACKOFF_MOST_S ? wait_s : BACKOFF_MOST_S;
-        kh_log(KH_LOG_ERROR, "crash_loop", KH_LT("role", child->name), KH_LN("failures", child->failures),
-               KH_LN("next_start_ms", wait_s * 1000));
-    }
     ev_timer_stop(child->supervisor->loop, &child->restart);
     ev_timer_init(&child->restart, on_restart, wait_s, 0.);
     child->restart.data = child;
@@ -188,20 +202,48 @@ void kh_child_start_later(kh_child *child)
     ev_timer_start(child->supervisor->loop, &child->restart);
 }
 
+void kh_child_start_later(kh_child *child)
+{
+    double wait_s = 0;
+
+    child->failures++;
+    if (child->kind == KH_CHILD_TOKEN && child->failures > 1 && child->failures < TOKEN_FAILURES) {
+        wait_s = TOKEN_BACKOFF_S; /* a vendor's library that crashes now and then: the others wait for its keys */
+    } else if (child->failures > 1) {
+        wait_s = BACKOFF_FIRST_S * (double)(1u << (child->failures < 16 ? child->failures - 2 : 14));
+        wait_s = wait_s < BACKOFF_MOST_S ? wait_s : BACKOFF_MOST_S;
+        kh_log(KH_LOG_ERROR, "crash_loop", KH_LT("role", child->name), KH_LN("failures", child->failures),
+               KH_LN("next_start_ms", wait_s * 1000));
+    }
+    kh_child_start_after(child, wait_s);
+}
+
 static void on_child(struct ev_loop *loop, ev_child *watcher, int events);
 
 static bool spawn(kh_child *child, int channel_fd)
 {
     kh_supervisor *supervisor = child->supervisor;
-    const kh_process_spec spec = {
-        .role = child->role,
-        .exe_fd = supervisor->exe_fd,
-        .channel_fd = channel_fd,
-        .change_user = supervisor->privileged,
-        .locks_memory = child->is_keeper,
-        .user = child->is_keeper ? supervisor->keeper_user : supervisor->front_user,
-        .descriptors = child->is_keeper ? 256 : (size_t)supervisor->settings.config->max_connections + 256};
+    const kh_config *config = supervisor->settings.config;
+    const kh_config_token *token = child->kind == KH_CHILD_TOKEN ? kh_token_block(child) : NULL;
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_process_spec spec = {.role = child->role,
+                            .exe_fd = supervisor->exe_fd,
+                            .channel_fd = channel_fd,
+                            .change_user = supervisor->privileged,
+                            .locks_memory = child->kind != KH_CHILD_FRONT,
+                            .user = child->kind == KH_CHILD_FRONT ? supervisor->front_user : supervisor->keeper_user,
+                            .descriptors = child->kind == KH_CHILD_FRONT ? (size_t)config->max_connections + 256
+                                           : child->kind == KH_CHILD_KEEPER ? 256
+                                                                            : TOKEN_DESCRIPTORS};
 
+    if (token != NULL) {
+        spec.env = token->env;
+        spec.env_count = token->env_count;
+        if (supervisor->privileged && kh_token_user(config, token, &spec.user, error) != KH_OK) {
+            errno = ENOENT;
+            return false;
+        }
+    }
     child->pid = kh_process_start(&spec);
     if (child->pid < 0) {
         child->pid = 0;
@@ -224,7 +266,7 @@ void kh_child_start(kh_child *child)
 {
     int channel[2] = {-1, -1}, control[2] = {-1, -1};
     bool started =
-        kh_channel_pair(channel) == KH_OK && (!child->is_keeper || kh_channel_pair(control) == KH_OK);
+        kh_channel_pair(channel) == KH_OK && (child->kind == KH_CHILD_FRONT || kh_channel_pair(control) == KH_OK);
 
     child->channel_fd = channel[0];
     child->control_fd = control[0];
@@ -240,7 +282,9 @@ void kh_child_start(kh_child *child)
                KH_LT("error", strerror(errno)));
         close_fd(&child->channel_fd);
         close_fd(&child->control_fd);
+        child->was_seen = true;
         kh_child_start_later(child);
+        kh_supervisor_note_ready(child->supervisor);
     }
     close_fd(&control[1]);
 }
@@ -253,17 +297,9 @@ static void log_death(const kh_child *child, int status)
         kh_log(KH_LOG_ERROR, "process_died", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("signal", WTERMSIG(status)));
     } else {
-        kh_log(child->supervisor->stopping && WEXITSTATUS(status) == 0 ? KH_LOG_INFO : KH_LOG_ERROR,
+        kh_log((child->supervisor->stopping || child->asked_to_stop) && WEXITSTATUS(status) == 0 ? KH_LOG_INFO : KH_LOG_ERROR,
                "process_died", KH_LT("role", child->name), KH_LN("pid", child->pid),
                KH_LN("exit", WEXITSTATUS(status)));
-    }
-}
-
-static void tell_front(kh_supervisor *supervisor)
-{
-    if (supervisor->front.pid != 0 &&
-        kh_channel_send(supervisor->front.channel_fd, KH_MSG_KEEPER_DOWN, NULL, 0, NULL, 0) != KH_OK) {
-        kh_child_kill(&supervisor->front, "does not read its channel");
     }
 }
 
@@ -282,10 +318,15 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events)
     close_fd(&child->channel_fd);
     close_fd(&child->control_fd);
     child->failures = served ? 0 : child->failures;
-    if (child->is_keeper) {
-        tell_front(supervisor);
-    }
-    if (!child->was_ready && !supervisor->stopping &&
+    child->parked = child->kind == KH_CHILD_TOKEN && WIFEXITED(watcher->rstatus) &&
+                    WEXITSTATUS(watcher->rstatus) == KH_EXIT_PIN;
+    kh_joints_break(child);
+    if (child->kind == KH_CHILD_TOKEN && !supervisor->stopping) {
+        child->was_seen = true;
+        kh_token_died(child, watcher->rstatus);
+        kh_children_send_processes(supervisor);
+        kh_supervisor_note_ready(supervisor);
+    } else if (!child->was_ready && !supervisor->stopping &&
         (child->failures >= 2 ||
          (WIFEXITED(watcher->rstatus) && WEXITSTATUS(watcher->rstatus) != KH_EXIT_BUG))) {
         kh_log(KH_LOG_ERROR, "cannot_start", KH_LT("role", child->name),
@@ -299,22 +340,26 @@ static void on_child(struct ev_loop *loop, ev_child *watcher, int events)
     }
 }
 
-static void init(kh_supervisor *supervisor, kh_child *child, const char *role)
+void kh_child_init(kh_supervisor *supervisor, kh_child *child, kh_child_kind kind, const char *token)
 {
+    static const char *const roles[] = {
+        [KH_CHILD_FRONT] = KH_ROLE_FRONT, [KH_CHILD_KEEPER] = KH_ROLE_KEEPER, [KH_CHILD_TOKEN] = KH_ROLE_TOKEN};
+
     child->supervisor = supervisor;
-    child->role = role;
-    child->name = role + strlen("keyholdd: ");
+    child->kind = kind;
+    snprintf(child->role, sizeof child->role, "%s%s", roles[kind], token);
+    snprintf(child->token, sizeof child->token, "%s", token);
+    child->name = child->role + strlen("keyholdd: ");
     child->channel_fd = child->control_fd = -1;
+    for (int i = 0; i < 3; i++) {
+        child->ring[i] = -1;
+    }
     ev_timer_init(&child->restart, on_restart, 0., 0.);
     child->restart.data = child;
 }
 
 void kh_children_init(kh_supervisor *supervisor)
 {
-    init(supervisor, &supervisor->front, KH_ROLE_FRONT);
-    init(supervisor, &supervisor->keeper, KH_ROLE_KEEPER);
-    supervisor->keeper.is_keeper = true;
-    for (int i = 0; i < 3; i++) {
-        supervisor->ring[i] = -1;
-    }
+    kh_child_init(supervisor, &supervisor->front, KH_CHILD_FRONT, "");
+    kh_child_init(supervisor, &supervisor->keeper, KH_CHILD_KEEPER, "");
 }

@@ -37,7 +37,8 @@ char *kh_config_absolute(const kh_config *config, const char *path)
 {
     char *result = NULL;
 
-    if (path[0] == '/' || strncmp(path, "credential:", 11) == 0 || strcmp(path, "-") == 0) {
+    if (path[0] == '/' || strncmp(path, "credential:", 11) == 0 || strncmp(path, "env:", 4) == 0 ||
+        strcmp(path, "-") == 0) {
         return strdup(path);
     }
     return asprintf(&result, "%s/%s", config->dir, path) < 0 ? NULL : result;
@@ -175,7 +176,10 @@ static kh_result take_all(kh_config *config, cfg_t *cfg, char *error)
         return result;
     }
     result = kh_config_order_sans(config, error);
-    return result == KH_OK ? kh_config_take_metrics(config, cfg, error) : result;
+    if (result == KH_OK) {
+        result = kh_config_take_metrics(config, cfg, error);
+    }
+    return result == KH_OK ? kh_config_take_tokens(config, cfg, error) : result;
 }
 
 static kh_result start(const char *text, size_t len, const char *path, kh_config **out)
@@ -315,6 +319,7 @@ void kh_config_free(kh_config *config)
     }
     kh_config_free_listeners(config);
     kh_config_free_metrics(config);
+    kh_config_free_tokens(config);
     free(config->identities);
     free(config->sans);
     free(config->path);

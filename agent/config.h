@@ -103,6 +103,8 @@ typedef struct kh_config_san {
 #define KH_TOKENS_MAX 16
 #define KH_POOLS_MAX 8
 #define KH_PARTITIONS_MAX 16 /* of one pool */
+#define KH_TOKEN_ENV_MAX 16   /* variables of one token */
+#define KH_TOKEN_PATHS_MAX 16
 
 /* A PKCS#11 token, or a partition of a pool: its keeper's business. */
 typedef struct kh_config_token {
@@ -114,6 +116,10 @@ typedef struct kh_config_token {
     bool confine_strict;  /* confine = strict; else vendor */
     long sessions;        /* 1 to 64: operations at a time */
     long call_timeout_ms; /* a call of the library that takes longer counts as hung */
+    char **env;           /* "NAME=VALUE": all that the library finds in its environment */
+    size_t env_count;
+    char **paths; /* absolute: what the library reads and writes; with confine = vendor and none, all that its user may */
+    size_t path_count;
     unsigned line;
 } kh_config_token;
 
@@ -183,6 +189,9 @@ typedef struct kh_user {
 KH_MUST_USE kh_result kh_config_user(const char *text, kh_user *user);
 /* The same for a group: a name or a decimal gid. */
 KH_MUST_USE kh_result kh_config_group(const char *text, gid_t *gid);
+/* Index of the token of that name, or -1. */
+int kh_config_find_token(const kh_config *config, const char *name);
+
 /* Operations that an `allow` block may name, as a set of 1 << kh_op. */
 #define KH_CONFIG_OPERATIONS                                                                                 \
     (1u << KH_OP_SIGN | 1u << KH_OP_TLS_RSA_DECRYPT | 1u << KH_OP_DECRYPT | 1u << KH_OP_PUBLIC_KEY |         \

@@ -57,6 +57,8 @@ static const number_range top_numbers[] = {
 };
 static const number_range identity_numbers[] = {
     {"uid", 1, 4294967294}, {"queue_max", 1, 1000000}, {"weight", 1, 1000}, {"max_connections", 1, 500000}};
+static const number_range token_numbers[] = {{"sessions", 1, 64}, {"call_timeout_ms", 50, 600000}};
+static const number_range pool_numbers[] = {{"quorum", 1, KH_PARTITIONS_MAX}};
 static const number_range listen_numbers[] = {{"mode", 0, 0777}}; /* of `metrics` too */
 
 static int check_range(cfg_t *cfg, cfg_opt_t *opt, const number_range *table, size_t count)
@@ -97,6 +99,16 @@ static int check_listen_number(cfg_t *cfg, cfg_opt_t *opt)
     return check_range(cfg, opt, listen_numbers, sizeof listen_numbers / sizeof *listen_numbers);
 }
 
+static int check_token_number(cfg_t *cfg, cfg_opt_t *opt)
+{
+    return check_range(cfg, opt, token_numbers, sizeof token_numbers / sizeof *token_numbers);
+}
+
+static int check_pool_number(cfg_t *cfg, cfg_opt_t *opt)
+{
+    return check_range(cfg, opt, pool_numbers, sizeof pool_numbers / sizeof *pool_numbers);
+}
+
 static const char *const level_names[] = {"error", "warn", "notice", "info", "debug"};
 
 int kh_config_log_level(const char *name)
@@ -116,7 +128,8 @@ static int check_word(cfg_t *cfg, cfg_opt_t *opt)
         const char *option, *words;
     } table[] = {{"kernels", "auto openssl"},
                  {"log_level", "error warn notice info debug"},
-                 {"log_format", "text json"}};
+                 {"log_format", "text json"},
+                 {"confine", "vendor strict"}};
     const char *value = cfg_opt_getnstr(opt, 0);
     size_t len = strlen(value);
 
@@ -224,6 +237,52 @@ static int check_metrics(cfg_t *cfg, cfg_opt_t *opt)
     return 0;
 }
 
+/* Names of tokens and pools: they stand in the store beside each key. */
+static int check_place(cfg_t *cfg, cfg_opt_t *opt)
+{
+    const char *name = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
+
+    if (!kh_name_valid(name, strlen(name)) || strlen(name) > KH_PLACE_MAX) {
+        cfg_error(cfg,
+                  "%s \"%s\": a name has 1 to %d letters, digits, '.', '_', '-' and begins with a letter or digit",
+                  opt->name, name, KH_PLACE_MAX);
+        return -1;
+    }
+    return 0;
+}
+
+/* A variable for the library: NAME=VALUE. */
+static int check_variable(cfg_t *cfg, cfg_opt_t *opt)
+{
+    const char *value = cfg_opt_getnstr(opt, cfg_opt_size(opt) - 1);
+    size_t len = strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+
+    if (len == 0 || value[len] != '=' || (value[0] >= '0' && value[0] <= '9')) {
+        cfg_error(cfg, "env: \"%s\" is not NAME=VALUE", value);
+        return -1;
+    }
+    if (cfg_opt_size(opt) > KH_TOKEN_ENV_MAX) {
+        cfg_error(cfg, "env: more than %d variables", KH_TOKEN_ENV_MAX);
+        return -1;
+    }
+    return 0;
+}
+
+static int check_token_path(cfg_t *cfg, cfg_opt_t *opt)
+{
+    const char *value = cfg_opt_getnstr(opt, cfg_opt_size(opt) - 1);
+
+    if (value[0] != '/') {
+        cfg_error(cfg, "paths: \"%s\" is no absolute path", value);
+        return -1;
+    }
+    if (cfg_opt_size(opt) > KH_TOKEN_PATHS_MAX) {
+        cfg_error(cfg, "paths: more than %d", KH_TOKEN_PATHS_MAX);
+        return -1;
+    }
+    return 0;
+}
+
 static int check_identity(cfg_t *cfg, cfg_opt_t *opt)
 {
     const char *name = cfg_title(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
@@ -260,8 +319,9 @@ static void set_checks(cfg_t *cfg)
                                         "listen|owner", "listen|group", "listen|certificate",
                                         "listen|certificate_key", "listen|client_ca",
                                         "listen|client_crl", "metrics|owner", "metrics|group",
-                                        "identity|token"};
-    static const char *const words[] = {"kernels", "log_level", "log_format"};
+                                        "identity|token", "token|module", "token|label", "token|serial",
+                                        "token|uri", "token|pin_file", "token|user"};
+    static const char *const words[] = {"kernels", "log_level", "log_format", "token|confine"};
 
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         cfg_set_validate_func(cfg, paths[i], check_not_empty);
@@ -276,6 +336,13 @@ static void set_checks(cfg_t *cfg)
     cfg_set_validate_func(cfg, "identity|queue_max", check_identity_number);
     cfg_set_validate_func(cfg, "identity|weight", check_identity_number);
     cfg_set_validate_func(cfg, "identity|max_connections", check_identity_number);
+    cfg_set_validate_func(cfg, "token|sessions", check_token_number);
+    cfg_set_validate_func(cfg, "token|call_timeout_ms", check_token_number);
+    cfg_set_validate_func(cfg, "token|env", check_variable);
+    cfg_set_validate_func(cfg, "token|paths", check_token_path);
+    cfg_set_validate_func(cfg, "token", check_place);
+    cfg_set_validate_func(cfg, "pool|quorum", check_pool_number);
+    cfg_set_validate_func(cfg, "pool", check_place);
     cfg_set_validate_func(cfg, "listen|mode", check_listen_number);
     cfg_set_validate_func(cfg, "metrics|mode", check_listen_number);
     cfg_set_validate_func(cfg, "metrics", check_metrics);
@@ -375,6 +442,20 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
     cfg_opt_t metrics[] = {CFG_INT("mode", 0666, CFGF_NONE), CFG_STR("owner", NULL, CFGF_NODEFAULT),
                            CFG_STR("group", NULL, CFGF_NODEFAULT), CFG_BOOL("public", cfg_false, CFGF_NONE),
                            CFG_END()};
+    cfg_opt_t token[] = {CFG_STR("module", NULL, CFGF_NODEFAULT),
+                         CFG_STR("label", NULL, CFGF_NODEFAULT),
+                         CFG_STR("serial", NULL, CFGF_NODEFAULT),
+                         CFG_STR("uri", NULL, CFGF_NODEFAULT),
+                         CFG_STR("pin_file", NULL, CFGF_NODEFAULT),
+                         CFG_STR("user", NULL, CFGF_NODEFAULT),
+                         CFG_STR("confine", "vendor", CFGF_NONE),
+                         CFG_INT("sessions", 8, CFGF_NONE),
+                         CFG_INT("call_timeout_ms", 2000, CFGF_NONE),
+                         CFG_STR_LIST("env", NULL, CFGF_NODEFAULT),
+                         CFG_STR_LIST("paths", NULL, CFGF_NODEFAULT),
+                         CFG_END()};
+    cfg_opt_t pool[] = {CFG_STR_LIST("partitions", NULL, CFGF_NODEFAULT), CFG_INT("quorum", 0, CFGF_NONE),
+                        CFG_END()};
     cfg_opt_t top[] = {CFG_STR("store", NULL, CFGF_NODEFAULT),
                        CFG_STR("kek_file", NULL, CFGF_NODEFAULT),
                        CFG_STR("kek_passphrase_file", NULL, CFGF_NODEFAULT),
@@ -391,6 +472,8 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
                        CFG_SEC("listen", listen, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
                        CFG_SEC("identity", identity, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
                        CFG_SEC("metrics", metrics, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
+                       CFG_SEC("token", token, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
+                       CFG_SEC("pool", pool, CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES),
                        CFG_END()};
     cfg_t *cfg = cfg_init(top, CFGF_NONE);
     char *whole = NULL;

@@ -41,6 +41,9 @@ void kh_config_free_listeners(kh_config *config);
 /* Takes the `san` of an identity. KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_config_take_sans(cfg_t *cfg, kh_config_identity *identity);
 void kh_config_free_sans(kh_config_identity *identity);
+/* Takes the `token` and `pool` blocks. KH_E_INVALID, KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_config_take_tokens(kh_config *config, cfg_t *cfg, char *error);
+void kh_config_free_tokens(kh_config *config);
 /* Orders the names of all identities. KH_E_INVALID: two have the same. KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_config_order_sans(kh_config *config, char *error);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The system call filters of the three roles. */
+/* The system call filters of the roles. */
 #include "confine.h"
 #include "boot.h"
 #include "log.h"
@@ -9,6 +9,7 @@
 #include <linux/futex.h>
 #include <linux/sched.h>
 #include <seccomp.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -91,6 +92,16 @@ static const int keeper_calls[] = {
     SCMP_SYS(sendmsg),
 };
 
+/* A token's keeper besides: the files of a token in software. */
+static const int token_calls[] = {
+    SCMP_SYS(openat),   SCMP_SYS(open),      SCMP_SYS(unlink),    SCMP_SYS(unlinkat),   SCMP_SYS(getdents64),
+    SCMP_SYS(umask),    SCMP_SYS(chmod),     SCMP_SYS(fchmod),    SCMP_SYS(fchmodat),   SCMP_SYS(faccessat),
+    SCMP_SYS(mkdir),    SCMP_SYS(mkdirat),   SCMP_SYS(rmdir),     SCMP_SYS(rename),     SCMP_SYS(renameat),
+    SCMP_SYS(flock),    SCMP_SYS(statx),     SCMP_SYS(readlink),  SCMP_SYS(readlinkat), SCMP_SYS(getcwd),
+    SCMP_SYS(uname),    SCMP_SYS(sysinfo),   SCMP_SYS(statfs),    SCMP_SYS(faccessat2), SCMP_SYS(renameat2),
+    SCMP_SYS(prlimit64), SCMP_SYS(clock_getres), SCMP_SYS(times), SCMP_SYS(getgroups),
+};
+
 /* What nobody of the agent ever needs; the supervisor and, through it, its children. */
 static const int forbidden_calls[] = {
     SCMP_SYS(ptrace),
@@ -99,7 +110,6 @@ static const int forbidden_calls[] = {
     SCMP_SYS(process_madvise),
     SCMP_SYS(kcmp),
     SCMP_SYS(pidfd_getfd),
-    SCMP_SYS(connect),
     SCMP_SYS(bpf),
     SCMP_SYS(perf_event_open),
     SCMP_SYS(userfaultfd),
@@ -199,7 +209,7 @@ static int allow_parts(scmp_filter_ctx filter, kh_confine_role role)
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
                                   SCMP_A1(SCMP_CMP_EQ, (unsigned)descriptors[i]));
     }
-    for (size_t i = 0; role == KH_CONFINE_KEEPER && i < COUNT(locks) && result == 0; i++) {
+    for (size_t i = 0; role != KH_CONFINE_FRONT && i < COUNT(locks) && result == 0; i++) {
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
                                   SCMP_A1(SCMP_CMP_EQ, (unsigned)locks[i]));
     }
@@ -225,10 +235,13 @@ static int allow_threads(scmp_filter_ctx filter)
     return result;
 }
 
-static int fill_supervisor(scmp_filter_ctx filter)
+static int fill_supervisor(scmp_filter_ctx filter, kh_confine_role role)
 {
     int result = add_all(filter, REFUSE, forbidden_calls, COUNT(forbidden_calls));
 
+    if (result == 0 && role == KH_CONFINE_SUPERVISOR) {
+        result = seccomp_rule_add(filter, REFUSE, SCMP_SYS(connect), 0);
+    }
     if (result ==
         0) { /* nobody becomes dumpable again; exec resets it, and the new image sets it first of all */
         result = seccomp_rule_add(filter, REFUSE, SCMP_SYS(prctl), 2, SCMP_A0(SCMP_CMP_EQ, PR_SET_DUMPABLE),
@@ -240,12 +253,17 @@ static int fill_supervisor(scmp_filter_ctx filter)
     return result;
 }
 
+static bool is_supervisor(kh_confine_role role)
+{
+    return role == KH_CONFINE_SUPERVISOR || role == KH_CONFINE_SUPERVISOR_OF_TOKENS;
+}
+
 static int fill(scmp_filter_ctx filter, kh_confine_role role)
 {
     int result = 0;
 
-    if (role == KH_CONFINE_SUPERVISOR) {
-        return fill_supervisor(filter);
+    if (is_supervisor(role)) {
+        return fill_supervisor(filter, role);
     }
     result = add_all(filter, SCMP_ACT_ALLOW, common_calls, COUNT(common_calls));
     if (result == 0) {
@@ -266,6 +284,9 @@ static int fill(scmp_filter_ctx filter, kh_confine_role role)
         return result;
     }
     result = add_all(filter, SCMP_ACT_ALLOW, keeper_calls, COUNT(keeper_calls));
+    if (result == 0 && role == KH_CONFINE_TOKEN) {
+        result = add_all(filter, SCMP_ACT_ALLOW, token_calls, COUNT(token_calls));
+    }
     return result == 0 ? allow_threads(filter) : result;
 }
 
@@ -278,7 +299,7 @@ void kh_confine(kh_confine_role role)
         kh_log(KH_LOG_WARN, "not_confined", KH_LT("why", "sanitizer build"));
         return;
     }
-    filter = seccomp_init(role == KH_CONFINE_SUPERVISOR ? SCMP_ACT_ALLOW : REFUSE);
+    filter = seccomp_init(is_supervisor(role) ? SCMP_ACT_ALLOW : REFUSE);
     if (filter != NULL) {
         result = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
         if (result == 0) { /* a call of another architecture is an attack */

@@ -412,7 +412,7 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
     if (is_tick) {
         sweep_stalled(front);
         kh_dispatch_rates(front);
-        kh_dispatch_watch(front);
+        kh_backends_watch(front);
     }
     ev_timer_stop(loop, timer);
     ev_timer_set(timer, front->sweep_again ? SWEEP_AGAIN_S : SWEEP_S, 0.);

@@ -139,6 +139,9 @@ static kh_result commit(kh_front *front)
     front->boot = front->next_boot;
     limits(front);
     result = kh_identities_apply(front);
+    if (result == KH_OK) {
+        result = kh_backends_apply(front);
+    }
     if (credentials != NULL) {
         OPENSSL_cleanse(credentials, CREDENTIALS_SIZE);
     }
@@ -175,8 +178,21 @@ static void drain(kh_front *front, const kh_channel_message *message)
     kh_log(KH_LOG_NOTICE, "draining", KH_LN("waiting", front->waiting_jobs), KH_LN("timeout_ms", most_ms));
 }
 
+/* Which keeper a message is about; NULL: the store's. */
+static const kh_boot_ring *boot_ring(const kh_channel_message *message, kh_boot_ring *which)
+{
+    if (message->len != sizeof *which) {
+        return NULL;
+    }
+    memcpy(which, message->payload, sizeof *which);
+    which->token[sizeof which->token - 1] = '\0';
+    return which;
+}
+
 static kh_result take(kh_front *front, kh_channel_message *message)
 {
+    kh_boot_ring which;
+
     switch (message->type) {
     case KH_MSG_CONFIG:
         return take_config(front, message);
@@ -194,11 +210,11 @@ static kh_result take(kh_front *front, kh_channel_message *message)
         if (message->fd_count != 3) {
             return KH_E_MALFORMED;
         }
-        kh_dispatch_ring(front, message->fds); /* takes them */
+        kh_backend_ring(front, boot_ring(message, &which), message->fds); /* takes them */
         message->fd_count = 0;
         return KH_OK;
     case KH_MSG_KEEPER_DOWN:
-        kh_dispatch_keeper_down(front);
+        kh_backend_down(front, boot_ring(message, &which));
         return KH_OK;
     case KH_MSG_PROCESSES:
         take_processes(front, message);

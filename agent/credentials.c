@@ -18,6 +18,7 @@
 #define KEK_LEN 32
 #define CTRL_C 0x03
 #define PREFIX "credential:"
+#define ENV_PREFIX "env:"
 
 bool kh_credential_resolve(const char *path, char *out, size_t cap)
 {
@@ -49,10 +50,10 @@ static kh_result say(char *error, const char *path, kh_result why)
 }
 
 /* Reads up to the first newline. interrupt: the byte that gives up; 0: none does. */
-static kh_result read_line(int fd, uint8_t interrupt, kh_kek *kek)
+static kh_result read_line(int fd, uint8_t interrupt, uint8_t *line, size_t cap, size_t *len)
 {
-    while (kek->len < KH_PASSPHRASE_MAX) {
-        ssize_t got = read(fd, kek->secret + kek->len, 1);
+    while (*len < cap) {
+        ssize_t got = read(fd, line + *len, 1);
 
         if (got < 0 && errno == EINTR) {
             continue;
@@ -60,13 +61,13 @@ static kh_result read_line(int fd, uint8_t interrupt, kh_kek *kek)
         if (got < 0) {
             return KH_E_IO;
         }
-        if (got == 0 || kek->secret[kek->len] == '\n') {
-            return kek->len > 0 ? KH_OK : KH_E_MALFORMED;
+        if (got == 0 || line[*len] == '\n') {
+            return *len > 0 ? KH_OK : KH_E_MALFORMED;
         }
-        if (interrupt != 0 && kek->secret[kek->len] == interrupt) {
+        if (interrupt != 0 && line[*len] == interrupt) {
             return KH_E_CANCELLED;
         }
-        kek->len++;
+        (*len)++;
     }
     return KH_E_TOO_LARGE;
 }
@@ -85,7 +86,7 @@ static kh_result ask(kh_kek *kek)
     quiet.c_lflag &= ~(tcflag_t)(ECHO | ISIG); /* without ISIG ^C cannot leave the echo switched off; */
     quiet.c_cc[VEOL] = CTRL_C;                 /* it ends the line instead */
     if (tcsetattr(fd, TCSAFLUSH, &quiet) == 0 && write(fd, prompt, sizeof prompt - 1) > 0) {
-        result = read_line(fd, CTRL_C, kek);
+        result = read_line(fd, CTRL_C, kek->secret, KH_PASSPHRASE_MAX, &kek->len);
     }
     tcsetattr(fd, TCSAFLUSH, &old);
     (void)!write(fd, "\n", 1);
@@ -96,7 +97,8 @@ done:
     return result;
 }
 
-static kh_result read_passphrase(const char *path, kh_kek *kek)
+/* The first line of a file that nobody else may read. */
+static kh_result read_secret_line(const char *path, uint8_t *line, size_t cap, size_t *len)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     kh_result result = KH_E_IO;
@@ -106,7 +108,7 @@ static kh_result read_passphrase(const char *path, kh_kek *kek)
         errno = 0;
         result = !S_ISREG(st.st_mode)      ? KH_E_MALFORMED
                  : (st.st_mode & 077) != 0 ? KH_E_FORBIDDEN
-                                           : read_line(fd, 0, kek);
+                                           : read_line(fd, 0, line, cap, len);
     }
     if (fd >= 0) {
         close(fd);
@@ -137,7 +139,7 @@ kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error)
         result = kh_kek_file_load(path, kek->secret);
         kek->len = KEK_LEN;
     } else {
-        result = read_passphrase(path, kek);
+        result = read_secret_line(path, kek->secret, KH_PASSPHRASE_MAX, &kek->len);
     }
     if (result != KH_OK) {
         say(error, name, result);
@@ -151,6 +153,51 @@ void kh_kek_free(kh_kek *kek)
     kh_secret_free(kek->secret, KH_PASSPHRASE_MAX);
     kek->secret = NULL;
     kek->len = 0;
+}
+
+static kh_result load_pin(const char *name, kh_pin *pin, char *path, size_t path_cap)
+{
+    const char *value = NULL;
+
+    pin->len = 0;
+    snprintf(path, path_cap, "%s", name);
+    if (strncmp(name, ENV_PREFIX, strlen(ENV_PREFIX)) == 0) {
+        value = getenv(name + strlen(ENV_PREFIX));
+        pin->len = value != NULL ? strnlen(value, KH_PIN_MAX + 1) : 0;
+        if (pin->len == 0 || pin->len > KH_PIN_MAX) {
+            errno = ENOENT;
+            return value == NULL ? KH_E_IO : KH_E_MALFORMED;
+        }
+        memcpy(pin->text, value, pin->len);
+        return KH_OK;
+    }
+    errno = ENOENT;
+    if (!kh_credential_resolve(name, path, path_cap)) {
+        return KH_E_IO;
+    }
+    return read_secret_line(path, pin->text, KH_PIN_MAX, &pin->len);
+}
+
+kh_result kh_pins_load(const kh_config *config, kh_pin *pins, char *error)
+{
+    char path[4096], what[KH_CONFIG_ERROR_MAX];
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; i < config->token_count && result == KH_OK; i++) {
+        const kh_config_token *token = &config->tokens[i];
+
+        if (token->pin_file == NULL) {
+            continue;
+        }
+        pins[i].present = true;
+        result = load_pin(token->pin_file, &pins[i], path, sizeof path);
+        if (result != KH_OK) {
+            say(what, path, result);
+            snprintf(error, KH_CONFIG_ERROR_MAX, "%.200s:%u: the PIN of token %s: %.200s", config->path, token->line,
+                     token->name, what);
+        }
+    }
+    return result;
 }
 
 kh_result kh_tokens_load(const kh_config *config, kh_credential *credentials, char *error)

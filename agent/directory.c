@@ -144,7 +144,7 @@ static kh_entry *find(kh_directory *directory, const uint8_t *key, size_t len, b
 
 static kh_entry *make(kh_directory *directory, const uint8_t *key, size_t len, bool is_id)
 {
-    kh_entry *entry = calloc(1, sizeof *entry);
+    kh_entry *entry = calloc(1, sizeof *entry + len);
     kh_entry **bucket = bucket_of(directory, key, len);
 
     if (entry == NULL) {
@@ -233,7 +233,42 @@ kh_entry *kh_directory_asked(kh_directory *directory, uint64_t cookie)
     return entry;
 }
 
-static void become_known(kh_directory *directory, kh_entry *entry, kh_key_info *infos, uint32_t count)
+static size_t size_of(const kh_key_info *info)
+{
+    size_t spki_len = info->spki_len <= KH_SPKI_MAX ? info->spki_len : 0;
+
+    return (offsetof(kh_key_info, spki) + spki_len + 7) / 8 * 8;
+}
+
+/* One block: the pointers, then what they point to. NULL: no memory. */
+static const kh_key_info **pack(const kh_key_info *infos, size_t count)
+{
+    size_t size = count * sizeof(kh_key_info *);
+    const kh_key_info **packed = NULL;
+    uint8_t *at = NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        size += size_of(&infos[i]);
+    }
+    packed = malloc(size);
+    if (packed == NULL) {
+        return NULL;
+    }
+    at = (uint8_t *)(packed + count);
+    for (size_t i = 0; i < count; i++) {
+        kh_key_info *info = (kh_key_info *)(void *)at;
+
+        memcpy(info, &infos[i], size_of(&infos[i]));
+        info->spki_len = info->spki_len <= KH_SPKI_MAX ? info->spki_len : 0;
+        info->name[KH_NAME_MAX] = '\0';
+        info->place[KH_PLACE_MAX] = '\0';
+        packed[i] = info;
+        at += size_of(&infos[i]);
+    }
+    return packed;
+}
+
+static void become_known(kh_directory *directory, kh_entry *entry, const kh_key_info **infos, uint32_t count)
 {
     detach(&directory->asked, entry);
     free(entry->infos);
@@ -246,7 +281,7 @@ static void become_known(kh_directory *directory, kh_entry *entry, kh_key_info *
 kh_result kh_directory_answer(kh_directory *directory, kh_entry *entry, kh_result result,
                               const kh_key_info *infos, size_t count, kh_job_list *waiters)
 {
-    kh_key_info *copy = NULL;
+    const kh_key_info **copy = NULL;
 
     *waiters = entry->waiters;
     entry->waiters = (kh_job_list){0};
@@ -261,13 +296,9 @@ kh_result kh_directory_answer(kh_directory *directory, kh_entry *entry, kh_resul
         return KH_E_INTERNAL;
     }
     if (count > 0) {
-        copy = malloc(count * sizeof *copy);
+        copy = pack(infos, count);
         if (copy == NULL) {
             return KH_E_MEMORY;
-        }
-        memcpy(copy, infos, count * sizeof *copy);
-        for (size_t i = 0; i < count; i++) {
-            copy[i].name[KH_NAME_MAX] = '\0';
         }
     }
     become_known(directory, entry, copy, (uint32_t)count);

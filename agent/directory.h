@@ -5,6 +5,8 @@
  * so that asking for them costs the keeper nothing and pushes no real key out. Requests for a key that is
  * being looked up wait for the one lookup.
  *
+ * There may be very many: an entry takes no more memory than its key, its names and its public keys need.
+ *
  * Nothing here does a lookup: the caller takes what is wanted (kh_directory_wanted) and brings the answer.
  */
 #ifndef KH_AGENT_DIRECTORY_H
@@ -27,13 +29,13 @@ struct kh_entry {
     bool is_id;
     bool stale; /* the generation changed while it was asked: good for those who wait, not to keep */
     uint8_t key_len;
-    uint8_t key[KH_DIRECTORY_KEY_MAX];
     uint32_t count; /* infos; 0 and KNOWN: there is no such key */
-    kh_key_info *infos;
+    const kh_key_info **infos; /* one block with what they point to, which ends with the last byte of each spki */
     uint64_t cookie;     /* ASKED: of the lookup */
     kh_job_list waiters; /* jobs in state LOOKUP */
     kh_entry *hash_next;
     kh_entry *next, *prev; /* list by state */
+    uint8_t key[];
 };
 
 typedef struct kh_directory kh_directory;

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Between the queues and the ring. Each lane group has a window of two batches per worker in the ring: enough
+ * Between the queues and the ring of the store's keeper. Each lane group has a window of two batches per worker in the ring: enough
  * that a worker that becomes free finds a full batch, and no more, since what is in the queues can still be
  * cancelled, expire, or give way to another tenant. Store operations have a small window of their own and
- * never crowd out signing.
+ * never crowd out signing. What tokens do is in place.c.
  */
 #include "front.h"
 #include <string.h>
 
-#define COLLECT_MAX 64
-#define KEEPER_STILL_TICKS 40  /* ten seconds of sweeps with work in the ring and nothing coming back */
 #define LOOKUP_MARK UINT32_MAX /* low half of a lookup's cookie: no job has this index */
 
 static uint32_t window_of(const kh_front *front, kh_lane lane)
@@ -19,17 +17,7 @@ static uint32_t window_of(const kh_front *front, kh_lane lane)
 
 static bool submit_job(kh_front *front, kh_job *job)
 {
-    const kh_record record = {.cookie = kh_job_cookie(job),
-                              .key_ref = job->key_ref,
-                              .deadline_ns = job->deadline_ns,
-                              .op = job->store_op,
-                              .scheme = job->scheme,
-                              .flags = job->flags,
-                              .arg = job->arg,
-                              .data = job->data,
-                              .data_len = job->data_len};
-
-    if (kh_keystore_submit(front->keystore, &record) != KH_OK) {
+    if (!kh_backend_submit(&front->store, job)) {
         return false;
     }
     job->submitted_ns = front->now_ns;
@@ -42,7 +30,7 @@ static bool submit_job(kh_front *front, kh_job *job)
 
 static void submit_lookups(kh_front *front)
 {
-    while (front->lookups_in_ring < KH_LOOKUPS_MAX && kh_keystore_free_slots(front->keystore) > 0) {
+    while (front->lookups_in_ring < KH_LOOKUPS_MAX && kh_keystore_free_slots(front->store.keystore) > 0) {
         uint64_t cookie = ++front->lookup_seq << 32 | LOOKUP_MARK;
         kh_entry *entry = kh_directory_wanted(front->directory, cookie);
         kh_record record = {.cookie = cookie, .op = KH_STORE_LOOKUP};
@@ -55,21 +43,18 @@ static void submit_lookups(kh_front *front)
         record.data_len = entry->key_len;
         front->lookups_in_ring++;
         front->stats.lookups++;
-        if (kh_keystore_submit(front->keystore, &record) != KH_OK) {
+        if (kh_keystore_submit(front->store.keystore, &record) != KH_OK) {
             return; /* cannot be: a slot was free; its waiters expire */
         }
     }
 }
 
-void kh_dispatch(kh_front *front)
+static void dispatch_to_store(kh_front *front)
 {
-    if (front->keystore == NULL) {
-        return;
-    }
     submit_lookups(front);
     for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
         while (front->in_ring[lane] < window_of(front, (kh_lane)lane) &&
-               kh_keystore_free_slots(front->keystore) > 0) {
+               kh_keystore_free_slots(front->store.keystore) > 0) {
             kh_job *job = kh_queue_pop(&front->queue, (kh_lane)lane);
 
             if (job == NULL) {
@@ -81,7 +66,15 @@ void kh_dispatch(kh_front *front)
             }
         }
     }
-    kh_keystore_flush(front->keystore);
+}
+
+void kh_dispatch(kh_front *front)
+{
+    if (front->store.keystore != NULL) {
+        dispatch_to_store(front);
+    }
+    kh_places_dispatch(front);
+    kh_backends_flush(front);
 }
 
 static void lookup_done(kh_front *front, const kh_completion *completion)
@@ -151,54 +144,33 @@ static void job_done(kh_front *front, const kh_completion *completion)
     job->state = KH_JOB_DONE;
     if (job->lane == KH_LANE_STORE && job->conn != NULL) {
         kh_manage_done(front, job, completion);
-    } else if (job->conn != NULL && front->boot.delay_ms > 0) {
+    } else {
+        kh_dispatch_answer(front, job, completion);
+    }
+}
+
+void kh_dispatch_answer(kh_front *front, kh_job *job, const kh_completion *completion)
+{
+    if (job->conn != NULL && front->boot.delay_ms > 0) {
         delay(front, job, completion);
     } else {
         kh_operation_end(front, job, completion->result, completion->data, completion->data_len);
     }
 }
 
-static void collect(kh_front *front)
+void kh_dispatch_done(kh_front *front, const kh_completion *completion)
 {
-    kh_completion completions[COLLECT_MAX];
-    size_t count = 0;
-
-    while (front->keystore != NULL &&
-           (count = kh_keystore_collect(front->keystore, completions, COLLECT_MAX)) > 0) {
-        for (size_t i = 0; i < count; i++) {
-            if ((uint32_t)completions[i].cookie == LOOKUP_MARK) {
-                lookup_done(front, &completions[i]);
-            } else {
-                job_done(front, &completions[i]);
-            }
-            kh_keystore_release(front->keystore, &completions[i]);
-        }
+    if ((uint32_t)completion->cookie == LOOKUP_MARK) {
+        lookup_done(front, completion);
+    } else {
+        job_done(front, completion);
     }
 }
 
-static void on_completions(struct ev_loop *loop, ev_io *io, int events)
-{
-    kh_front *front = io->data;
-
-    (void)loop;
-    (void)events;
-    front->now_ns = kh_front_clock();
-    collect(front);
-    kh_conns_flush(front); /* before anything new is read: what is done does not wait for others */
-}
-
-void kh_dispatch_keeper_down(kh_front *front)
+uint32_t kh_dispatch_lost(kh_front *front)
 {
     uint32_t lost = front->in_ring_jobs.count;
 
-    if (front->keystore == NULL) {
-        return;
-    }
-    ev_io_stop(front->loop, &front->keystore_io);
-    collect(front); /* what was done before it died */
-    kh_keystore_free(front->keystore);
-    front->keystore = NULL;
-    lost = front->in_ring_jobs.count;
     while (front->in_ring_jobs.first != NULL) {
         kh_job *job = front->in_ring_jobs.first;
 
@@ -208,28 +180,8 @@ void kh_dispatch_keeper_down(kh_front *front)
     }
     memset(front->in_ring, 0, sizeof front->in_ring);
     front->lookups_in_ring = 0;
-    front->stats.keeper_losses++;
     kh_directory_again(front->directory);
-    kh_log(KH_LOG_WARN, "keeper_lost", KH_LN("operations_failed", lost), KH_LN("queued", front->queue.total));
-}
-
-void kh_dispatch_ring(kh_front *front, int fds[3])
-{
-    kh_result result = KH_OK;
-
-    kh_dispatch_keeper_down(front);
-    result = kh_keystore_attach(fds, &front->keystore);
-    if (result != KH_OK) {
-        kh_log(KH_LOG_ERROR, "ring_refused", KH_LT("why", kh_result_name(result)));
-        return;
-    }
-    /* Another keeper: whatever it says of its generation, nothing old is believed. */
-    kh_directory_generation(front->directory, UINT64_MAX);
-    ev_io_init(&front->keystore_io, on_completions, kh_keystore_event_fd(front->keystore), EV_READ);
-    front->keystore_io.data = front;
-    ev_set_priority(&front->keystore_io, EV_MAXPRI);
-    ev_io_start(front->loop, &front->keystore_io);
-    collect(front); /* asks to be woken */
+    return lost;
 }
 
 void kh_dispatch_rates(kh_front *front)
@@ -246,28 +198,6 @@ void kh_dispatch_rates(kh_front *front)
         front->stats.rate_base[lane] = front->stats.lane_done[lane];
     }
     front->stats.rate_ns = front->now_ns;
-}
-
-/* Ticks are counted, so that a front that stood still itself does not blame the keeper. */
-void kh_dispatch_watch(kh_front *front)
-{
-    uint64_t done = 0;
-    uint32_t in_ring = 0;
-
-    for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
-        if (lane != KH_LANE_STORE) { /* the store may wait for a disk, and signing goes on */
-            done += front->stats.lane_done[lane];
-            in_ring += front->in_ring[lane];
-        }
-    }
-    if (front->keystore == NULL || in_ring == 0 || done != front->still_done) {
-        front->still_done = done;
-        front->still_ticks = 0;
-    } else if (++front->still_ticks >= KEEPER_STILL_TICKS) {
-        kh_log(KH_LOG_ERROR, "keeper_stuck", KH_LN("in_ring", in_ring));
-        kh_channel_poke(front->channel_fd, KH_MSG_KEEPER_STUCK);
-        front->still_ticks = 0;
-    }
 }
 
 /* A timer that fires at `when_ns`, started anew only if it would come too late. */
@@ -296,6 +226,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
 {
     kh_front *front = prepare->data;
     kh_job *first = NULL;
+    uint64_t due_ns = 0;
 
     (void)loop;
     (void)events;
@@ -303,10 +234,18 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
     front->turn++;
     kh_operation_expire(front);
     release_delayed(front);
+    due_ns = kh_places_due(front);
+    if (due_ns != 0 && due_ns <= front->now_ns) {
+        kh_places_check(front);
+    }
     kh_dispatch(front);
     kh_conns_flush(front);
     if (front->queue.total > 0) {
         kh_dispatch(front); /* for requests that the flush let in */
+    }
+    due_ns = kh_places_due(front);
+    if (due_ns != 0) {
+        arm(front, &front->places_timer, due_ns, &front->places_armed_ns);
     }
     first = kh_deadlines_first(&front->deadlines);
     if (first != NULL) {
@@ -321,6 +260,7 @@ void kh_dispatch_start(kh_front *front)
 {
     ev_timer_init(&front->deadline_timer, on_timer, 0., 0.);
     ev_timer_init(&front->delay_timer, on_timer, 0., 0.);
+    ev_timer_init(&front->places_timer, on_timer, 0., 0.);
     ev_prepare_init(&front->prepare, on_prepare);
     front->prepare.data = front;
     ev_prepare_start(front->loop, &front->prepare);

@@ -13,7 +13,9 @@
  *   auth.c       hello and auth
  *   admit.c      a request becomes a job, or is answered at once
  *   operation.c  the life of a job: begin, end, cancel, expire
- *   dispatch.c   queues to ring, completions to replies
+ *   dispatch.c   queues to the store's keeper, completions to replies
+ *   backend.c    the rings of all keepers
+ *   place.c      keys in tokens and pools; keyqueue.c their queues, health.c which partition is asked
  *   manage.c     operations that manage keys
  *   status.c     the JSON document of `status`
  *   metrics.c, metrics_http.c  the same for Prometheus, and serving it
@@ -25,6 +27,7 @@
 #define KH_AGENT_FRONT_H
 
 #include "acl.h"
+#include "backend.h"
 #include "boot.h"
 #include "channel.h"
 #include "config.h"
@@ -32,6 +35,7 @@
 #include "directory.h"
 #include "histogram.h"
 #include "log.h"
+#include "place.h"
 #include "queue.h"
 #include "tls.h"
 #include "transport.h"
@@ -67,7 +71,7 @@ struct kh_identity {
     uint64_t requests, refused, completed;
     kh_share share;
     /* each identity has its own: none drowns what others cause */
-    kh_log_limit log_refused, log_overload, log_connections;
+    kh_log_limit log_refused, log_overload, log_connections, log_place;
     kh_identity *next;
 };
 
@@ -127,7 +131,7 @@ typedef struct kh_front_stats {
     uint64_t lane_done[KH_LANE_COUNT];
     uint64_t accepted, refused_full, refused_identity, refused_auth, closed_idle, closed_silent,
         closed_stalled, closed_protocol;
-    uint64_t keeper_losses, lookups;
+    uint64_t lookups;
     double rate[KH_LANE_COUNT]; /* completions per second, smoothed */
     uint64_t rate_base[KH_LANE_COUNT];
     uint64_t rate_ns;
@@ -174,14 +178,15 @@ struct kh_front {
     ev_timer delay_timer;
     uint32_t waiting_jobs; /* jobs with somebody who waits */
     kh_directory *directory;
-    /* keeper */
-    kh_keystore *keystore; /* NULL: none serves */
-    ev_io keystore_io;
+    /* keepers */
+    kh_backend store;
+    kh_backend *tokens; /* by next */
+    kh_place *places;   /* tokens and pools, as keys name them; by next */
+    ev_timer places_timer;
+    uint64_t places_armed_ns, places_checked_ns;
+    /* the store's keeper */
     uint32_t in_ring[KH_LANE_COUNT];
     uint32_t lookups_in_ring;
-    uint32_t
-        still_ticks; /* of the sweep, since a signing operation was last in the ring and another came back */
-    uint64_t still_done; /* how many had come back then */
     uint64_t lookup_seq;
     ev_prepare prepare;
     kh_boot_process processes[KH_BOOT_PROCESSES];
@@ -279,7 +284,7 @@ void kh_auth_proof(kh_conn *conn, const kh_request *req);
 /* One request of a connection that is ready. Answers it, now or later. */
 void kh_admit(kh_conn *conn, const kh_request *req);
 /* Goes on with a job whose key is known now. */
-void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *infos, size_t count);
+void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *const infos[], size_t count);
 /* A reply that is all status. */
 void kh_refuse(kh_conn *conn, kh_op op, uint32_t id, kh_result why, const char *detail);
 /* Fills the protocol's entry from the keystore's; views point into info. */
@@ -299,19 +304,20 @@ void kh_operation_cancel(kh_conn *conn, uint32_t request_id);
 /* All jobs of a connection that goes away. */
 void kh_operation_abandon(kh_conn *conn);
 void kh_operation_expire(kh_front *front);
-/* Milliseconds after which a refused caller may try again. */
+/* Milliseconds after which a refused caller of the store's keeper may try again. */
 uint32_t kh_retry_after(const kh_front *front, kh_lane lane);
 
 /* ---- dispatch.c */
 void kh_dispatch_start(kh_front *front);
-/* A new ring (takes the descriptors), or NULL: the keeper is gone. */
-void kh_dispatch_ring(kh_front *front, int fds[3]);
-void kh_dispatch_keeper_down(kh_front *front);
-/* Fills the ring from the queues and wakes the keeper. */
+/* Fills the rings from the queues and wakes the keepers. */
 void kh_dispatch(kh_front *front);
+/* A completion of the store's keeper. */
+void kh_dispatch_done(kh_front *front, const kh_completion *completion);
+/* The store's keeper is gone. Returns how many operations failed for it. */
+uint32_t kh_dispatch_lost(kh_front *front);
+/* The reply to a private-key operation, whoever did it; the job is in no list. */
+void kh_dispatch_answer(kh_front *front, kh_job *job, const kh_completion *completion);
 void kh_dispatch_rates(kh_front *front);
-/* Every quarter of a second: tells the supervisor of a keeper that answers nothing any more. */
-void kh_dispatch_watch(kh_front *front);
 
 /* ---- manage.c */
 void kh_manage(kh_conn *conn, const kh_request *req);

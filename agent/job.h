@@ -27,6 +27,7 @@ typedef enum kh_job_state {
 
 struct kh_conn;   /* a connection of the front */
 struct kh_tenant; /* queue.h */
+struct kh_place;  /* place.h */
 
 typedef struct kh_job kh_job;
 struct kh_job {
@@ -44,6 +45,10 @@ struct kh_job {
     uint64_t arrived_ns, submitted_ns, deadline_ns;
     uint64_t release_ns; /* DELAY: when the reply leaves */
     kh_result result;    /* DELAY */
+    struct kh_place *place;   /* the token or pool that its key is in; NULL: the store's keeper */
+    struct kh_keyflow *flow;  /* QUEUED and RING of a place: keyqueue.h */
+    uint32_t tried, asked;    /* RING of a place: members that have had it, and that have not answered yet */
+    uint32_t last;            /* the member that had it last, at submitted_ns */
     void *extra;         /* the operation's own state (list), owned by the front's part that set it */
     uint32_t heap_index; /* deadline.h; UINT32_MAX: not in it */
     kh_job *next, *prev; /* flow, waiters or delay list, by state */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The keeper's process: takes its boot message, then is all the keystore's. */
 #include "keeper.h"
+#include "beat.h"
 #include "boot.h"
 #include "channel.h"
 #include "confine.h"
@@ -8,13 +9,8 @@
 #include "probe.h"
 #include "secret.h"
 #include <openssl/crypto.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-
-#define BEAT_STACK (256 * 1024)
 
 static void confine(void *ctx)
 {
@@ -23,45 +19,10 @@ static void confine(void *ctx)
     kh_probe("keeper");
 }
 
-/* A process that is stopped or frozen says nothing; workers that hang are noticed by the front. */
-static void *beat(void *arg)
-{
-    const struct timespec interval = {.tv_sec = KH_ALIVE_S};
-
-    for (;;) {
-        nanosleep(&interval, NULL);
-        kh_channel_poke(KH_BOOT_FD, KH_MSG_ALIVE);
-    }
-    return arg;
-}
-
-static bool start_beating(void)
-{
-    pthread_attr_t attr;
-    pthread_t thread;
-    sigset_t all, before;
-    bool started = false;
-
-    if (pthread_attr_init(&attr) != 0) {
-        return false;
-    }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the main thread's */
-    started = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED) == 0 &&
-              pthread_attr_setstacksize(&attr, BEAT_STACK) == 0 && /* all of it gets locked */
-              pthread_create(&thread, &attr, beat, NULL) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
-    return started;
-}
-
 static void ready(void *ctx)
 {
     (void)ctx;
-    if (!start_beating()) {
-        kh_log(KH_LOG_ERROR, "start_failed", KH_LT("why", "no thread for the heartbeat"));
-        _exit(KH_EXIT_BUG);
-    }
+    kh_beat_start();
     if (kh_channel_send(KH_BOOT_FD, KH_MSG_READY, NULL, 0, NULL, 0) == KH_OK) {
         kh_log(KH_LOG_INFO, "keeper_ready");
     }
@@ -105,6 +66,7 @@ static kh_result take_boot(kh_channel_message *message, kh_keeper_config *config
     config->use_kernels = boot.use_kernels != 0;
     config->control_fd = message->fds[0];
     config->admin_fd = message->fd_count == 2 ? message->fds[1] : -1;
+    config->with_places = true;
     message->fd_count = 0; /* they are the keystore's now */
     return KH_OK;
 }

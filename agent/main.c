@@ -7,6 +7,7 @@
 #include "log.h"
 #include "secret.h"
 #include "supervisor.h"
+#include "token.h"
 #include "turns.h"
 #include <getopt.h>
 #include <keyhold/keystore.h>
@@ -63,6 +64,12 @@ int main(int argc, char **argv)
         kh_turns_short();
         kh_log_init("keeper", KH_LOG_INFO, false);
         return kh_keeper_main();
+    }
+    if (argc == 1 && strncmp(argv[0], KH_ROLE_TOKEN, strlen(KH_ROLE_TOKEN)) == 0) {
+        kh_secret_process();
+        kh_turns_short();
+        kh_log_init("token", KH_LOG_INFO, false);
+        return kh_token_main();
     }
     while ((option = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
         switch (option) {

@@ -171,8 +171,22 @@ static bool take_name(kh_bytes name, kh_key_info *info)
 
 static void admit_new(kh_conn *conn, const kh_request *req, kh_store_op op)
 {
-    kh_key_info info = {.type = req->key_type, .bits = req->bits, .usage = req->usage, .flags = req->flags};
+    kh_key_info info = {.type = req->key_type,
+                        .bits = req->bits,
+                        .usage = req->usage,
+                        .flags = req->flags,
+                        .tier = req->tier,
+                        .not_before = req->not_before,
+                        .expires = req->expires};
 
+    if (req->place.len > KH_PLACE_MAX ||
+        (req->place.len > 0 && !kh_name_valid((const char *)req->place.data, req->place.len))) {
+        kh_refuse(conn, req->op, req->id, KH_E_INVALID, "this is not the name of a token or pool");
+        return;
+    }
+    if (req->place.len > 0) {
+        memcpy(info.place, req->place.data, req->place.len);
+    }
     if (!take_name(req->name, &info)) {
         kh_refuse(conn, req->op, req->id, KH_E_INVALID, "this is not a key name");
         return;
@@ -235,9 +249,11 @@ void kh_manage(kh_conn *conn, const kh_request *req)
         admit_import_key(conn, req);
         break;
     case KH_OP_CREATE:
+    case KH_OP_CREATE_PLACED:
         admit_new(conn, req, KH_STORE_CREATE);
         break;
     case KH_OP_IMPORT:
+    case KH_OP_IMPORT_PLACED:
         admit_new(conn, req, KH_STORE_IMPORT);
         break;
     case KH_OP_SET_STATE:

@@ -210,9 +210,9 @@ static void put_keeper(text *out, const kh_front *front, const kh_keeper_stats *
     static const char *const kernels[] = {"openssl", "portable", "avx512-ifma"};
 
     alone(out, "keyhold_keeper_up", "gauge", "Whether a keeper serves: without one nothing is signed.",
-          front->keystore != NULL);
+          front->store.keystore != NULL);
     alone(out, "keyhold_keeper_losses_total", "counter", "How often the front lost its keeper.",
-          front->stats.keeper_losses);
+          front->store.losses);
     alone(out, "keyhold_keeper_workers", "gauge", "Signing threads.", stats->workers);
     head(out, "keyhold_keeper_info", "gauge", "Which kernels compute batches; always 1.");
     sample(out, "keyhold_keeper_info", "kernels", kernels[stats->kernels < 3 ? stats->kernels : 0], 1);
@@ -340,6 +340,144 @@ static void put_queues(text *out, const kh_front *front)
           front->queue.total_max);
 }
 
+/* ---- Tokens and pools ---- */
+
+static bool shown(const kh_place *place, bool pools)
+{
+    return place->is_pool == pools && !place->gone && place->count > 0;
+}
+
+static uint64_t token_up(const kh_place *place)
+{
+    return strcmp(kh_place_state(place, 0), "up") == 0;
+}
+static uint64_t token_sessions(const kh_place *place)
+{
+    return place->members[0]->sessions;
+}
+static uint64_t token_operations(const kh_place *place)
+{
+    return place->members[0]->done;
+}
+static uint64_t token_failures(const kh_place *place)
+{
+    return place->members[0]->failed;
+}
+static uint64_t token_losses(const kh_place *place)
+{
+    return place->members[0]->losses;
+}
+static uint64_t token_in_flight(const kh_place *place)
+{
+    return place->members[0]->health.outstanding;
+}
+static uint64_t place_waiting(const kh_place *place)
+{
+    return place->queue.waiting;
+}
+static uint64_t pool_operations(const kh_place *place)
+{
+    return place->done;
+}
+static uint64_t pool_moved(const kh_place *place)
+{
+    return place->moved;
+}
+static uint64_t pool_in_flight(const kh_place *place)
+{
+    return place->in_ring.count;
+}
+
+static const struct {
+    const char *name, *type, *help;
+    bool pools;
+    uint64_t (*value)(const kh_place *place);
+} place_metrics[] = {
+    {"keyhold_token_up", "gauge", "Whether a token's keeper serves and its token is there.", false, token_up},
+    {"keyhold_token_sessions", "gauge", "Operations that a token does at a time.", false, token_sessions},
+    {"keyhold_token_operations_total", "counter", "Answers of a token's keeper.", false, token_operations},
+    {"keyhold_token_failures_total", "counter", "Answers of a token's keeper that were the token's fault.", false,
+     token_failures},
+    {"keyhold_token_losses_total", "counter", "How often the front lost a token's keeper.", false, token_losses},
+    {"keyhold_token_in_flight", "gauge", "Operations that a token's keeper has.", false, token_in_flight},
+    {"keyhold_token_waiting", "gauge", "Operations in the fair queue of a token.", false, place_waiting},
+    {"keyhold_pool_operations_total", "counter", "Operations of a pool that were answered.", true, pool_operations},
+    {"keyhold_pool_moved_total", "counter", "Operations of a pool that were sent to one more partition.", true,
+     pool_moved},
+    {"keyhold_pool_in_flight", "gauge", "Operations of a pool that its partitions have.", true, pool_in_flight},
+    {"keyhold_pool_waiting", "gauge", "Operations in the fair queue of a pool.", true, place_waiting},
+};
+
+static void put_partitions(text *out, const kh_front *front)
+{
+    const char *name = "keyhold_pool_partition_up";
+
+    head(out, name, "gauge", "Whether a partition of a pool takes part.");
+    for (const kh_place *place = front->places; place != NULL; place = place->next) {
+        for (uint32_t i = 0; shown(place, true) && i < place->count; i++) {
+            if ((place->active >> i & 1) != 0) {
+                sample_2(out, name, "pool", place->name, "token", place->members[i]->token,
+                         strcmp(kh_place_state(place, i), "up") == 0);
+            }
+        }
+    }
+}
+
+static void put_durations(text *out, const kh_front *front)
+{
+    const char *name = "keyhold_token_operation_duration_seconds";
+
+    head(out, name, "histogram", "From sending an operation to a token's keeper to its answer.");
+    for (const kh_place *place = front->places; place != NULL; place = place->next) {
+        if (shown(place, false)) {
+            histogram(out, name, "token", place->name, &place->members[0]->took);
+        }
+    }
+}
+
+static void put_waits(text *out, const kh_front *front, bool pools, const char *name, const char *help)
+{
+    head(out, name, "histogram", help);
+    for (const kh_place *place = front->places; place != NULL; place = place->next) {
+        if (shown(place, pools)) {
+            histogram(out, name, pools ? "pool" : "token", place->name, &place->queued);
+        }
+    }
+}
+
+static void put_kind(text *out, const kh_front *front, bool pools)
+{
+    for (size_t i = 0; i < sizeof place_metrics / sizeof *place_metrics; i++) {
+        if (place_metrics[i].pools != pools) {
+            continue;
+        }
+        head(out, place_metrics[i].name, place_metrics[i].type, place_metrics[i].help);
+        for (const kh_place *place = front->places; place != NULL; place = place->next) {
+            if (shown(place, pools)) {
+                sample(out, place_metrics[i].name, pools ? "pool" : "token", place->name,
+                       place_metrics[i].value(place));
+            }
+        }
+    }
+}
+
+/* Only what the configuration has: metrics of tokens where there is none would have no samples. */
+static void put_places(text *out, const kh_front *front)
+{
+    if (front->config->token_count > 0) {
+        put_kind(out, front, false);
+        put_durations(out, front);
+        put_waits(out, front, false, "keyhold_token_queue_wait_seconds",
+                  "From the arrival of an operation to its leaving for the token's keeper.");
+    }
+    if (front->config->pool_count > 0) {
+        put_kind(out, front, true);
+        put_partitions(out, front);
+        put_waits(out, front, true, "keyhold_pool_queue_wait_seconds",
+                  "From the arrival of an operation to its leaving for a partition.");
+    }
+}
+
 /* ---- Connections and callers ---- */
 
 static void put_connections(text *out, const kh_front *front)
@@ -437,8 +575,8 @@ char *kh_metrics_document(const kh_front *front, size_t *len)
     kh_keeper_stats stats = {0};
     text out = {0};
 
-    if (front->keystore != NULL) {
-        kh_keystore_stats(front->keystore, &stats);
+    if (front->store.keystore != NULL) {
+        kh_keystore_stats(front->store.keystore, &stats);
     }
     put_agent(&out, front);
     put_keeper(&out, front, &stats);
@@ -446,6 +584,7 @@ char *kh_metrics_document(const kh_front *front, size_t *len)
     put_queues(&out, front);
     put_lane_counters(&out, &stats);
     put_batches(&out, &stats);
+    put_places(&out, front);
     put_connections(&out, front);
     put_identities(&out, front);
     put_directory(&out, front);

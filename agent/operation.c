@@ -11,7 +11,7 @@ uint32_t kh_retry_after(const kh_front *front, kh_lane lane)
 {
     double rate = front->stats.rate[lane], wait_ms = 0;
 
-    if (front->keystore == NULL) {
+    if (front->store.keystore == NULL) {
         return 200;
     }
     wait_ms = rate < 1 ? 100 : 1000 * (double)front->queue.waiting[lane] / rate;
@@ -133,7 +133,11 @@ static void discard(kh_front *front, kh_job *job)
         kh_queue_forget(&front->queue, job->tenant);
         break;
     case KH_JOB_QUEUED:
-        kh_queue_remove(&front->queue, job);
+        if (job->flow != NULL) {
+            kh_keyqueue_remove(job);
+        } else {
+            kh_queue_remove(&front->queue, job);
+        }
         break;
     case KH_JOB_RING:
         return;
@@ -170,7 +174,9 @@ void kh_operation_end(kh_front *front, kh_job *job, kh_result status, const uint
         reply.data = (kh_bytes){data, len};
     } else {
         reply.detail = kh_text_bytes(kh_result_text(status));
-        reply.retry_after_ms = kh_result_retryable(status) ? kh_retry_after(front, job->lane) : 0;
+        reply.retry_after_ms = !kh_result_retryable(status) ? 0
+                               : job->place != NULL         ? kh_place_retry_after(job->place)
+                                                            : kh_retry_after(front, job->lane);
     }
     kh_operation_reply(front, job, &reply);
 }

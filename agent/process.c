@@ -104,39 +104,37 @@ static void become(const kh_process_spec *spec, pid_t parent, char *const *env)
     fail("keyholdd: cannot start itself again");
 }
 
-/* What the roles find in their environment: nothing that steers libraries. */
-static void make_env(char **env, size_t cap)
+/* What the roles find in their environment: nothing that steers libraries but what the configuration says for a token's. */
+static void make_env(const kh_process_spec *spec, const char **env, size_t cap)
 {
     size_t count = 0;
 #ifdef KH_TEST_PROBES
-    static const char *const kept[] = {"KEYHOLD_PROBE", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS",
-                                       "LSAN_OPTIONS"};
+    static const char *const kept[] = {"KEYHOLD_PROBE=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "TSAN_OPTIONS=",
+                                       "LSAN_OPTIONS="};
 
-    for (size_t i = 0; i < sizeof kept / sizeof *kept && count + 1 < cap; i++) {
-        const char *value = getenv(kept[i]);
-
-        if (value != NULL && asprintf(&env[count], "%s=%s", kept[i], value) > 0) {
-            count++;
+    for (char **at = environ; *at != NULL && count + 1 < cap; at++) {
+        for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+            if (strncmp(*at, kept[i], strlen(kept[i])) == 0 && count + 1 < cap) {
+                env[count++] = *at;
+            }
         }
     }
-#else
-    (void)cap;
 #endif
+    for (size_t i = 0; i < spec->env_count && count + 1 < cap; i++) {
+        env[count++] = spec->env[i];
+    }
     env[count] = NULL;
 }
 
 pid_t kh_process_start(const kh_process_spec *spec)
 {
-    char *env[8] = {NULL};
+    const char *env[8 + KH_TOKEN_ENV_MAX];
     pid_t parent = getpid(), pid = -1;
 
-    make_env(env, sizeof env / sizeof *env);
+    make_env(spec, env, sizeof env / sizeof *env);
     pid = fork();
     if (pid == 0) {
-        become(spec, parent, env);
-    }
-    for (size_t i = 0; env[i] != NULL; i++) {
-        free(env[i]);
+        become(spec, parent, (char *const *)(uintptr_t)env);
     }
     return pid;
 }

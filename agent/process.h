@@ -9,13 +9,15 @@
 #include <sys/types.h>
 
 typedef struct kh_process_spec {
-    const char *role; /* argv[0]: KH_ROLE_FRONT or KH_ROLE_KEEPER; its main is found by it */
+    const char *role; /* argv[0]: KH_ROLE_FRONT, …; its main is found by it */
     int exe_fd;       /* of the program */
     int channel_fd;   /* becomes KH_BOOT_FD; every other descriptor above 2 is closed */
     bool change_user;
     bool locks_memory; /* it locks all that it has: its user's limit must not stand in the way */
     kh_user user;
     size_t descriptors; /* RLIMIT_NOFILE */
+    char *const *env;   /* "NAME=VALUE", env_count of them: its environment */
+    size_t env_count;
 } kh_process_spec;
 
 /* Returns the child's pid, or -1 with errno. */

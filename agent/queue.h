@@ -22,6 +22,7 @@ typedef struct kh_flow {
 /* Zero-initialise, then set queue_max and weight. Must not move while it has jobs. */
 typedef struct kh_tenant {
     kh_flow flows[KH_LANE_COUNT];
+    struct kh_keyline *lines; /* its flows at tokens and pools: keyqueue.h */
     uint32_t waiting; /* counted jobs */
     uint32_t queue_max;
     uint32_t weight;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define CREDENTIALS_SIZE (KH_IDENTITIES_MAX * sizeof(kh_credential))
+#define PINS_SIZE (KH_TOKENS_MAX * sizeof(kh_pin))
 #define DEFAULT_FRONT_USER "keyhold-front"
 #define DEFAULT_KEEPER_USER "keyhold-keeper"
 
@@ -50,11 +51,15 @@ kh_result kh_settings_load(const char *path, kh_settings *settings, char *error)
         return result;
     }
     settings->credentials = kh_secret_alloc(CREDENTIALS_SIZE, NULL);
-    if (settings->credentials == NULL || seal_text(settings->config, &settings->text_fd) != KH_OK) {
+    settings->pins = kh_secret_alloc(PINS_SIZE, NULL);
+    if (settings->credentials == NULL || settings->pins == NULL || seal_text(settings->config, &settings->text_fd) != KH_OK) {
         snprintf(error, KH_CONFIG_ERROR_MAX, "%s: out of memory", path);
         result = KH_E_MEMORY;
     } else {
         result = kh_tokens_load(settings->config, settings->credentials, error);
+    }
+    if (result == KH_OK) {
+        result = kh_pins_load(settings->config, settings->pins, error);
     }
     if (result == KH_OK) {
         result = kh_materials_load(settings->config, &settings->materials, error);
@@ -72,6 +77,7 @@ void kh_settings_free(kh_settings *settings)
     }
     kh_config_free(settings->config);
     kh_secret_free(settings->credentials, CREDENTIALS_SIZE);
+    kh_secret_free(settings->pins, PINS_SIZE);
     if (settings->text_fd >= 0) {
         close(settings->text_fd);
     }
@@ -156,6 +162,25 @@ static kh_result find_user(const char *text, const char *fallback, kh_user *user
     return KH_E_INVALID;
 }
 
+/* Who runs the keeper of a token. */
+kh_result kh_token_user(const kh_config *config, const kh_config_token *token, kh_user *user, char *error)
+{
+    return find_user(token->user != NULL ? token->user : config->keeper_user, DEFAULT_KEEPER_USER, user, error);
+}
+
+/* The user, and for --check the library, which a running agent waits for. */
+static kh_result check_token(const kh_config *config, const kh_config_token *token, bool with_module, char *error)
+{
+    kh_user user;
+
+    if (with_module && access(token->module, R_OK) != 0) {
+        snprintf(error, KH_CONFIG_ERROR_MAX, "%.200s:%u: module %.200s: %s", config->path, token->line, token->module,
+                 strerror(errno));
+        return KH_E_INVALID;
+    }
+    return geteuid() == 0 ? kh_token_user(config, token, &user, error) : KH_OK;
+}
+
 kh_result kh_settings_check(const kh_config *config, char *error)
 {
     uint8_t kek[32];
@@ -166,6 +191,11 @@ kh_result kh_settings_check(const kh_config *config, char *error)
         ((result = find_user(config->front_user, DEFAULT_FRONT_USER, &user, error)) != KH_OK ||
          (result = find_user(config->keeper_user, DEFAULT_KEEPER_USER, &user, error)) != KH_OK)) {
         return result;
+    }
+    for (size_t i = 0; i < config->token_count; i++) {
+        if ((result = check_token(config, &config->tokens[i], true, error)) != KH_OK) {
+            return result;
+        }
     }
     if (access(config->store, F_OK) != 0) {
         snprintf(error, KH_CONFIG_ERROR_MAX, "store %.200s: %s (keyholdctl init makes one)", config->store,
@@ -200,6 +230,7 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
     kh_result result = KH_OK;
 
     supervisor->store = strdup(config->store);
+    supervisor->kek_file = config->kek_file != NULL ? strdup(config->kek_file) : NULL;
     supervisor->keeper_boot = (kh_boot_keeper){.workers = supervisor->workers,
                                                .cache_keys = (uint32_t)config->cache_keys,
                                                .batch_window_us = (uint32_t)config->batch_window_us,
@@ -207,6 +238,7 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
     if (supervisor->store == NULL) {
         return KH_E_MEMORY;
     }
+    supervisor->has_tokens = config->token_count > 0;
     log_warnings(&supervisor->settings);
     if (supervisor->privileged &&
         ((result = find_user(config->front_user, DEFAULT_FRONT_USER, &supervisor->front_user, error)) !=
@@ -223,6 +255,9 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
     if (config->admin_socket != NULL) {
         result =
             kh_socket_open(config->admin_socket, SOCK_SEQPACKET, 0600, NULL, NULL, &supervisor->admin, error);
+    }
+    for (size_t i = 0; i < config->token_count && result == KH_OK; i++) {
+        result = check_token(config, &config->tokens[i], false, error);
     }
     return result;
 }
@@ -266,10 +301,9 @@ static void add_listener(kh_confine_path *paths, size_t *count, const kh_config_
 #define PATHS_PER_LISTENER 8 /* at most */
 
 /* Directories, since files are replaced by renaming and sockets are made anew. */
-void kh_settings_confine(kh_supervisor *supervisor)
+static void confine_paths(const kh_config *config)
 {
-    const kh_config *config = supervisor->settings.config;
-    size_t most = 8 + config->identity_count + PATHS_PER_LISTENER * config->listener_count + config->metrics_count;
+    size_t most = 9 + config->identity_count + PATHS_PER_LISTENER * config->listener_count + config->metrics_count;
     size_t count = 0;
     kh_confine_path *paths = calloc(most, sizeof *paths);
 
@@ -278,6 +312,9 @@ void kh_settings_confine(kh_supervisor *supervisor)
     }
     add_dir(paths, &count, config->path, KH_PATH_READ);
     add_dir(paths, &count, config->store, KH_PATH_STORE);
+    if (config->kek_file != NULL && config->kek_file[0] == '/') {
+        add_dir(paths, &count, config->kek_file, KH_PATH_READ); /* keyholdctl kek rotate renames another into its place */
+    }
     for (size_t i = 0; i < config->identity_count; i++) {
         if (config->identities[i].token != NULL && config->identities[i].token[0] == '/') {
             add_dir(paths, &count, config->identities[i].token, KH_PATH_READ);
@@ -309,6 +346,17 @@ void kh_settings_confine(kh_supervisor *supervisor)
     free(paths);
 }
 
+void kh_settings_confine(kh_supervisor *supervisor)
+{
+    /*
+     * What is forbidden here is forbidden to all that is started here, and a vendor's library wants more than can be named:
+     * where there are tokens, their keepers confine themselves (token.c), and the others need no file at all.
+     */
+    if (!supervisor->has_tokens) {
+        confine_paths(supervisor->settings.config);
+    }
+}
+
 void kh_settings_stop(kh_supervisor *supervisor)
 {
     drop_sockets(supervisor, 0);
@@ -317,6 +365,7 @@ void kh_settings_stop(kh_supervisor *supervisor)
     kh_kek_free(&supervisor->kek);
     kh_settings_free(&supervisor->settings);
     free(supervisor->store);
+    free(supervisor->kek_file);
 }
 
 /* ---- To the front ---- */
@@ -410,7 +459,7 @@ static bool differs(const char *a, const char *b)
 }
 
 /* What a running agent cannot change is left as it was, and said. */
-static void warn_restart(const kh_config *old, const kh_config *new)
+static void warn_restart(const kh_supervisor *supervisor, const kh_config *old, const kh_config *new)
 {
     const struct {
         const char *name;
@@ -426,6 +475,7 @@ static void warn_restart(const kh_config *old, const kh_config *new)
         {"kernels", old->kernels != new->kernels},
         {"batch_window_us", old->batch_window_us != new->batch_window_us},
         {"cache_keys", old->cache_keys != new->cache_keys},
+        {"token", !supervisor->has_tokens && new->token_count > 0}, /* it is confined too tightly to start one */
         {"max_connections",
          old->max_connections < new->max_connections}, /* the front's limit of descriptors */
     };
@@ -447,7 +497,12 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
     if (result != KH_OK) {
         return result;
     }
-    result = open_sockets(supervisor, next.config, error);
+    for (size_t i = 0; i < next.config->token_count && result == KH_OK; i++) {
+        result = check_token(next.config, &next.config->tokens[i], false, error);
+    }
+    if (result == KH_OK) {
+        result = open_sockets(supervisor, next.config, error);
+    }
     if (result == KH_OK && (result = kh_metrics_open(supervisor, next.config, error)) != KH_OK) {
         drop_sockets(supervisor, before);
     }
@@ -455,7 +510,7 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
         kh_settings_free(&next);
         return result;
     }
-    warn_restart(old.config, next.config);
+    warn_restart(supervisor, old.config, next.config);
     log_warnings(&next);
     supervisor->settings = next;
     kh_log_init("supervisor", next.config->log_level, next.config->log_format == KH_FORMAT_JSON);
@@ -463,6 +518,7 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
     if (supervisor->front.pid != 0 && kh_settings_send(supervisor, before) != KH_OK) {
         kh_child_kill(&supervisor->front, "does not take its configuration");
     }
+    kh_tokens_change(supervisor, &old);
     close_sockets(supervisor);
     kh_metrics_close(supervisor, supervisor->settings.config);
     kh_settings_free(&old);

@@ -99,8 +99,8 @@ static json_t *keeper_json(const kh_front *front, const kh_keeper_stats *stats)
     static const char *const kernels[] = {"openssl", "portable", "avx512-ifma"};
     json_t *json = json_object();
 
-    json_object_set_new(json, "running", json_boolean(front->keystore != NULL));
-    json_object_set_new(json, "losses", number(front->stats.keeper_losses));
+    json_object_set_new(json, "running", json_boolean(front->store.keystore != NULL));
+    json_object_set_new(json, "losses", number(front->store.losses));
     json_object_set_new(json, "workers", number(stats->workers));
     json_object_set_new(json, "kernels", json_string(kernels[stats->kernels < 3 ? stats->kernels : 0]));
     json_object_set_new(json, "kernels_failed", json_boolean(stats->kernels_failed != 0));
@@ -225,13 +225,72 @@ static json_t *directory_json(const kh_front *front)
     return json;
 }
 
+static json_t *token_json(const kh_place *place)
+{
+    const kh_backend *backend = place->members[0];
+    json_t *json = json_object();
+
+    json_object_set_new(json, "name", json_string(place->name));
+    json_object_set_new(json, "state", json_string(kh_place_state(place, 0)));
+    json_object_set_new(json, "sessions", number(backend->sessions));
+    json_object_set_new(json, "in_ring", number(backend->health.outstanding));
+    json_object_set_new(json, "waiting", number(place->queue.waiting));
+    json_object_set_new(json, "operations", number(backend->done));
+    json_object_set_new(json, "failed", number(backend->failed));
+    json_object_set_new(json, "losses", number(backend->losses));
+    json_object_set_new(json, "usual_us", number(backend->health.usual_ns / 1000));
+    json_object_set_new(json, "took_us", histogram_json(&backend->took));
+    return json;
+}
+
+static json_t *pool_json(const kh_place *place)
+{
+    json_t *json = json_object(), *partitions = json_array();
+
+    for (uint32_t i = 0; i < place->count; i++) {
+        const kh_backend *backend = place->members[i];
+        json_t *one = NULL;
+
+        if ((place->active >> i & 1) == 0) {
+            continue;
+        }
+        one = json_object();
+        json_object_set_new(one, "token", json_string(backend->token));
+        json_object_set_new(one, "state", json_string(kh_place_state(place, i)));
+        json_object_set_new(one, "in_ring", number(backend->health.outstanding));
+        json_object_set_new(one, "usual_us", number(backend->health.usual_ns / 1000));
+        json_array_append_new(partitions, one);
+    }
+    json_object_set_new(json, "name", json_string(place->name));
+    json_object_set_new(json, "partitions", partitions);
+    json_object_set_new(json, "in_ring", number(place->in_ring.count));
+    json_object_set_new(json, "waiting", number(place->queue.waiting));
+    json_object_set_new(json, "operations", number(place->done));
+    json_object_set_new(json, "moved", number(place->moved));
+    json_object_set_new(json, "queue_us", histogram_json(&place->queued));
+    return json;
+}
+
+/* All tokens, partitions included, or all pools. */
+static json_t *places_json(const kh_front *front, bool pools)
+{
+    json_t *json = json_array();
+
+    for (const kh_place *place = front->places; place != NULL; place = place->next) {
+        if (place->is_pool == pools && !place->gone && place->count > 0) {
+            json_array_insert_new(json, 0, pools ? pool_json(place) : token_json(place)); /* the last one is first */
+        }
+    }
+    return json;
+}
+
 static json_t *document(const kh_front *front)
 {
     json_t *json = json_object(), *lanes = json_object(), *queues = json_object();
     kh_keeper_stats stats = {0};
 
-    if (front->keystore != NULL) {
-        kh_keystore_stats(front->keystore, &stats);
+    if (front->store.keystore != NULL) {
+        kh_keystore_stats(front->store.keystore, &stats);
     }
     for (int lane = 0; lane < KH_LANE_COUNT; lane++) {
         json_object_set_new(lanes, kh_lane_name(lane), lane_json(front, &stats, lane));
@@ -246,6 +305,8 @@ static json_t *document(const kh_front *front)
     json_object_set_new(json, "delay_ms", number(front->boot.delay_ms));
     json_object_set_new(json, "processes", processes_json(front));
     json_object_set_new(json, "keeper", keeper_json(front, &stats));
+    json_object_set_new(json, "tokens", places_json(front, false));
+    json_object_set_new(json, "pools", places_json(front, true));
     json_object_set_new(json, "lanes", lanes);
     json_object_set_new(json, "operations", operations_json(front));
     json_object_set_new(json, "queues", queues);

@@ -37,7 +37,13 @@ void kh_supervisor_end(kh_supervisor *supervisor, int exit_code)
 
 void kh_supervisor_note_ready(kh_supervisor *supervisor)
 {
-    if (!supervisor->announced && supervisor->front.ready && supervisor->keeper.ready) {
+    const kh_child *child = NULL;
+    bool ready = supervisor->front.ready && supervisor->keeper.ready;
+
+    for (size_t i = 2; (child = kh_children_at(supervisor, i)) != NULL; i++) {
+        ready = ready && child->was_seen;
+    }
+    if (!supervisor->announced && ready) {
         supervisor->announced = true;
         kh_log(KH_LOG_NOTICE, "ready", KH_LT("version", KH_VERSION));
         sd_notify(0, "READY=1\nSTATUS=serving");
@@ -68,15 +74,23 @@ static void on_hup(struct ev_loop *loop, ev_signal *watcher, int events)
     sd_notify(0, "READY=1");
 }
 
-/* ---- The end: first the front, which still needs the keeper; then the keeper ---- */
+/* ---- The end: first the front, which still needs the keepers; then these ---- */
 
 static void on_patience(struct ev_loop *loop, ev_timer *timer, int events)
 {
     kh_supervisor *supervisor = timer->data;
+    kh_child *child = NULL;
 
     (void)loop;
     (void)events;
-    kh_child_kill(supervisor->front.pid != 0 ? &supervisor->front : &supervisor->keeper, "does not stop");
+    for (size_t i = 0; (child = kh_children_at(supervisor, i)) != NULL; i++) {
+        if (child->pid != 0) {
+            kh_child_kill(child, "does not stop");
+            if (child->kind == KH_CHILD_FRONT) {
+                return; /* the keepers are told when it is gone */
+            }
+        }
+    }
 }
 
 static void wait_most(kh_supervisor *supervisor, double seconds)
@@ -88,40 +102,58 @@ static void wait_most(kh_supervisor *supervisor, double seconds)
     ev_timer_start(supervisor->loop, &supervisor->patience);
 }
 
-static void stop_keeper(kh_supervisor *supervisor)
+static bool anybody_runs(kh_supervisor *supervisor)
 {
-    ev_timer_stop(supervisor->loop, &supervisor->keeper.restart);
-    if (supervisor->keeper.pid == 0) {
+    const kh_child *child = NULL;
+
+    for (size_t i = 0; (child = kh_children_at(supervisor, i)) != NULL; i++) {
+        if (child->pid != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void stop_keepers(kh_supervisor *supervisor)
+{
+    kh_child *child = NULL;
+
+    for (size_t i = 1; (child = kh_children_at(supervisor, i)) != NULL; i++) {
+        ev_timer_stop(supervisor->loop, &child->restart);
+        if (child->pid != 0 && kh_keeper_send_stop(child->control_fd) != KH_OK) {
+            kh_child_kill(child, "does not read its channel");
+        }
+    }
+    if (!anybody_runs(supervisor)) {
         kh_supervisor_end(supervisor, 0);
         return;
-    }
-    if (kh_keeper_send_stop(supervisor->keeper.control_fd) != KH_OK) {
-        kh_child_kill(&supervisor->keeper, "does not read its channel");
     }
     wait_most(supervisor, KEEPER_PATIENCE_S);
 }
 
 void kh_supervisor_note_stopped(kh_supervisor *supervisor, kh_child *child)
 {
-    if (supervisor->front.pid == 0 && supervisor->keeper.pid == 0) {
+    if (!anybody_runs(supervisor)) {
         kh_supervisor_end(supervisor, 0);
-    } else if (!child->is_keeper) {
-        stop_keeper(supervisor);
-    } else if (supervisor->front.pid != 0) {
-        kh_child_start_later(&supervisor->keeper); /* what is queued still needs one */
+    } else if (child->kind == KH_CHILD_FRONT) {
+        stop_keepers(supervisor);
+    } else if (supervisor->front.pid != 0 && !child->parked) {
+        kh_child_start_later(child); /* what is queued still needs one */
     }
 }
 
 static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
 {
     kh_supervisor *supervisor = watcher->data;
+    kh_child *child = NULL;
     uint32_t most_ms = (uint32_t)supervisor->settings.config->drain_timeout_ms;
 
     (void)loop;
     (void)events;
     if (supervisor->stopping) { /* asked twice: now */
-        kh_child_kill(&supervisor->front, "asked to stop twice");
-        kh_child_kill(&supervisor->keeper, "asked to stop twice");
+        for (size_t i = 0; (child = kh_children_at(supervisor, i)) != NULL; i++) {
+            kh_child_kill(child, "asked to stop twice");
+        }
         return;
     }
     supervisor->stopping = true;
@@ -129,7 +161,7 @@ static void on_stop(struct ev_loop *loop, ev_signal *watcher, int events)
     kh_log(KH_LOG_NOTICE, "stopping", KH_LN("signal", watcher->signum));
     ev_timer_stop(supervisor->loop, &supervisor->front.restart);
     if (supervisor->front.pid == 0) {
-        stop_keeper(supervisor);
+        stop_keepers(supervisor);
         return;
     }
     if (kh_channel_send(supervisor->front.channel_fd, KH_MSG_DRAIN, &most_ms, sizeof most_ms, NULL, 0) !=
@@ -158,11 +190,13 @@ static void watch_child(kh_child *child, double tick_s)
 static void on_watchdog(struct ev_loop *loop, ev_timer *timer, int events)
 {
     kh_supervisor *supervisor = timer->data;
+    kh_child *child = NULL;
 
     (void)loop;
     (void)events;
-    watch_child(&supervisor->front, timer->repeat);
-    watch_child(&supervisor->keeper, timer->repeat);
+    for (size_t i = 0; (child = kh_children_at(supervisor, i)) != NULL; i++) {
+        watch_child(child, timer->repeat);
+    }
     if (supervisor->watchdog_s > 0) {
         sd_notify(0, "WATCHDOG=1");
     }
@@ -221,8 +255,12 @@ static int check(const kh_options *options)
             printf("warning: %s\n", settings.materials[i].warning);
         }
     }
-    printf("%s: ok, %zu listeners, %zu identities\n", settings.config->path, settings.config->listener_count,
+    printf("%s: ok, %zu listeners, %zu identities", settings.config->path, settings.config->listener_count,
            settings.config->identity_count);
+    if (settings.config->token_count > 0) {
+        printf(", %zu tokens, %zu pools", settings.config->token_count, settings.config->pool_count);
+    }
+    printf("\n");
     kh_settings_free(&settings);
     return 0;
 }
@@ -254,7 +292,7 @@ static kh_result start(kh_supervisor *supervisor, char *error)
     }
     start_watching(supervisor);
     kh_settings_confine(supervisor);
-    kh_confine(KH_CONFINE_SUPERVISOR);
+    kh_confine(supervisor->has_tokens ? KH_CONFINE_SUPERVISOR_OF_TOKENS : KH_CONFINE_SUPERVISOR);
     kh_probe("supervisor");
     return KH_OK;
 }

@@ -45,9 +45,27 @@ static const gate_row rows[] = {
     {"K1", "p384: server CPU per TLS 1.3 handshake, over local keys", "×", GATE_AT_MOST, 0.5, gate_cpu_ratio, "p384", 0, NULL},
     {"K1", "p256: server CPU per TLS 1.3 handshake, over local keys", "×", GATE_AT_MOST, 1.15, gate_cpu_ratio, "p256",
      0, NULL},
+    {"T2", "p256: handshakes/s, a token of 5 ms and 8 sessions, over libp11's engine", "×", GATE_AT_LEAST, 5, gate_rate_ratio,
+     "p256", 0, "--tier hsm --token-delay-ms 5 --beside engine"},
+    {"T2", "rsa2048: handshakes/s, a token of 5 ms and 8 sessions, over libp11's engine", "×", GATE_AT_LEAST, 4, gate_rate_ratio,
+     "rsa2048", 0, "--tier hsm --token-delay-ms 5 --beside engine"},
+    {"T2", "p256: handshakes/s, SoftHSM as it is, over libp11's engine", "×", GATE_AT_LEAST, 1.15, gate_rate_ratio, "p256", 0,
+     "--tier hsm --beside engine"},
+    {"T2", "rsa2048: handshakes/s, SoftHSM as it is, over libp11's engine", "×", GATE_AT_LEAST, 1.15, gate_rate_ratio, "rsa2048", 0,
+     "--tier hsm --beside engine"},
+    {"T5", "p256: signatures/s, a token of 5 ms and 8 sessions, over 8 bare threads", "×", GATE_AT_LEAST, 0.95, gate_token_ratio,
+     "p256", 0, "--tier hsm --token-delay-ms 5"},
+    {"T8", "p256: p99 of a signature beside a key that takes 500 ms in the same token, more than alone", "ms", GATE_AT_MOST, 2,
+     gate_token_slow_key, "p256", 0, "--tier hsm --token-delay-ms 5"},
+    {"T4", "p256: handshakes/s from 2 s after one partition of three is lost, over before", "×", GATE_AT_LEAST, 0.9,
+     gate_pool_ratio, "p256", 0, "--tier hsm-pool"},
     {"M15", "100,000 keys: from the agent's start to the first signature", "ms", GATE_AT_MOST, 1000, gate_store_start, NULL, 0, NULL},
     {"M15", "100,000 keys: worst of 20 first uses of a key", "ms", GATE_AT_MOST, 5, gate_store_first_use, NULL, 0, NULL},
     {"M15", "100,000 keys: resident memory of all processes", "MB", GATE_REPORT, 0, gate_store_memory, NULL, 0, NULL},
+    {"T7", "10,000 keys over three tiers: from the agent's start to the first signature", "ms", GATE_AT_MOST, 1000,
+     gate_tiers_start, NULL, 0, NULL},
+    {"T7", "10,000 keys over three tiers: memory of the front for each key that it knows", "B", GATE_AT_MOST, 1024,
+     gate_tiers_memory, NULL, 0, NULL},
     {"K2", "rsa2048: a full batch of the kernel, over OpenSSL", "×", GATE_AT_LEAST, 1.9, gate_kernel_ratio, NULL, 0, "rsa2048"},
     {"K2", "rsa3072: a full batch of the kernel, over OpenSSL", "×", GATE_AT_LEAST, 3.4, gate_kernel_ratio, NULL, 0, "rsa3072"},
     {"K2", "rsa4096: a full batch of the kernel, over OpenSSL", "×", GATE_AT_LEAST, 3.9, gate_kernel_ratio, NULL, 0, "rsa4096"},
@@ -115,7 +133,7 @@ static json_t *measure_row(gate *g, const gate_row *row, unsigned alternations)
 
     for (i = 0; i < alternations; i++) {
         fprintf(stderr, "gate: %s %s (%u of %u)\n", row->id, row->what, i + 1, alternations);
-        if (interrupted || (row->key != NULL && !gate_demo_ready(g, row->delay_ms)) ||
+        if (interrupted || (row->key != NULL && !gate_demo_ready(g, row->delay_ms, row->with)) ||
             !row->measure(g, row, i, &values[i])) {
             json_decref(all);
             return NULL;
@@ -297,6 +315,7 @@ int kh_bench_gate(int argc, char **argv)
     }
     status = run_rows(&g, only, (unsigned)alternations, as_json);
     gate_store_end(&g);
+    gate_tiers_end(&g);
     json_decref(g.kernels);
     gate_demo_end(&g);
     gate_run(rm, NULL);

@@ -15,13 +15,16 @@ typedef struct gate {
     char dir[PATH_MAX];       /* our own directory, removed at the end */
     char demo_dir[PATH_MAX + 8];
     int demo_delay_ms;        /* of the demo that runs; -1: none */
+    const char *demo_options; /* its others; NULL: none */
     json_t *env;              /* what DIR/env of the demo says: name to text */
     uint64_t load_ns;         /* how long one load run measures */
     void *store;              /* gate_store.c's, NULL until its rows run */
+    void *tiers;              /* gate_tiers.c's, the same */
     json_t *kernels;          /* gate_kernels.c's: one report for each alternation */
     kh_load_result load;      /* scratch: it is large */
     kh_op_result op;
     kh_flight_result flight;
+    kh_mix_result mix;
 } gate;
 
 typedef struct gate_row gate_row;
@@ -40,7 +43,7 @@ struct gate_row {
     gate_measure measure;
     const char *key;  /* of the demo; NULL: the row needs no demo */
     int delay_ms;     /* of the demo's agent */
-    const char *kernel; /* of `keyhold-bench kernels`, for its rows */
+    const char *with; /* of `keyhold-bench kernels`: which; of the demo: more options, with blanks between them. NULL: none */
 };
 
 /* Handshakes per second through the agent, over those with local keys (1 worker, 200 clients). */
@@ -63,8 +66,20 @@ bool gate_flood_p99(gate *g, const gate_row *row, size_t alternation, double *va
 bool gate_kernel_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
 bool gate_kernel_half(gate *g, const gate_row *row, size_t alternation, double *value);
 
-/* Has the demo running with that delay. */
-bool gate_demo_ready(gate *g, int delay_ms);
+/* Signatures per second with keys in a token, over those of as many bare threads as it has sessions. */
+bool gate_token_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
+/* By how much a slow key in the same token moves the p99 of a fast one, in ms. */
+bool gate_token_slow_key(gate *g, const gate_row *row, size_t alternation, double *value);
+/* 10,000 keys over three tiers: ms from start to the first signature; bytes of the front's memory for each key that it has seen. */
+bool gate_tiers_start(gate *g, const gate_row *row, size_t alternation, double *value);
+bool gate_tiers_memory(gate *g, const gate_row *row, size_t alternation, double *value);
+void gate_tiers_end(gate *g);
+
+/* Handshakes per second from two seconds after a partition of a pool loses its token, over those before. */
+bool gate_pool_ratio(gate *g, const gate_row *row, size_t alternation, double *value);
+
+/* Has the demo running with that delay and these further options (compared as they are written). */
+bool gate_demo_ready(gate *g, int delay_ms, const char *options);
 void gate_demo_end(gate *g);
 /* What DIR/env says under prefix + name; NULL: nothing. */
 const char *gate_env(const gate *g, const char *prefix, const char *name);

@@ -93,23 +93,46 @@ void gate_demo_end(gate *g)
     g->env = NULL;
 }
 
-bool gate_demo_ready(gate *g, int delay_ms)
+/* Adds the words of a text to an argument list that has room for them. */
+static void add_words(const char **argv, size_t at, size_t most, char *words)
 {
+    char *save = NULL;
+    char *word = words != NULL ? strtok_r(words, " ", &save) : NULL;
+
+    for (; word != NULL && at < most; word = strtok_r(NULL, " ", &save)) {
+        argv[at++] = word;
+    }
+    argv[at] = NULL;
+}
+
+static bool same_text(const char *one, const char *other)
+{
+    return one == other || (one != NULL && other != NULL && strcmp(one, other) == 0);
+}
+
+#define ARGUMENTS_MAX 24
+
+bool gate_demo_ready(gate *g, int delay_ms, const char *options)
+{
+    char words[256];
     char delay[16];
     char log[PATH_MAX + 16];
     char env[PATH_MAX + 16];
-    const char *argv[] = {g->demo,         "--keep", "--dir",        g->demo_dir, "--build-dir",
-                          g->build_dir,    "--delay-ms", delay,      NULL};
+    const char *argv[ARGUMENTS_MAX + 1] = {g->demo,       "--keep",     "--dir",        g->demo_dir,
+                                           "--build-dir", g->build_dir, "--delay-ms", delay};
 
-    if (g->demo_delay_ms == delay_ms) {
+    if (g->demo_delay_ms == delay_ms && same_text(g->demo_options, options)) {
         return true;
     }
     gate_demo_end(g);
+    snprintf(words, sizeof(words), "%s", options != NULL ? options : "");
+    add_words(argv, 8, ARGUMENTS_MAX, words);
     snprintf(delay, sizeof(delay), "%d", delay_ms);
     snprintf(log, sizeof(log), "%s/demo.log", g->dir);
     snprintf(env, sizeof(env), "%s/env", g->demo_dir);
     unlink(log);
-    fprintf(stderr, "gate: starting the demo with --delay-ms %d\n", delay_ms);
+    fprintf(stderr, "gate: starting the demo with --delay-ms %d %s\n", delay_ms, options != NULL ? options : "");
+    g->demo_options = options;
     g->demo_delay_ms = delay_ms; /* from here on there may be something to stop */
     if (gate_run(argv, log) != 0) {
         fprintf(stderr, "gate: the demo failed:\n");

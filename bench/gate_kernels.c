@@ -57,7 +57,7 @@ bool gate_kernel_ratio(gate *g, const gate_row *row, size_t alternation, double 
 {
     const json_t *report = run_number(g, alternation);
 
-    return report != NULL && figure(report, row->kernel, 8, "ratio", value);
+    return report != NULL && figure(report, row->with, 8, "ratio", value);
 }
 
 bool gate_kernel_half(gate *g, const gate_row *row, size_t alternation, double *value)
@@ -65,8 +65,8 @@ bool gate_kernel_half(gate *g, const gate_row *row, size_t alternation, double *
     const json_t *report = run_number(g, alternation);
     double four = 0, eight = 0;
 
-    if (report == NULL || !figure(report, row->kernel, 4, "ratio", &four) ||
-        !figure(report, row->kernel, 8, "ratio", &eight) || eight <= 0) {
+    if (report == NULL || !figure(report, row->with, 4, "ratio", &four) ||
+        !figure(report, row->with, 8, "ratio", &eight) || eight <= 0) {
         return false;
     }
     *value = four / eight;

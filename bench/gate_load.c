@@ -7,6 +7,8 @@
 
 #define RATE_CLIENTS 200
 #define CPU_CLIENTS 200
+#define POOL_CLIENTS 100
+#define PARTITION "three" /* of the demo's pool */
 #define OP_ROUNDS 8
 #define OP_PER_ROUND 250
 #define FLIGHT_ROUNDS 6
@@ -21,7 +23,7 @@ static bool add_pids(gate *g, kh_pids *pids, const char *name)
 }
 
 /* One load run against the port of a key, "PORT_" or "PORT_local_"; every failed handshake spoils it. */
-static bool run_load(gate *g, const gate_row *row, const char *prefix, unsigned clients, kh_pids *pids)
+static bool run_load_after(gate *g, const gate_row *row, const char *prefix, unsigned clients, kh_pids *pids, uint64_t warmup_ns)
 {
     char sni[64];
     kh_load_config config = {.host = "127.0.0.1",
@@ -29,7 +31,7 @@ static bool run_load(gate *g, const gate_row *row, const char *prefix, unsigned 
                              .sni = sni,
                              .tls = "1.3",
                              .clients = clients,
-                             .warmup_ns = 700000000u,
+                             .warmup_ns = warmup_ns,
                              .duration_ns = g->load_ns,
                              .timeout_ns = 20000000000u,
                              .pids = pids};
@@ -46,6 +48,11 @@ static bool run_load(gate *g, const gate_row *row, const char *prefix, unsigned 
         return false;
     }
     return true;
+}
+
+static bool run_load(gate *g, const gate_row *row, const char *prefix, unsigned clients, kh_pids *pids)
+{
+    return run_load_after(g, row, prefix, clients, pids, 700000000u);
 }
 
 bool gate_rate_ratio(gate *g, const gate_row *row, size_t alternation, double *value)
@@ -155,5 +162,38 @@ bool gate_tcp_ratio(gate *g, const gate_row *row, size_t alternation, double *va
     *value = kh_flight_ratio(&g->flight);
     fprintf(stderr, "  p50 %.0f against %.0f µs\n", (double)kh_hist_quantile(&g->flight.tcp_hist, 0.5) / 1e3,
             (double)kh_hist_quantile(&g->flight.unix_hist, 0.5) / 1e3);
+    return true;
+}
+
+/* The last partition's token is renamed away, or back. */
+static bool move_partition(gate *g, bool away)
+{
+    char here[PATH_MAX + 64];
+    char there[PATH_MAX + 64];
+
+    snprintf(here, sizeof(here), "%s/hsm/%s/tokens", g->demo_dir, PARTITION);
+    snprintf(there, sizeof(there), "%s/hsm/%s/away", g->demo_dir, PARTITION);
+    return away ? rename(here, there) == 0 : rename(there, here) == 0;
+}
+
+bool gate_pool_ratio(gate *g, const gate_row *row, size_t alternation, double *value)
+{
+    double before;
+    bool ok;
+
+    (void)alternation;
+    if (!run_load(g, row, "PORT_", POOL_CLIENTS, NULL)) {
+        return false;
+    }
+    before = kh_load_rate(&g->load);
+    if (!move_partition(g, true)) {
+        return false;
+    }
+    ok = run_load_after(g, row, "PORT_", POOL_CLIENTS, NULL, 2000000000u);
+    if (!move_partition(g, false) || !ok) {
+        return false;
+    }
+    *value = kh_load_rate(&g->load) / before;
+    fprintf(stderr, "  %.0f after the loss against %.0f handshakes per second\n", kh_load_rate(&g->load), before);
     return true;
 }

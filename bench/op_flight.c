@@ -188,6 +188,92 @@ bool kh_flight_run(const kh_flight_config *config, kh_flight_result *result)
     return ok;
 }
 
+/* ---- Several keys ---- */
+
+static bool submit_named(flight *f, const char *name, uint64_t *begun_ns)
+{
+    uint8_t message[KH_OP_PROLOGUE_LEN + 32];
+    kh_request request = {.op = KH_OP_SIGN,
+                          .deadline_ms = TIMEOUT_MS,
+                          .key = {(const uint8_t *)name, strlen(name)},
+                          .scheme = KH_ECDSA_SHA256,
+                          .data = {message, sizeof(message)}};
+    uint32_t id = 0;
+    kh_result result = KH_OK;
+
+    memset(message, ' ', 64);
+    memcpy(message + 64, "TLS 1.3, server CertificateVerify", 34); /* with its zero byte */
+    result = RAND_bytes(message + KH_OP_PROLOGUE_LEN, 32) == 1 ? KH_OK : KH_E_CRYPTO;
+    *begun_ns = kh_now_ns();
+    if (result == KH_OK) {
+        result = kh_session_submit(f->session, &request, kh_link_now_ms(), begun_ns, &id);
+    }
+    return result == KH_OK || lost(f, result);
+}
+
+/* Keeps so many in flight until the time is over, and waits for the last ones. */
+static bool mix(flight *f, const kh_mix_config *config, kh_mix_result *result)
+{
+    uint64_t from_ns = kh_now_ns() + config->warmup_ns, end_ns = from_ns + config->duration_ns;
+    unsigned sent = 0, done = 0;
+    kh_result got = KH_OK;
+    kh_reply reply;
+    void *user = NULL;
+
+    for (; sent < config->in_flight; sent++) {
+        if (!submit_named(f, config->keys[sent % config->key_count], &f->begun_ns[sent])) {
+            return false;
+        }
+    }
+    while (done < sent) {
+        got = turn(f);
+        while (got == KH_OK && (got = kh_session_next(f->session, &reply, &user)) == KH_OK) {
+            uint64_t now_ns = kh_now_ns();
+
+            done++;
+            result->failed += reply.status != KH_OK;
+            if (now_ns >= from_ns && now_ns < end_ns) {
+                kh_hist_add(&result->hist, now_ns - *(uint64_t *)user);
+            }
+            if (now_ns < end_ns && !submit_named(f, config->keys[sent++ % config->key_count], user)) {
+                return false;
+            }
+        }
+        if (got != KH_AGAIN) {
+            return lost(f, got);
+        }
+    }
+    result->ns = config->duration_ns;
+    return true;
+}
+
+bool kh_mix_run(const kh_mix_config *config, kh_mix_result *result)
+{
+    static flight f;
+    char detail[KH_LINK_DETAIL_MAX] = "";
+    kh_link *link = NULL;
+    bool ok = false;
+
+    memset(result, 0, sizeof(*result));
+    memset(&f, 0, sizeof(f));
+    if (config->in_flight == 0 || config->in_flight > IN_FLIGHT_MAX || config->key_count == 0) {
+        return false;
+    }
+    if (kh_link_unix(config->address, &link, detail) != KH_OK) {
+        fprintf(stderr, "keyhold-bench: %s\n", detail);
+        return false;
+    }
+    ok = start(&f, link, NULL) && mix(&f, config, result);
+    f.link = link;
+    stop(&f);
+    return ok;
+}
+
+double kh_mix_rate(const kh_mix_result *result)
+{
+    return result->ns > 0 ? (double)result->hist.count * 1e9 / (double)result->ns : 0;
+}
+
 static double rate(const kh_hist *hist, uint64_t ns)
 {
     return ns > 0 ? (double)hist->count * 1e9 / (double)ns : 0;

@@ -28,4 +28,24 @@ bool kh_flight_run(const kh_flight_config *config, kh_flight_result *result);
 double kh_flight_ratio(const kh_flight_result *result);
 void kh_flight_print(const kh_flight_result *result, bool as_json);
 
+
+/* P-256 signatures with several keys in turn, by name, over the Unix socket, as the operator. */
+typedef struct kh_mix_config {
+    const char *address;
+    const char *const *keys;
+    size_t key_count;
+    unsigned in_flight;
+    uint64_t warmup_ns, duration_ns;
+} kh_mix_config;
+
+typedef struct kh_mix_result {
+    kh_hist hist; /* from submit to reply, after the warm-up */
+    uint64_t ns;  /* that those took together */
+    uint64_t failed;
+} kh_mix_result;
+
+/* False: could not run (a message is on standard error). */
+bool kh_mix_run(const kh_mix_config *config, kh_mix_result *result);
+double kh_mix_rate(const kh_mix_result *result); /* operations per second */
+
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Operations that are done: answers and counters; and what operations are asked before. */
 #include "keeper.h"
-#include "usage.h"
+#include "permit.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
@@ -25,57 +25,22 @@ bool kh_op_expired(const kh_op *op, uint64_t now_ns)
     return op->record.deadline_ns != 0 && op->record.deadline_ns <= now_ns;
 }
 
-static kh_result may_sign(const kh_op *op)
-{
-    const kh_key_info *info = &op->key->info;
-    const kh_sign_question question = {
-        .usage = info->usage,
-        .key_type = info->type,
-        .scheme = op->record.scheme,
-        .is_digest = (op->record.flags & KH_SIGN_IS_DIGEST) != 0,
-        .data = op->record.data,
-        .len = op->record.data_len,
-    };
-
-    if ((op->record.flags & ~KH_SIGN_IS_DIGEST) != 0) {
-        return KH_E_INVALID;
-    }
-    return kh_usage_may_sign(&question);
-}
-
-static kh_result may_decrypt(const kh_op *op, uint32_t usage)
-{
-    if (op->key->info.type != KH_KEY_RSA) {
-        return KH_E_SCHEME;
-    }
-    if ((op->key->info.usage & usage) == 0) {
-        return KH_E_USAGE;
-    }
-    if (op->record.data_len > KH_MESSAGE_MAX) {
-        return KH_E_TOO_LARGE;
-    }
-    /* TLS 1.2 is the oldest version that is served; a newer client's number is what it put into its hello. */
-    if (usage == KH_USAGE_TLS_RSA_KX && (op->record.arg < 0x0303 || op->record.arg > 0xffff)) {
-        return KH_E_UNSUPPORTED;
-    }
-    return KH_OK;
-}
-
 kh_result kh_op_usage(const kh_op *op)
 {
-    switch (op->record.op) {
-    case KH_STORE_SIGN:
-        return may_sign(op);
-    case KH_STORE_TLS_RSA_KX:
-        return may_decrypt(op, KH_USAGE_TLS_RSA_KX);
-    case KH_STORE_DECRYPT:
-        return may_decrypt(op, KH_USAGE_DECRYPT);
-    case KH_STORE_CERTIFY:
-        /* Whatever the usage: root asks, past the front. */
-        return kh_scheme_fits((int)op->record.scheme, (int)op->key->info.type) ? KH_OK : KH_E_SCHEME;
-    default:
-        return KH_E_INTERNAL;
+    const kh_key_info *info = &op->key->info;
+
+    /*
+     * A validity begins and ends without anybody changing anything, so it is looked at each time. Root certifies with a key
+     * whose time has not come, too: its certificate is made before.
+     */
+    if ((info->not_before != 0 || info->expires != 0) && op->record.op != KH_STORE_CERTIFY) {
+        kh_result result = kh_permit_now(info, (uint64_t)time(NULL));
+
+        if (result != KH_OK) {
+            return result;
+        }
     }
+    return kh_permit(&op->record, info);
 }
 
 void kh_op_to_tier(kh_op *op, kh_tier_op *tier)
@@ -234,14 +199,16 @@ void kh_keeper_forget(kh_keeper *keeper, kh_op *op)
     count_out(keeper, op->ring);
 }
 
-static void write_result(kh_op *op)
+static void write_result(kh_keeper *keeper, kh_op *op)
 {
     const uint8_t *out = op->long_out != NULL ? op->long_out : op->out;
 
     if (op->result != KH_OK && (op->ring != NULL || op->task == NULL)) {
         op->out_len = 0; /* only what takes long says why */
     }
-    if (op->ring != NULL) {
+    if (op->answered != NULL) {
+        op->answered(keeper, op);
+    } else if (op->ring != NULL) {
         kh_ring_end_result(&op->ring->end, op->slot, op->result, out, op->out_len, op->batch);
     } else {
         kh_admin_answer(op->admin_fd, op->result, out, op->out_len);
@@ -253,7 +220,7 @@ static void write_result(kh_op *op)
 void kh_keeper_complete(kh_keeper *keeper, kh_op *const ops[], size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        write_result(ops[i]);
+        write_result(keeper, ops[i]);
     }
     pthread_mutex_lock(&keeper->lock);
     for (size_t i = 0; i < n; i++) {

@@ -14,30 +14,42 @@ typedef struct control_message {
 
 union descriptors {
     struct cmsghdr header;
-    uint8_t space[CMSG_SPACE(3 * sizeof(int))];
+    uint8_t space[CMSG_SPACE(KH_CONTROL_FDS * sizeof(int))];
 };
 
-static kh_result send_control(int fd, kh_control_kind kind, const int *fds)
+/* What goes with a message of each kind. */
+static const struct {
+    size_t fds, len;
+} shapes[] = {
+    [KH_CONTROL_RING] = {.fds = 3},
+    [KH_CONTROL_STOP] = {.fds = 0},
+    [KH_CONTROL_PLACES] = {.len = sizeof(kh_keeper_places)},
+    [KH_CONTROL_LINK] = {.fds = 1, .len = KH_PLACE_MAX + 1},
+};
+#define KINDS (sizeof(shapes) / sizeof(shapes[0]))
+
+static kh_result send_control(int fd, kh_control_kind kind, const int *fds, const void *data)
 {
     control_message message = {kh_ring_layout(), (uint32_t)kind};
-    struct iovec iov = {&message, sizeof(message)};
+    const size_t fds_len = shapes[kind].fds * sizeof(int);
+    struct iovec iov[2] = {{&message, sizeof(message)}, {(void *)(uintptr_t)data, shapes[kind].len}};
     union descriptors control;
-    struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
+    struct msghdr header = {.msg_iov = iov, .msg_iovlen = shapes[kind].len > 0 ? 2 : 1};
     ssize_t n = 0;
 
     memset(&control, 0, sizeof(control));
-    if (fds != NULL) {
+    if (fds_len > 0) {
         header.msg_control = &control;
-        header.msg_controllen = sizeof(control);
+        header.msg_controllen = CMSG_SPACE(fds_len);
         control.header.cmsg_level = SOL_SOCKET;
         control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(3 * sizeof(int));
-        memcpy(CMSG_DATA(&control.header), fds, 3 * sizeof(int));
+        control.header.cmsg_len = CMSG_LEN(fds_len);
+        memcpy(CMSG_DATA(&control.header), fds, fds_len);
     }
     do {
         n = sendmsg(fd, &header, MSG_NOSIGNAL);
     } while (n < 0 && errno == EINTR);
-    if (n != (ssize_t)sizeof(message)) {
+    if (n != (ssize_t)(sizeof(message) + shapes[kind].len)) {
         return errno == EPIPE || errno == ECONNRESET ? KH_E_CLOSED : KH_E_IO;
     }
     return KH_OK;
@@ -45,65 +57,79 @@ static kh_result send_control(int fd, kh_control_kind kind, const int *fds)
 
 kh_result kh_keeper_send_ring(int control_fd, const int fds[3])
 {
-    return send_control(control_fd, KH_CONTROL_RING, fds);
+    return send_control(control_fd, KH_CONTROL_RING, fds, NULL);
 }
 
 kh_result kh_keeper_send_stop(int control_fd)
 {
-    return send_control(control_fd, KH_CONTROL_STOP, NULL);
+    return send_control(control_fd, KH_CONTROL_STOP, NULL, NULL);
 }
 
-/* Takes what descriptors came: all three or none are kept. */
-static bool take_descriptors(struct msghdr *header, int fds[3])
+kh_result kh_keeper_send_places(int control_fd, const kh_keeper_places *places)
+{
+    return send_control(control_fd, KH_CONTROL_PLACES, NULL, places);
+}
+
+kh_result kh_keeper_send_link(int control_fd, const char *token, int fd)
+{
+    char name[KH_PLACE_MAX + 1] = "";
+
+    if (strlen(token) > KH_PLACE_MAX) {
+        return KH_E_INVALID;
+    }
+    memcpy(name, token, strlen(token));
+    return send_control(control_fd, KH_CONTROL_LINK, &fd, name);
+}
+
+/* Takes what descriptors came. */
+static size_t take_descriptors(struct msghdr *header, int fds[KH_CONTROL_FDS])
 {
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(header);
-    int got[3] = {-1, -1, -1};
     size_t n = 0;
 
-    if (cmsg == NULL || cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS) {
-        return false;
+    if (cmsg != NULL && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
+        n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        n = n <= KH_CONTROL_FDS ? n : KH_CONTROL_FDS;
+        memcpy(fds, CMSG_DATA(cmsg), n * sizeof(int));
     }
-    n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    memcpy(got, CMSG_DATA(cmsg), (n <= 3 ? n : 3) * sizeof(int));
-    if (n == 3 && (header->msg_flags & MSG_CTRUNC) == 0) {
-        memcpy(fds, got, sizeof(got));
-        return true;
-    }
-    for (size_t i = 0; i < n && i < 3; i++) {
-        close(got[i]);
-    }
-    return false;
+    return n;
 }
 
-kh_control_kind kh_control_receive(int fd, int fds[3])
+kh_control_kind kh_control_receive(int fd, kh_control *control_)
 {
     control_message message = {0};
-    struct iovec iov = {&message, sizeof(message)};
+    struct iovec iov[2] = {{&message, sizeof(message)}, {&control_->places, sizeof(control_->places)}};
     union descriptors control;
     struct msghdr header = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-    bool with_fds = false;
-    ssize_t n = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+        .msg_iov = iov, .msg_iovlen = 2, .msg_control = &control, .msg_controllen = sizeof(control)};
+    size_t count = 0;
+    ssize_t n = 0;
 
-    fds[0] = fds[1] = fds[2] = -1;
+    memset(control_, 0, sizeof(*control_));
+    for (size_t i = 0; i < KH_CONTROL_FDS; i++) {
+        control_->fds[i] = -1;
+    }
+    n = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (n == 0) {
         return KH_CONTROL_STOP;
     }
     if (n < 0) {
         return errno == EAGAIN || errno == EINTR ? KH_CONTROL_NONE : KH_CONTROL_STOP;
     }
-    with_fds = take_descriptors(&header, fds);
-    if (n == (ssize_t)sizeof(message) && message.layout == kh_ring_layout()) {
-        if (message.kind == KH_CONTROL_RING && with_fds) {
-            return KH_CONTROL_RING;
+    count = take_descriptors(&header, control_->fds);
+    if ((size_t)n >= sizeof(message) && message.layout == kh_ring_layout() && message.kind < KINDS &&
+        message.kind != KH_CONTROL_NONE && count == shapes[message.kind].fds &&
+        (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 &&
+        (size_t)n == sizeof(message) + shapes[message.kind].len) {
+        if (message.kind == KH_CONTROL_LINK) {
+            memcpy(control_->token, &control_->places, sizeof(control_->token));
+            control_->token[KH_PLACE_MAX] = '\0';
         }
-        if (message.kind == KH_CONTROL_STOP && !with_fds) {
-            return KH_CONTROL_STOP;
-        }
+        return (kh_control_kind)message.kind;
     }
-    for (int i = 0; with_fds && i < 3; i++) {
-        close(fds[i]);
-        fds[i] = -1;
+    for (size_t i = 0; i < count; i++) {
+        close(control_->fds[i]);
+        control_->fds[i] = -1;
     }
     return KH_CONTROL_NONE;
 }

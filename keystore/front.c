@@ -171,16 +171,18 @@ static size_t take_completions(kh_keystore *ks, kh_completion *completions, size
         uint32_t index =
             atomic_load_explicit(&ks->map.cq[ks->cq_head++ & ks->map.mask], memory_order_relaxed);
         const kh_ring_slot *slot = NULL;
+        uint32_t len = 0;
 
         if (index >= ks->map.slots || ks->note[index].state != SLOT_SUBMITTED) {
             continue;
         }
         slot = &ks->map.slot[index];
+        len = *(const volatile uint32_t *)&slot->result_len; /* once: a keeper may still write */
         ks->note[index].state = SLOT_COLLECTED;
         completions[n].cookie = ks->note[index].cookie;
         completions[n].result = (kh_result)slot->result;
         completions[n].data = slot->data;
-        completions[n].data_len = slot->result_len <= KH_RECORD_DATA_MAX ? slot->result_len : 0;
+        completions[n].data_len = len <= KH_RECORD_DATA_MAX ? len : 0;
         completions[n].slot = index;
         completions[n].batch = slot->batch;
         n++;

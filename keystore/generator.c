@@ -16,6 +16,7 @@ static kh_result import(kh_keeper *keeper, const kh_op *op, kh_material *materia
     size_t sealed_len = op->record.data_len - sizeof(kh_key_info), len = 0;
     uint8_t pkcs8[KH_IMPORT_PKCS8_MAX + KH_IMPORT_OVERHEAD];
     kh_key_info info;
+    kh_import_terms terms;
     EVP_PKEY *pkey = NULL;
     kh_result result = KH_E_TOO_LARGE;
 
@@ -23,8 +24,14 @@ static kh_result import(kh_keeper *keeper, const kh_op *op, kh_material *materia
         return result;
     }
     memcpy(&info, op->record.data, sizeof(info));
-    result = kh_import_open(kh_store_import_private(keeper->store), info.name, info.usage, info.flags, sealed,
-                            sealed_len, pkcs8, sizeof(pkcs8), &len);
+    terms = (kh_import_terms){.name = info.name,
+                              .usage = info.usage,
+                              .flags = info.flags,
+                              .tier = info.tier,
+                              .place = info.place,
+                              .not_before = info.not_before,
+                              .expires = info.expires};
+    result = kh_import_open_as(kh_store_import_private(keeper->store), &terms, sealed, sealed_len, pkcs8, sizeof(pkcs8), &len);
     if (result == KH_OK) {
         result = kh_pkcs8_parse(pkcs8, len, &pkey);
     }

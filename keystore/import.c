@@ -10,23 +10,39 @@
 
 static const uint8_t hpke_info[] = "keyhold import 1";
 #define HPKE_INFO_LEN (sizeof(hpke_info) - 1)
-#define AAD_MAX (KH_NAME_MAX + 32)
+#define AAD_MAX (KH_NAME_MAX + 32 + KH_PLACE_MAX + 64)
 
-/* 0: the name is not one. */
-static size_t make_aad(char aad[AAD_MAX], const char *name, uint32_t usage, uint32_t flags)
+/* 0: the name is not one, or the place. */
+static size_t make_aad(char aad[AAD_MAX], const kh_import_terms *terms)
 {
-    if (!kh_name_valid(name, strlen(name))) {
+    const char *place = terms->place != NULL ? terms->place : "";
+    size_t len = 0;
+
+    if (!kh_name_valid(terms->name, strlen(terms->name)) || strlen(place) > KH_PLACE_MAX || strchr(place, '\n') != NULL) {
         return 0;
     }
-    return (size_t)snprintf(aad, AAD_MAX, "%s\n%u\n%u", name, usage, flags);
+    len = (size_t)snprintf(aad, AAD_MAX, "%s\n%u\n%u", terms->name, terms->usage, terms->flags);
+    if (terms->tier != 0 || place[0] != '\0' || terms->not_before != 0 || terms->expires != 0) {
+        len += (size_t)snprintf(aad + len, AAD_MAX - len, "\n%u\n%s\n%llu\n%llu", terms->tier, place,
+                                (unsigned long long)terms->not_before, (unsigned long long)terms->expires);
+    }
+    return len;
 }
 
 kh_result kh_import_seal(const uint8_t import_public[KH_IMPORT_PUBLIC_LEN], const char *name, uint32_t usage,
                          uint32_t flags, const uint8_t *pkcs8, size_t pkcs8_len, uint8_t *sealed, size_t cap,
                          size_t *sealed_len)
 {
+    const kh_import_terms terms = {.name = name, .usage = usage, .flags = flags};
+
+    return kh_import_seal_as(import_public, &terms, pkcs8, pkcs8_len, sealed, cap, sealed_len);
+}
+
+kh_result kh_import_seal_as(const uint8_t import_public[KH_IMPORT_PUBLIC_LEN], const kh_import_terms *terms,
+                            const uint8_t *pkcs8, size_t pkcs8_len, uint8_t *sealed, size_t cap, size_t *sealed_len)
+{
     char aad[AAD_MAX];
-    size_t aad_len = make_aad(aad, name, usage, flags);
+    size_t aad_len = make_aad(aad, terms);
     kh_result result = KH_OK;
 
     *sealed_len = 0;
@@ -48,8 +64,16 @@ kh_result kh_import_open(const uint8_t import_private[32], const char *name, uin
                          const uint8_t *sealed, size_t sealed_len, uint8_t *pkcs8, size_t cap,
                          size_t *pkcs8_len)
 {
+    const kh_import_terms terms = {.name = name, .usage = usage, .flags = flags};
+
+    return kh_import_open_as(import_private, &terms, sealed, sealed_len, pkcs8, cap, pkcs8_len);
+}
+
+kh_result kh_import_open_as(const uint8_t import_private[32], const kh_import_terms *terms, const uint8_t *sealed,
+                            size_t sealed_len, uint8_t *pkcs8, size_t cap, size_t *pkcs8_len)
+{
     char aad[AAD_MAX];
-    size_t aad_len = make_aad(aad, name, usage, flags);
+    size_t aad_len = make_aad(aad, terms);
     kh_result result = KH_OK;
 
     *pkcs8_len = 0;

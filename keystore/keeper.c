@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The keeper's life: open everything, confine, start the threads, serve rings and the admin socket, stop. */
-#include "keeper.h"
+#include "storelink.h"
 #include "algorithms.h"
 #include "multibuffer.h"
 #include "process.h"
@@ -18,6 +18,9 @@
 #define WORKERS_MAX 64
 #define CACHE_KEYS_DEFAULT 10000
 #define ADMINS_MAX 16 /* connections that have not asked yet */
+#define FULL_MS 2 /* until a link is looked at again of which too much waits */
+#define TICK_NS UINT64_C(1000000000)
+#define TICK_IDLE_NS UINT64_C(60000000000)
 #define WAKE_TRIES 50 /* then workers are left to come back from a door by themselves */
 
 typedef struct keeper_main {
@@ -25,6 +28,10 @@ typedef struct keeper_main {
     kh_keeper_ring *dead; /* of fronts that died, with operations or sleeping workers left */
     int admin[ADMINS_MAX];
     size_t admins;
+    kh_link_ports ports;
+    bool has_places; /* the supervisor has told which tokens there are */
+    bool has_tokens;
+    uint64_t ticked_ns;
 } keeper_main;
 
 static void pause_briefly(void)
@@ -217,45 +224,86 @@ static void admin_accept(keeper_main *main_)
 
 /* ---- Serving ------------------------------------------------------------------------------------------- */
 
+/* Everything that the supervisor said; false: the end. */
+static bool hear_supervisor(keeper_main *main_)
+{
+    kh_control control;
+
+    for (;;) {
+        switch (kh_control_receive(main_->keeper.config->control_fd, &control)) {
+        case KH_CONTROL_RING:
+            take_ring(main_, control.fds);
+            break;
+        case KH_CONTROL_PLACES:
+            main_->has_places = true;
+            main_->has_tokens = control.places.token_count > 0;
+            kh_link_ports_places(&main_->keeper, &control);
+            break;
+        case KH_CONTROL_LINK:
+            kh_link_ports_add(&main_->keeper, &main_->ports, &control);
+            break;
+        case KH_CONTROL_STOP:
+            return false;
+        default:
+            return true;
+        }
+    }
+}
+
+/* The store thread looks around: often while there are tokens, which may come and go. */
+static int until_tick_ms(keeper_main *main_)
+{
+    const uint64_t every_ns = main_->has_tokens ? TICK_NS : TICK_IDLE_NS, now_ns = kh_now_ns();
+
+    if (now_ns - main_->ticked_ns >= every_ns) {
+        main_->ticked_ns = now_ns;
+        kh_link_ports_tick(&main_->keeper, &main_->ports);
+    }
+    return (int)((main_->ticked_ns + every_ns - now_ns) / 1000000) + 1;
+}
+
 static void serve(keeper_main *main_)
 {
     const kh_keeper_config *config = main_->keeper.config;
+    struct pollfd fds[2 + ADMINS_MAX + KH_PLACES_TOKENS];
     bool stop = false;
 
+    main_->ticked_ns = kh_now_ns();
     while (!stop) {
-        struct pollfd fds[2 + ADMINS_MAX];
-        size_t admins = main_->admins;
-        int ring_fds[3];
+        /* Nobody is served past the front before it is known which tokens' keepers have to be told of it. */
+        const bool admin = main_->has_places || !config->with_places;
+        const size_t admins = admin ? main_->admins : 0, links = main_->ports.count;
+        int wait_ms = until_tick_ms(main_);
 
         fds[0] = (struct pollfd){.fd = config->control_fd, .events = POLLIN};
-        fds[1] = (struct pollfd){.fd = config->admin_fd, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = admin ? config->admin_fd : -1, .events = POLLIN};
         for (size_t i = 0; i < admins; i++) {
             fds[2 + i] = (struct pollfd){.fd = main_->admin[i], .events = POLLIN};
         }
-        if (poll(fds, 2 + admins, main_->dead != NULL ? 100 : -1) < 0 && errno != EINTR) {
+        for (size_t i = 0; i < links; i++) {
+            bool full = kh_link_port_full(&main_->ports, i);
+
+            fds[2 + admins + i] = (struct pollfd){.fd = full ? -1 : main_->ports.port[i].fd, .events = POLLIN};
+            wait_ms = full && wait_ms > FULL_MS ? FULL_MS : wait_ms;
+        }
+        if (poll(fds, 2 + admins + links, main_->dead != NULL && wait_ms > 100 ? 100 : wait_ms) < 0 && errno != EINTR) {
             break;
         }
         reap_dead_rings(main_);
         /* From the last to the first: a removal moves the last one. */
-        for (size_t i = admins; i-- > 0;) {
+        for (size_t i = links; i-- > 0;) {
+            if (fds[2 + admins + i].revents != 0) {
+                kh_link_ports_read(&main_->keeper, &main_->ports, i);
+            }
+        }
+        stop = fds[0].revents != 0 && !hear_supervisor(main_);
+        for (size_t i = admins; !stop && i-- > 0;) {
             if (fds[2 + i].revents != 0) {
                 admin_serve(main_, i);
             }
         }
         if (fds[1].revents != 0) {
             admin_accept(main_);
-        }
-        if (fds[0].revents != 0) {
-            switch (kh_control_receive(config->control_fd, ring_fds)) {
-            case KH_CONTROL_RING:
-                take_ring(main_, ring_fds);
-                break;
-            case KH_CONTROL_STOP:
-                stop = true;
-                break;
-            default:
-                break;
-            }
         }
     }
 }
@@ -285,18 +333,20 @@ static kh_result open_all(keeper_main *main_, const kh_keeper_config *config)
     if ((result = kh_algorithms_init()) != KH_OK || (result = kh_dh_groups_init()) != KH_OK ||
         (result = kh_cache_new(config->cache_keys > 0 ? config->cache_keys : CACHE_KEYS_DEFAULT,
                                &keeper->cache)) != KH_OK ||
-        (result = kh_software_new(&keeper->store_tier)) != KH_OK) {
+        (result = kh_software_new(&keeper->store_tier)) != KH_OK ||
+        (result = kh_links_new(&keeper->links)) != KH_OK) {
         return result;
     }
     return kh_store_open(config->store_path, config->kek_kind, config->kek_secret, config->kek_secret_len,
                          config->log, config->ctx, &keeper->store);
 }
 
-static void drop_from_cache(void *keeper_, uint64_t ref)
+static void drop_from_cache(void *keeper_, const kh_touched *touched)
 {
     kh_keeper *keeper = keeper_;
 
-    kh_cache_drop(keeper->cache, ref);
+    kh_cache_drop(keeper->cache, touched->ref);
+    kh_links_touch(keeper, touched);
     keeper->keys_dropped = true;
 }
 
@@ -389,6 +439,8 @@ static void close_all(keeper_main *main_)
     kh_store_close(keeper->store);
     kh_cache_free(keeper->cache);
     kh_software_free(keeper->store_tier);
+    kh_links_free(keeper->links);
+    kh_link_ports_close(&main_->ports);
     kh_desk_destroy(&keeper->store_desk);
     kh_desk_destroy(&keeper->generator_desk);
     pthread_mutex_destroy(&keeper->lock);
@@ -445,6 +497,7 @@ kh_result kh_keeper_run(const kh_keeper_config *config)
         }
         serve(main_);
     }
+    kh_link_ports_stop(keeper);
     stop_threads(keeper);
 done:
     close_all(main_);

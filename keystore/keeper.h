@@ -26,8 +26,12 @@
 
 struct kh_keeper_ring;
 
+struct kh_keeper;
+
 typedef struct kh_op {
     struct kh_op *next;
+    void (*run)(struct kh_keeper *keeper, struct kh_op *op); /* no operation but an event of the store thread's, which is its own */
+    void (*answered)(struct kh_keeper *keeper, struct kh_op *op); /* the keeper's own: called instead of an answer */
     struct kh_keeper_ring *ring; /* NULL: came over the admin socket */
     int admin_fd;                /* answer goes here; owned */
     int file_fd;                 /* came along with it, or -1; owned */
@@ -107,6 +111,7 @@ typedef struct kh_keeper {
     kh_store *store;
     kh_cache *cache;
     bool keys_dropped;       /* keys changed and nobody was told yet; the store thread's */
+    struct kh_links *links;  /* to the tokens' keepers; the store thread's */
     kh_software *store_tier; /* signs what came over the admin socket; the store thread's */
 
     pthread_mutex_t lock;
@@ -153,7 +158,10 @@ void kh_keeper_forget(kh_keeper *keeper, kh_op *op);
 /* Memory for a result of up to len bytes, in the operation. NULL: none left. */
 uint8_t *kh_op_out(kh_op *op, size_t len);
 bool kh_op_expired(const kh_op *op, uint64_t now_ns);
-/* A question to usage.c, with the bytes of the operation. KH_E_USAGE is counted by the caller. */
+/*
+ * Whether the key does that now: its validity, then a question to usage.c with the bytes of the operation. KH_E_DISABLED.
+ * KH_E_USAGE is counted by the caller.
+ */
 kh_result kh_op_usage(const kh_op *op);
 void kh_op_to_tier(kh_op *op, kh_tier_op *tier);
 
@@ -175,6 +183,17 @@ void *kh_storework_main(void *keeper);
 /* Routes an operation to the store thread; answers it itself if that is not possible. */
 void kh_storework_submit(kh_keeper *keeper, kh_op *op);
 void *kh_generator_main(void *keeper);
+/* Counts and answers what the store thread is done with. */
+void kh_storework_finish(kh_keeper *keeper, kh_op *op, kh_result result, uint64_t busy_ns);
+/* An operation of the keeper's own, of root's rights, with a copy of the data; `answered` is called with it. NULL: no memory. */
+kh_op *kh_storework_own(uint32_t op, const void *data, size_t len, void (*answered)(kh_keeper *keeper, kh_op *op));
+/* Whose rights it has. */
+kh_store_asker kh_storework_asker(const kh_op *op);
+/* Fronts look keys up anew; what began with keys that are used no more is done. */
+void kh_storework_changed(kh_keeper *keeper);
+/* Has it done as if somebody had asked. */
+void kh_storework_start(kh_keeper *keeper, kh_op *op);
+kh_result kh_storework_give_infos(kh_op *op, const kh_key_info *infos, size_t count);
 
 /* ---- storetask.c: operations in slices, on the store's thread. KH_AGAIN: a slice was done, and it waits for
  * the next */
@@ -189,9 +208,24 @@ void kh_task_show_store(kh_keeper *keeper);
 
 /* ---- control.c: sockets -------------------------------------------------------------------------------- */
 
-typedef enum kh_control_kind { KH_CONTROL_NONE, KH_CONTROL_RING, KH_CONTROL_STOP } kh_control_kind;
-/* One message of the supervisor. STOP also at the end of file. fds: for RING, the caller's. */
-kh_control_kind kh_control_receive(int fd, int fds[3]);
+typedef enum kh_control_kind {
+    KH_CONTROL_NONE,
+    KH_CONTROL_RING,
+    KH_CONTROL_STOP,
+    KH_CONTROL_PLACES,
+    KH_CONTROL_LINK
+} kh_control_kind;
+
+#define KH_CONTROL_FDS 3
+
+typedef struct kh_control {
+    int fds[KH_CONTROL_FDS]; /* three of RING, one of LINK: the caller's */
+    char token[KH_PLACE_MAX + 1]; /* of LINK */
+    kh_keeper_places places;      /* of PLACES */
+} kh_control;
+
+/* One message of the supervisor. STOP also at the end of file. */
+kh_control_kind kh_control_receive(int fd, kh_control *control);
 
 /* admin.c: accepts a peer that may be here; -1: none, or refused. */
 int kh_admin_accept(int listener);

@@ -70,7 +70,7 @@ kh_result kh_kek_transfer_key(const uint8_t kek[KH_KEK_LEN], uint8_t key[32])
                                                                                           : KH_E_CRYPTO;
 }
 
-static int hex_value(char c)
+int kh_kek_hex_value(char c)
 {
     return c >= '0' && c <= '9'   ? c - '0'
            : c >= 'a' && c <= 'f' ? c - 'a' + 10
@@ -95,38 +95,51 @@ static bool write_all(int fd, const char *data, size_t len)
     return true;
 }
 
-kh_result kh_kek_file_create(const char *path)
+void kh_kek_hex(const uint8_t *data, size_t len, char *text)
 {
     static const char digits[] = "0123456789abcdef";
+
+    for (size_t i = 0; i < len; i++) {
+        text[2 * i] = digits[data[i] >> 4];
+        text[2 * i + 1] = digits[data[i] & 15];
+    }
+}
+
+kh_result kh_kek_line_create(const char *path, const char *line, size_t len)
+{
+    kh_result result = KH_E_IO;
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0) {
+        return errno == EEXIST ? KH_E_EXISTS : KH_E_IO;
+    }
+    if (!write_all(fd, line, len) || fsync(fd) != 0) {
+        unlink(path);
+        goto done;
+    }
+    result = KH_OK;
+done:
+    if (close(fd) != 0 && result == KH_OK) {
+        result = KH_E_IO;
+    }
+    return result;
+}
+
+kh_result kh_kek_file_create(const char *path)
+{
     uint8_t kek[KH_KEK_LEN] = {0};
     char line[FILE_LEN];
-    kh_result result = KH_E_IO;
-    int fd = -1;
+    kh_result result = KH_OK;
 
     memcpy(line, FILE_PREFIX, FILE_PREFIX_LEN);
     if (RAND_bytes(kek, sizeof(kek)) != 1) {
         result = KH_E_CRYPTO;
         goto done;
     }
-    for (size_t i = 0; i < sizeof(kek); i++) {
-        line[FILE_PREFIX_LEN + 2 * i] = digits[kek[i] >> 4];
-        line[FILE_PREFIX_LEN + 2 * i + 1] = digits[kek[i] & 15];
-    }
+    kh_kek_hex(kek, sizeof(kek), line + FILE_PREFIX_LEN);
     line[FILE_LEN - 1] = '\n';
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) {
-        result = errno == EEXIST ? KH_E_EXISTS : KH_E_IO;
-        goto done;
-    }
-    if (!write_all(fd, line, sizeof(line)) || fsync(fd) != 0) {
-        unlink(path);
-        goto done;
-    }
-    result = KH_OK;
+    result = kh_kek_line_create(path, line, sizeof(line));
 done:
-    if (fd >= 0 && close(fd) != 0 && result == KH_OK) {
-        result = KH_E_IO;
-    }
     OPENSSL_cleanse(kek, sizeof(kek));
     OPENSSL_cleanse(line, sizeof(line));
     return result;
@@ -138,8 +151,8 @@ static kh_result parse_line(const char *line, uint8_t kek[KH_KEK_LEN])
         return KH_E_MALFORMED;
     }
     for (size_t i = 0; i < KH_KEK_LEN; i++) {
-        int high = hex_value(line[FILE_PREFIX_LEN + 2 * i]),
-            low = hex_value(line[FILE_PREFIX_LEN + 2 * i + 1]);
+        int high = kh_kek_hex_value(line[FILE_PREFIX_LEN + 2 * i]),
+            low = kh_kek_hex_value(line[FILE_PREFIX_LEN + 2 * i + 1]);
 
         if (high < 0 || low < 0) {
             return KH_E_MALFORMED;
@@ -149,14 +162,14 @@ static kh_result parse_line(const char *line, uint8_t kek[KH_KEK_LEN])
     return KH_OK;
 }
 
-kh_result kh_kek_file_load(const char *path, uint8_t kek[KH_KEK_LEN])
+kh_result kh_kek_line_load(const char *path, char *line, size_t cap, size_t *len)
 {
-    char line[FILE_LEN + 1];
     struct stat st;
     ssize_t n = 0;
     kh_result result = KH_E_IO;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
+    *len = 0;
     if (fd < 0 || fstat(fd, &st) != 0) {
         goto done;
     }
@@ -164,17 +177,30 @@ kh_result kh_kek_file_load(const char *path, uint8_t kek[KH_KEK_LEN])
         result = KH_E_FORBIDDEN;
         goto done;
     }
-    n = read(fd, line, sizeof(line));
+    n = read(fd, line, cap);
     if (n < 0) {
         goto done;
     }
-    result = KH_E_MALFORMED;
-    if ((size_t)n == FILE_LEN - 1 || ((size_t)n == FILE_LEN && line[FILE_LEN - 1] == '\n')) {
-        result = parse_line(line, kek);
+    *len = (size_t)n;
+    if (n > 0 && line[n - 1] == '\n') {
+        (*len)--;
     }
+    result = KH_OK;
 done:
     if (fd >= 0) {
         close(fd);
+    }
+    return result;
+}
+
+kh_result kh_kek_file_load(const char *path, uint8_t kek[KH_KEK_LEN])
+{
+    char line[FILE_LEN + 1];
+    size_t len = 0;
+    kh_result result = kh_kek_line_load(path, line, sizeof(line), &len);
+
+    if (result == KH_OK) {
+        result = len == FILE_LEN - 1 ? parse_line(line, kek) : KH_E_MALFORMED;
     }
     OPENSSL_cleanse(line, sizeof(line));
     return result;

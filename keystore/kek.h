@@ -20,4 +20,15 @@ KH_MUST_USE kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, siz
  */
 KH_MUST_USE kh_result kh_kek_transfer_key(const uint8_t kek[KH_KEK_LEN], uint8_t key[32]);
 
+/* ---- Files of one line (kek.c, kek_token.c): mode 0600, never overwritten ---- */
+
+/* KH_E_EXISTS, KH_E_IO. */
+KH_MUST_USE kh_result kh_kek_line_create(const char *path, const char *line, size_t len);
+/* Up to cap bytes; *len without the newline at the end. KH_E_IO; KH_E_FORBIDDEN: others than its owner may read it. */
+KH_MUST_USE kh_result kh_kek_line_load(const char *path, char *line, size_t cap, size_t *len);
+/* 2 len digits, without a zero behind. */
+void kh_kek_hex(const uint8_t *data, size_t len, char *text);
+/* Of one lower-case digit; -1: none. */
+int kh_kek_hex_value(char c);
+
 #endif

@@ -51,7 +51,23 @@ typedef struct kh_link_key {
     char pool[KH_PLACE_MAX + 1]; /* empty: a key of this token alone */
     uint32_t blob_len;
     uint32_t pkcs8_len; /* KH_LINK_IMPORT: behind the blob; wiped by both sides after use */
+    uint32_t reserved;  /* so that nothing lies between the structure and its tail */
     uint8_t tail[];     /* blob, pkcs8 */
 } kh_link_key;
+_Static_assert(offsetof(kh_link_key, tail) == sizeof(kh_link_key), "behind it is its tail");
+
+/* ---- link.c: the transport. Stateless; any thread may send, one receives ---------------------------------------- */
+
+/* Two ends: non-blocking, close-on-exec. KH_E_IO. */
+KH_MUST_USE kh_result kh_link_pair(int fds[2]);
+/* One datagram with data_len bytes behind it. Never blocks. KH_AGAIN: no room now. KH_E_CLOSED: nobody is there. */
+KH_MUST_USE kh_result kh_link_send(int fd, const kh_link_message *message, const void *data);
+/*
+ * The next datagram, its data into KH_LINK_DATA_MAX bytes, which may hold a secret. Never blocks. KH_AGAIN: none.
+ * KH_E_CLOSED: the other is gone. KH_E_MALFORMED: one that is not what it says; it is dropped.
+ */
+KH_MUST_USE kh_result kh_link_receive(int fd, kh_link_message *message, uint8_t *data);
+/* The name of an operation; "?" for an unknown number. */
+const char *kh_link_op_name(uint32_t op);
 
 #endif

@@ -7,6 +7,7 @@
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/ec.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
@@ -144,6 +145,24 @@ done:
     if (result != KH_OK) {
         kh_material_wipe(material);
     }
+    return result;
+}
+
+kh_result kh_material_public(const uint8_t *spki, size_t len, kh_material *material)
+{
+    const uint8_t *at = spki;
+    EVP_PKEY *pkey = len <= KH_SPKI_MAX ? d2i_PUBKEY(NULL, &at, (long)len) : NULL;
+    kh_result result = KH_E_MALFORMED;
+
+    memset(material, 0, sizeof(*material));
+    if (pkey != NULL && at == spki + len) {
+        result = kh_key_id(pkey, material->id, material->spki, &material->spki_len, &material->type, &material->bits);
+    }
+    if (result == KH_OK && (material->spki_len != len || memcmp(material->spki, spki, len) != 0)) {
+        result = KH_E_MALFORMED;
+    }
+    EVP_PKEY_free(pkey);
+    ERR_clear_error();
     return result;
 }
 

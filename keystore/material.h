@@ -13,8 +13,9 @@ typedef struct kh_material {
     uint8_t id[KH_KEY_ID_LEN];
     uint8_t spki[KH_SPKI_MAX];
     size_t spki_len;
-    uint8_t pkcs8[KH_IMPORT_PKCS8_MAX]; /* PKCS#8 PrivateKeyInfo, DER, without attributes */
+    uint8_t pkcs8[KH_IMPORT_PKCS8_MAX]; /* PKCS#8 PrivateKeyInfo, DER, without attributes; of a token's key: its locator */
     size_t pkcs8_len;
+    bool adopted; /* of a token's key: made elsewhere, and not destroyed from here */
 } kh_material;
 
 void kh_material_wipe(kh_material *material);
@@ -33,6 +34,8 @@ KH_MUST_USE kh_result kh_pkcs8_parse_as(kh_key_type type, const uint8_t *der, si
 KH_MUST_USE kh_result kh_material_judge(const EVP_PKEY *pkey);
 /* pkey stays the caller's. KH_E_UNSUPPORTED, KH_E_TOO_LARGE, KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_material_encode(const EVP_PKEY *pkey, kh_material *material);
+/* All but the private key, of a canonical SubjectPublicKeyInfo. KH_E_MALFORMED: it is none; KH_E_UNSUPPORTED. */
+KH_MUST_USE kh_result kh_material_public(const uint8_t *spki, size_t len, kh_material *material);
 /* Whether such a key may be made: RSA of an even size of 2048 to 4096 bits, or a curve with its own size (0
  * is taken). */
 bool kh_material_possible(uint32_t type, uint32_t *bits);

@@ -11,7 +11,8 @@
 typedef struct kh_row {
     kh_key_info info;
     uint32_t policy;
-    uint8_t pkcs8[KH_IMPORT_PKCS8_MAX];
+    uint64_t deleted; /* when it was deleted, Unix time; 0: it is not, or before anybody wrote it down */
+    uint8_t pkcs8[KH_IMPORT_PKCS8_MAX]; /* of a key of a token: its locator (locator.h) */
     size_t pkcs8_len;
 } kh_row;
 
@@ -20,11 +21,24 @@ typedef struct kh_row {
 #define STATE_DELETED 3u
 #define KH_POLICY_WAS_DISABLED 0x1u /* state before it was deleted */
 #define KH_POLICY_BY_ROOT 0x2u      /* root disabled it: only root enables it */
-#define KH_POLICY_ALL (KH_POLICY_WAS_DISABLED | KH_POLICY_BY_ROOT)
+#define KH_POLICY_ADOPTED 0x4u      /* its object in the token was not made here, and is not destroyed from here */
+#define KH_POLICY_ALL (KH_POLICY_WAS_DISABLED | KH_POLICY_BY_ROOT | KH_POLICY_ADOPTED)
+
+static inline bool kh_row_in_token(const kh_row *row)
+{
+    return row->info.tier != KH_TIER_SOFTWARE;
+}
+
+/* Whether tier, place and validity fit together, of a row; and of a request, where tier may be 0 and the place empty. */
+bool kh_info_possible(const kh_key_info *info);
+bool kh_info_asked(const kh_key_info *info);
 
 /* Whether a key of that type may have that usage; KH_KEY_NONE: of a type not known yet. */
 bool kh_usage_possible(uint32_t usage, uint32_t type);
-/* Whether the private key is the one of the row's public key, id, type and size. KH_E_DAMAGED: it is not. */
+/*
+ * Whether the private key is the one of the row's public key, id, type and size; of a key of a token, whether its locator
+ * is one. KH_E_DAMAGED: it is not.
+ */
 KH_MUST_USE kh_result kh_row_sound(const kh_row *row);
 
 /* Big-endian numbers and bytes, one after the other; each returns where the next goes. */

@@ -119,11 +119,16 @@ static kh_result open_database(kh_store *store)
     return kh_store_error(store, code, "opening");
 }
 
-kh_result kh_store_prepare(kh_store *store)
+/* ST_GET of a file that is only read and has a version before 3. */
+static const char get_before_3[] = "SELECT name, version, type, bits, usage, state, policy, created, id, spki,"
+                                   " sealed, 1, '', 0, 0, 0 FROM keys WHERE ref = ?1";
+
+kh_result kh_store_prepare(kh_store *store, unsigned version)
 {
     for (int i = 0; i < ST_COUNT_OF_STATEMENTS; i++) {
-        int code = sqlite3_prepare_v3(store->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT,
-                                      &store->statement[i], NULL);
+        const char *text = i == ST_GET && store->read_only && version < 3 ? get_before_3 : statements[i];
+        int code =
+            sqlite3_prepare_v3(store->db, text, -1, SQLITE_PREPARE_PERSISTENT, &store->statement[i], NULL);
 
         /* A store that is only read may be of a version that lacks a table. */
         if (code != SQLITE_OK && !(store->read_only && (code & 0xff) == SQLITE_ERROR)) {
@@ -195,7 +200,7 @@ kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_s
         (result = open_database(store)) != KH_OK || (result = kh_schema_check(store, &version)) != KH_OK ||
         (result = kh_meta_open_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK ||
         (result = kh_schema_migrate(store, version)) != KH_OK ||
-        (result = kh_store_prepare(store)) != KH_OK ||
+        (result = kh_store_prepare(store, version)) != KH_OK ||
         (result = kh_meta_read(store, "store id", store->id, sizeof(store->id))) != KH_OK ||
         (result = kh_fdvfs_register()) != KH_OK) {
         goto done;

@@ -17,8 +17,15 @@
 
 typedef struct kh_store kh_store;
 
-/* Called with each key version whose state changed or that is gone, when the change is on the disk. */
-typedef void (*kh_store_changed_fn)(void *ctx, uint64_t ref);
+/* A key version that changed or is gone, and where it was; tier 0: nobody knows. */
+typedef struct kh_touched {
+    uint64_t ref;
+    uint32_t tier;
+    char place[KH_PLACE_MAX + 1];
+} kh_touched;
+
+/* Called with each of them, when the change is on the disk. */
+typedef void (*kh_store_changed_fn)(void *ctx, const kh_touched *touched);
 
 /* Who asks for a change: what root did, the front does not undo. */
 typedef enum kh_store_asker { KH_ASKER_FRONT = 0, KH_ASKER_ROOT } kh_store_asker;
@@ -47,15 +54,20 @@ KH_MUST_USE kh_result kh_store_note_backup(kh_store *store, uint64_t when);
 KH_MUST_USE kh_result kh_store_count(kh_store *store, uint64_t *count);
 
 /*
- * Adds a version. info: name, usage and flags as asked; all of it is filled on KH_OK. KH_E_INVALID (name,
+ * Adds a version. info: name, usage, flags, tier, place and validity as asked; all of it is filled on KH_OK. Of a key of a
+ * token, material has its locator, and what was intended for that object is fulfilled with it. KH_E_INVALID (name,
  * usage, a usage that is not inherited), KH_E_EXISTS, KH_E_DUPLICATE, KH_E_NOT_FOUND (a new version of
- * nothing), KH_E_DISABLED (of a deleted key). KH_E_FORBIDDEN: the front brings a key that was purged, or that
+ * nothing), KH_E_DISABLED (of a deleted key). KH_E_FORBIDDEN: the front would have a new version elsewhere than the one before,
+ * or brings a key that was purged, or that
  * is there deleted or disabled by root; a sealed import that somebody kept would bring it back.
  */
 KH_MUST_USE kh_result kh_store_insert(kh_store *store, kh_store_asker asker, kh_key_info *info,
                                       const kh_material *material);
-/* The same refusals without the key: whether an insertion could succeed, before a key is generated for it. */
-KH_MUST_USE kh_result kh_store_may_insert(kh_store *store, const kh_key_info *info);
+/*
+ * The same refusals without the key: whether an insertion could succeed, before a key is generated for it. Fills version,
+ * and usage, tier and place where they are inherited.
+ */
+KH_MUST_USE kh_result kh_store_may_insert(kh_store *store, kh_store_asker asker, kh_key_info *info);
 /* One version with its private key (PKCS#8; wipe it). pkcs8: KH_IMPORT_PKCS8_MAX bytes or NULL.
  * KH_E_NOT_FOUND, KH_E_DAMAGED. */
 KH_MUST_USE kh_result kh_store_get(kh_store *store, uint64_t ref, kh_key_info *info, uint8_t *pkcs8,
@@ -66,6 +78,10 @@ KH_MUST_USE kh_result kh_store_find_name(kh_store *store, const char *name, size
                                          kh_key_info *infos, size_t max, size_t *count);
 KH_MUST_USE kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_key_info *infos,
                                        size_t max, size_t *count);
+/* The newest version; deleted ones only if `also_deleted`. KH_E_FORBIDDEN: there is none but deleted ones. */
+KH_MUST_USE kh_result kh_store_newest(kh_store *store, const char *name, bool also_deleted, kh_key_info *newest);
+/* The next row after *ref that is at that token or pool, by an index that is not sealed: read it. KH_E_NOT_FOUND: none. */
+KH_MUST_USE kh_result kh_store_next_at(kh_store *store, const char *place, uint64_t *ref);
 /* The versions that follow name/version in the order of names and versions. Damaged ones are left out. */
 KH_MUST_USE kh_result kh_store_list(kh_store *store, const char *name, size_t name_len, uint32_t version,
                                     kh_key_info *infos, size_t max, size_t *count);
@@ -77,8 +93,36 @@ KH_MUST_USE kh_result kh_store_set_state(kh_store *store, kh_store_asker asker, 
                                          uint32_t version, uint32_t state, kh_key_info *newest);
 /* Undoes deletion: each deleted version is again what it was. */
 KH_MUST_USE kh_result kh_store_recover(kh_store *store, const char *name);
-/* Removes all versions for good. KH_E_ORDER: one of them is not deleted. */
-KH_MUST_USE kh_result kh_store_purge(kh_store *store, const char *name);
+/*
+ * Removes all versions for good. KH_E_ORDER: one of them is not deleted. KH_E_FORBIDDEN: one was deleted too lately for
+ * what the name or the store retains. Objects in tokens that were made here are intended to be destroyed; places says which
+ * tokens a pool has.
+ */
+KH_MUST_USE kh_result kh_store_purge(kh_store *store, const char *name, const kh_keeper_places *places, uint64_t now);
+
+/* ---- store_intent.c: objects in tokens, before they are made and until they are destroyed ---------------- */
+
+/* Written down before a token is asked, so that what a crash leaves behind is found. object: KH_P11_ID_LEN bytes. */
+KH_MUST_USE kh_result kh_store_intend(kh_store *store, const char *token, const uint8_t *object, bool destroy);
+/* The object is gone, or was never made. */
+KH_MUST_USE kh_result kh_store_intent_done(kh_store *store, const char *token, const uint8_t *object);
+/* The next of that token after `object` (16 zeros: the first), into the same. KH_E_NOT_FOUND: none. */
+KH_MUST_USE kh_result kh_store_intent_next(kh_store *store, const char *token, uint8_t *object, bool *destroy);
+
+/* ---- store_names.c: what is said of names ----------------------------------------------------------------- */
+
+/* "": the store's. Nothing said: zeros. KH_E_DAMAGED: it is not as it was sealed (logged). */
+KH_MUST_USE kh_result kh_store_policy(kh_store *store, const char *name, kh_name_policy *policy);
+/*
+ * As kh_key_change says; all of it or nothing. info: the version concerned, afterwards (of "": zeros). KH_E_INVALID,
+ * KH_E_NOT_FOUND, KH_E_FORBIDDEN (lowers retention, or the key is deleted), KH_E_TOO_LARGE (tags).
+ */
+KH_MUST_USE kh_result kh_store_set(kh_store *store, const kh_key_change *change, kh_key_info *info);
+/* The next name after `name` for which something is said, into the same (KH_NAME_MAX + 1). KH_E_NOT_FOUND: none. */
+KH_MUST_USE kh_result kh_store_next_named(kh_store *store, char *name);
+/* The key moves into a token: its private key in the store is replaced by material's locator. KH_E_ORDER: it is in one. */
+KH_MUST_USE kh_result kh_store_move(kh_store *store, uint64_t ref, const kh_key_info *to, const kh_material *material,
+                                    kh_key_info *info);
 
 /* A place in the index of names: its entry, to go on from. */
 typedef struct kh_index_place {
@@ -105,6 +149,13 @@ typedef struct kh_store_checking {
  */
 KH_MUST_USE kh_result kh_store_check(kh_store *store, kh_store_checking *checking, unsigned most, char *text,
                                      size_t cap, size_t *len);
+
+/*
+ * Changing the KEK (of kind KH_KEK_FILE) while the store is in use, safe at any point: after kh_store_kek_next either of the two opens
+ * the store; after kh_store_kek_end only the one that is given, whichever of the two. KH_E_PASSPHRASE: kek does not open it.
+ */
+KH_MUST_USE kh_result kh_store_kek_next(kh_store *store, const uint8_t kek[32], const uint8_t next[32]);
+KH_MUST_USE kh_result kh_store_kek_end(kh_store *store, const uint8_t kek[32]);
 
 /* One transaction around many insertions (for tools). */
 KH_MUST_USE kh_result kh_store_begin(kh_store *store);

@@ -5,6 +5,7 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* What is asked for. */
 typedef struct state_change {
@@ -37,6 +38,7 @@ static kh_result change_state(const state_change *asked, kh_row *row)
     default:
         row->policy = row->info.state == STATE_DISABLED ? row->policy | KH_POLICY_WAS_DISABLED
                                                         : row->policy & ~KH_POLICY_WAS_DISABLED;
+        row->deleted = (uint64_t)time(NULL);
         break;
     }
     row->info.state = asked->state;
@@ -51,6 +53,7 @@ static kh_result change_back(const state_change *asked, kh_row *row)
     }
     row->info.state = (row->policy & KH_POLICY_WAS_DISABLED) != 0 ? STATE_DISABLED : STATE_ENABLED;
     row->policy &= ~KH_POLICY_WAS_DISABLED;
+    row->deleted = 0;
     return KH_OK;
 }
 
@@ -59,16 +62,17 @@ static kh_result change_back(const state_change *asked, kh_row *row)
  * damaged row is left: nobody can use it, and it must not keep the other versions from being disabled.
  */
 static kh_result change_rows(kh_store *store, const char *name, const state_change *asked,
-                             const uint64_t *refs, size_t n)
+                             kh_touched *touched, size_t n)
 {
     kh_row row;
     kh_result result = KH_E_NOT_FOUND;
     size_t changed = 0;
 
     for (size_t i = 0; i < n; i++) {
-        kh_result one = kh_row_read(store, refs[i], name, strlen(name), &row);
+        kh_result one = kh_row_read(store, touched[i].ref, name, strlen(name), &row);
 
         if (one == KH_OK) {
+            kh_store_touch(&touched[i], &row);
             one = asked->apply(asked, &row);
         }
         if (one == KH_OK) {
@@ -87,34 +91,56 @@ static kh_result change_rows(kh_store *store, const char *name, const state_chan
     return changed > 0 ? KH_OK : result;
 }
 
-static void tell_changed(kh_store *store, const uint64_t *refs, size_t n)
+void kh_store_touch(kh_touched *touched, const kh_row *row)
+{
+    touched->tier = row->info.tier;
+    memcpy(touched->place, row->info.place, sizeof(touched->place));
+}
+
+void kh_store_tell(kh_store *store, const kh_touched *touched, size_t n)
 {
     for (size_t i = 0; store->changed != NULL && i < n; i++) {
-        store->changed(store->changed_ctx, refs[i]);
+        store->changed(store->changed_ctx, &touched[i]);
     }
 }
 
-static kh_result change_name(kh_store *store, const char *name, const state_change *asked)
+/* The rows of a name, which are going to be touched; the caller frees. */
+static kh_result find_touched(kh_store *store, const char *name, kh_touched **touched, size_t *n)
 {
     uint64_t *refs = NULL;
-    size_t n = 0;
-    kh_result result = kh_store_refs_of_name(store, name, strlen(name), &refs, &n);
+    kh_result result = kh_store_refs_of_name(store, name, strlen(name), &refs, n);
 
-    if (result == KH_OK) {
-        result = kh_store_tx_begin(store);
+    *touched = NULL;
+    if (result == KH_OK && (*touched = calloc(*n, sizeof(**touched))) == NULL) {
+        result = KH_E_MEMORY;
     }
-    if (result == KH_OK) {
-        result = kh_store_tx_end(store, change_rows(store, name, asked, refs, n));
-    }
-    if (result == KH_OK) {
-        tell_changed(store, refs, n);
+    for (size_t i = 0; result == KH_OK && i < *n; i++) {
+        (*touched)[i].ref = refs[i];
     }
     free(refs);
     return result;
 }
 
-/* The newest version; deleted ones only if `also_deleted`. KH_E_FORBIDDEN: there is none but deleted ones. */
-static kh_result newest_of(kh_store *store, const char *name, bool also_deleted, kh_key_info *newest)
+static kh_result change_name(kh_store *store, const char *name, const state_change *asked)
+{
+    kh_touched *touched = NULL;
+    size_t n = 0;
+    kh_result result = find_touched(store, name, &touched, &n);
+
+    if (result == KH_OK) {
+        result = kh_store_tx_begin(store);
+    }
+    if (result == KH_OK) {
+        result = kh_store_tx_end(store, change_rows(store, name, asked, touched, n));
+    }
+    if (result == KH_OK) {
+        kh_store_tell(store, touched, n);
+    }
+    free(touched);
+    return result;
+}
+
+kh_result kh_store_newest(kh_store *store, const char *name, bool also_deleted, kh_key_info *newest)
 {
     uint64_t *refs = NULL;
     size_t n = 0;
@@ -145,13 +171,13 @@ kh_result kh_store_set_state(kh_store *store, kh_store_asker asker, const char *
     }
     if (state == STATE_ENABLED && version == 0) {
         /* Not all: an older one that was disabled by itself stays so until it is named. */
-        result = newest_of(store, name, false, newest);
+        result = kh_store_newest(store, name, false, newest);
         asked.version = newest->version;
     }
     if (result == KH_OK) {
         result = change_name(store, name, &asked);
     }
-    return result == KH_OK ? newest_of(store, name, true, newest) : result;
+    return result == KH_OK ? kh_store_newest(store, name, true, newest) : result;
 }
 
 kh_result kh_store_recover(kh_store *store, const char *name)
@@ -161,44 +187,110 @@ kh_result kh_store_recover(kh_store *store, const char *name)
     return change_name(store, name, &asked);
 }
 
-static kh_result delete_rows(kh_store *store, const char *name, const uint64_t *refs, size_t n)
+/* What a purge goes by. */
+typedef struct purging {
+    const char *name;
+    const kh_keeper_places *places;
+    uint64_t now;
+} purging;
+
+static kh_result may_purge(kh_store *store, const purging *asked, const kh_row *row)
+{
+    uint64_t until = 0;
+    kh_result result = KH_OK;
+
+    if (row->info.state != STATE_DELETED) {
+        return KH_E_ORDER;
+    }
+    result = kh_names_retained(store, asked->name, row->deleted, &until);
+    return result == KH_OK && asked->now < until ? KH_E_FORBIDDEN : result;
+}
+
+static kh_result delete_rows(kh_store *store, const purging *asked, kh_touched *touched, size_t n)
 {
     kh_row row;
     kh_result result = KH_OK;
 
     for (size_t i = 0; result == KH_OK && i < n; i++) {
-        result = kh_row_read(store, refs[i], name, strlen(name), &row);
-        if (result == KH_OK && row.info.state != STATE_DELETED) {
-            result = KH_E_ORDER;
-        } else if (result == KH_OK || result == KH_E_DAMAGED) {
-            sqlite3_bind_int64(store->statement[ST_PURGED], 1, (int64_t)refs[i]);
+        const uint64_t ref = touched[i].ref;
+
+        result = kh_row_read(store, ref, asked->name, strlen(asked->name), &row);
+        if (result == KH_OK && (result = may_purge(store, asked, &row)) == KH_OK) {
+            kh_store_touch(&touched[i], &row);
+            result = kh_intents_destroy(store, &row, asked->places);
+        } else if (result == KH_E_DAMAGED) {
+            result = KH_OK; /* it can be purged, and whatever a token has of it is not known */
+        }
+        if (result == KH_OK) {
+            sqlite3_bind_int64(store->statement[ST_PURGED], 1, (int64_t)ref);
             result = kh_store_run(store, ST_PURGED, "noting what is purged");
         }
         if (result == KH_OK) {
-            sqlite3_bind_int64(store->statement[ST_DELETE], 1, (int64_t)refs[i]);
+            sqlite3_bind_int64(store->statement[ST_DELETE], 1, (int64_t)ref);
             result = kh_store_run(store, ST_DELETE, "purging");
         }
     }
     OPENSSL_cleanse(&row, sizeof(row));
-    return result;
+    return result == KH_OK ? kh_names_forget(store, asked->name) : result;
 }
 
-kh_result kh_store_purge(kh_store *store, const char *name)
+kh_result kh_store_purge(kh_store *store, const char *name, const kh_keeper_places *places, uint64_t now)
 {
-    uint64_t *refs = NULL;
+    const purging asked = {.name = name, .places = places, .now = now};
+    kh_touched *touched = NULL;
     size_t n = 0;
-    kh_result result = kh_store_refs_of_name(store, name, strlen(name), &refs, &n);
+    kh_result result = find_touched(store, name, &touched, &n);
 
     if (result == KH_OK) {
         result = kh_store_tx_begin(store);
     }
     if (result == KH_OK) {
-        result = kh_store_tx_end(store, delete_rows(store, name, refs, n));
+        result = kh_store_tx_end(store, delete_rows(store, &asked, touched, n));
     }
     if (result == KH_OK) {
         store->changes++;
-        tell_changed(store, refs, n);
+        kh_store_tell(store, touched, n);
     }
-    free(refs);
+    free(touched);
+    return result;
+}
+
+kh_result kh_store_move(kh_store *store, uint64_t ref, const kh_key_info *to, const kh_material *material,
+                        kh_key_info *info)
+{
+    kh_touched touched = {.ref = ref};
+    kh_row row;
+    kh_result result = kh_row_read(store, ref, NULL, 0, &row);
+
+    kh_store_touch(&touched, &row);
+    if (result == KH_OK && (kh_row_in_token(&row) || row.info.state == STATE_DELETED)) {
+        result = KH_E_ORDER;
+    }
+    if (result != KH_OK) {
+        goto done;
+    }
+    row.info.tier = to->tier;
+    memcpy(row.info.place, to->place, sizeof(row.info.place));
+    OPENSSL_cleanse(row.pkcs8, row.pkcs8_len);
+    memcpy(row.pkcs8, material->pkcs8, material->pkcs8_len);
+    row.pkcs8_len = material->pkcs8_len;
+    result = kh_info_possible(&row.info) ? kh_row_sound(&row) : KH_E_INVALID;
+    if (result == KH_OK) {
+        result = kh_store_tx_begin(store);
+    }
+    if (result != KH_OK) {
+        goto done;
+    }
+    result = kh_row_reseal(store, &row);
+    if (result == KH_OK) {
+        result = kh_intents_fulfilled(store, &row);
+    }
+    result = kh_store_tx_end(store, result);
+    if (result == KH_OK) {
+        *info = row.info;
+        kh_store_tell(store, &touched, 1);
+    }
+done:
+    OPENSSL_cleanse(&row, sizeof(row));
     return result;
 }

@@ -121,11 +121,23 @@ static bool info_named(const kh_key_info *info)
 {
     const char *end = memchr(info->name, '\0', sizeof(info->name));
 
-    return end != NULL && kh_name_valid(info->name, (size_t)(end - info->name));
+    return end != NULL && kh_name_valid(info->name, (size_t)(end - info->name)) &&
+           memchr(info->place, '\0', sizeof(info->place)) != NULL;
 }
 
-/* What name and version an insertion gets, and the usage that it inherits. */
-static kh_result place_version(kh_store *store, kh_key_info *info)
+/* A version that does not say where it lives lives where the one before does; a first one in memory. */
+static void inherit_place(kh_key_info *info, const kh_key_info *before)
+{
+    if (info->tier == 0) {
+        info->tier = before != NULL ? before->tier : KH_TIER_SOFTWARE;
+    }
+    if (before != NULL && info->tier == before->tier && info->place[0] == '\0') {
+        memcpy(info->place, before->place, sizeof(info->place));
+    }
+}
+
+/* What name and version an insertion gets, and the usage and the place that it inherits. */
+static kh_result place_version(kh_store *store, kh_store_asker asker, kh_key_info *info)
 {
     uint64_t *refs = NULL;
     size_t count = 0;
@@ -135,6 +147,7 @@ static kh_result place_version(kh_store *store, kh_key_info *info)
 
     info->version = 1;
     if (result == KH_E_NOT_FOUND) {
+        inherit_place(info, NULL);
         result = extends ? KH_E_NOT_FOUND : KH_OK;
         goto done;
     }
@@ -161,6 +174,12 @@ static kh_result place_version(kh_store *store, kh_key_info *info)
     }
     info->usage = row->info.usage;
     info->version = row->info.version + 1;
+    inherit_place(info, &row->info);
+    /* What follows goes by the newest version: the front does not say where. */
+    if (asker != KH_ASKER_ROOT &&
+        (info->tier != row->info.tier || strcmp(info->place, row->info.place) != 0)) {
+        result = KH_E_FORBIDDEN;
+    }
 done:
     if (row != NULL) {
         OPENSSL_cleanse(row, sizeof(*row));
@@ -170,25 +189,23 @@ done:
     return result;
 }
 
-static kh_result check_request(kh_store *store, kh_key_info *info, uint32_t type)
+static kh_result check_request(kh_store *store, kh_store_asker asker, kh_key_info *info, uint32_t type)
 {
     kh_result result = KH_OK;
 
     if (!info_named(info) || (info->flags & ~(KH_KEY_ALLOW_DUPLICATE | KH_KEY_NEW_VERSION)) != 0) {
         return KH_E_INVALID;
     }
-    result = place_version(store, info);
+    result = place_version(store, asker, info);
     if (result == KH_OK && !kh_usage_possible(info->usage, type)) {
         result = KH_E_INVALID;
     }
     return result;
 }
 
-kh_result kh_store_may_insert(kh_store *store, const kh_key_info *asked)
+kh_result kh_store_may_insert(kh_store *store, kh_store_asker asker, kh_key_info *info)
 {
-    kh_key_info info = *asked;
-
-    return check_request(store, &info, info.type);
+    return check_request(store, asker, info, info->type);
 }
 
 kh_result kh_store_next_ref(kh_store *store, uint64_t *ref)
@@ -256,8 +273,11 @@ static kh_result check_id(kh_store *store, kh_store_asker asker, const kh_key_in
 
 static kh_result insert_row(kh_store *store, kh_store_asker asker, kh_row *row)
 {
-    kh_result result = check_request(store, &row->info, row->info.type);
+    kh_result result = check_request(store, asker, &row->info, row->info.type);
 
+    if (result == KH_OK && (!kh_info_possible(&row->info) || (kh_row_in_token(row) && kh_row_sound(row) != KH_OK))) {
+        result = KH_E_INVALID;
+    }
     if (result == KH_OK) {
         result = check_id(store, asker, &row->info);
     }
@@ -282,6 +302,11 @@ kh_result kh_store_insert(kh_store *store, kh_store_asker asker, kh_key_info *in
     memcpy(row->info.name, info->name, sizeof(row->info.name));
     row->info.usage = info->usage;
     row->info.flags = info->flags;
+    row->info.tier = info->tier;
+    memcpy(row->info.place, info->place, sizeof(row->info.place));
+    row->info.not_before = info->not_before;
+    row->info.expires = info->expires;
+    row->policy = material->adopted ? KH_POLICY_ADOPTED : 0;
     row->info.type = (uint32_t)material->type;
     row->info.bits = material->bits;
     row->info.state = STATE_ENABLED;
@@ -295,7 +320,11 @@ kh_result kh_store_insert(kh_store *store, kh_store_asker asker, kh_key_info *in
     if (result != KH_OK) {
         goto done;
     }
-    result = kh_store_tx_end(store, insert_row(store, asker, row));
+    result = insert_row(store, asker, row);
+    if (result == KH_OK && kh_row_in_token(row)) {
+        result = kh_intents_fulfilled(store, row);
+    }
+    result = kh_store_tx_end(store, result);
     if (result == KH_OK) {
         store->changes++;
         row->info.flags = 0;
@@ -414,6 +443,27 @@ kh_result kh_store_find_id(kh_store *store, const uint8_t id[KH_KEY_ID_LEN], kh_
         result = read_all(store, refs, n, NULL, 0, 0, infos, max, count);
     }
     free(refs);
+    return result;
+}
+
+kh_result kh_store_next_at(kh_store *store, const char *place, uint64_t *ref)
+{
+    sqlite3_stmt *st = store->statement[ST_AT_PLACE];
+    uint64_t next = 0;
+    kh_result result = KH_OK;
+    int code = SQLITE_OK;
+
+    sqlite3_bind_text(st, 1, place, -1, SQLITE_STATIC);
+    sqlite3_bind_int64(st, 2, (int64_t)*ref);
+    code = sqlite3_step(st);
+    result = kh_store_error(store, code, "looking for keys of a place");
+    next = code == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(st, 0) : 0;
+    if (result == KH_OK && next <= *ref) {
+        result = code == SQLITE_ROW ? KH_E_DAMAGED : KH_E_NOT_FOUND;
+    }
+    *ref = result == KH_OK ? next : *ref;
+    sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
     return result;
 }
 

@@ -155,45 +155,172 @@ static kh_result open_import_key(kh_store *store, uint8_t private_key[32])
     return result;
 }
 
-kh_result kh_meta_open_keys(kh_store *store, kh_kek_kind kind, const uint8_t *secret, size_t secret_len)
-{
-    uint8_t kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN], aad[64], sealed[SEALED_KEY_LEN],
-        *params = store->kek_params;
-    kh_sealer *kek_sealer = NULL;
-    kh_result result = KH_OK;
+/*
+ * The store key is sealed under the KEK, and while that is being changed under the next one, too: whichever
+ * of the two the agent finds in its file opens the store.
+ */
+typedef struct kek_slot {
+    const char *kek, *store_key;
+} kek_slot;
+static const kek_slot slot_now = {"kek", "store key"}, slot_next = {"next kek", "next store key"};
 
-    if ((result = kh_meta_read(store, "kek", params, sizeof(store->kek_params))) != KH_OK ||
-        (result = kh_meta_read(store, "store key", sealed, sizeof(sealed))) != KH_OK) {
-        goto done;
+/* What a slot gives. Wiped by whoever has it. */
+typedef struct kek_opened {
+    uint8_t params[1 + KH_KEK_PARAMS_LEN], kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN];
+} kek_opened;
+
+/* KH_E_PASSPHRASE: another KEK's, or of another kind. */
+static kh_result open_slot(kh_store *store, const kek_slot *slot, kh_kek_kind kind, const uint8_t *secret,
+                           size_t secret_len, kek_opened *opened)
+{
+    uint8_t aad[64], sealed[SEALED_KEY_LEN];
+    kh_sealer *kek_sealer = NULL;
+    kh_result result = meta_find(store, slot->kek, opened->params, sizeof(opened->params));
+
+    if (result == KH_OK) {
+        result = meta_find(store, slot->store_key, sealed, sizeof(sealed));
     }
-    if (params[0] != (uint8_t)kind) {
-        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: its key is sealed under a %s, not a %s",
-                params[0] == KH_KEK_PASSPHRASE ? "passphrase" : "key file",
-                kind == KH_KEK_PASSPHRASE ? "passphrase" : "key file");
+    if (result == KH_OK && opened->params[0] != (uint8_t)kind) {
         result = KH_E_PASSPHRASE;
-        goto done;
     }
-    if ((result = kh_kek_derive(kind, secret, secret_len, params + 1, kek)) != KH_OK ||
-        (result = kh_kek_transfer_key(kek, store->transfer_key)) != KH_OK ||
-        (result = kh_sealer_new(kek, &kek_sealer)) != KH_OK) {
-        goto done;
+    if (result == KH_OK) {
+        result = kh_kek_derive(kind, secret, secret_len, opened->params + 1, opened->kek);
     }
-    if (kh_unseal(kek_sealer, aad, kek_aad(aad, params), sealed, sizeof(sealed), store_key) != KH_OK) {
+    if (result == KH_OK) {
+        result = kh_sealer_new(opened->kek, &kek_sealer);
+    }
+    if (result == KH_OK && kh_unseal(kek_sealer, aad, kek_aad(aad, opened->params), sealed, sizeof(sealed),
+                                     opened->store_key) != KH_OK) {
+        result = KH_E_PASSPHRASE;
+    }
+    kh_sealer_free(kek_sealer);
+    return result;
+}
+
+/* Says why the store does not open. */
+static void say_closed(kh_store *store, kh_kek_kind kind)
+{
+    if (store->kek_params[0] != (uint8_t)kind) {
+        kh_logf(store->log, store->log_ctx, KH_LOG_ERROR, "store: its key is sealed under a %s, not a %s",
+                store->kek_params[0] == KH_KEK_PASSPHRASE ? "passphrase" : "key file",
+                kind == KH_KEK_PASSPHRASE ? "passphrase" : "key file");
+    } else {
         kh_logf(store->log, store->log_ctx, KH_LOG_ERROR,
                 "store: this %s does not open it: put the right one back",
                 kind == KH_KEK_PASSPHRASE ? "passphrase" : "key-encryption key (kek_file)");
-        result = KH_E_PASSPHRASE;
+    }
+}
+
+kh_result kh_meta_open_keys(kh_store *store, kh_kek_kind kind, const uint8_t *secret, size_t secret_len)
+{
+    kek_opened opened = {0};
+    uint8_t sealed[SEALED_KEY_LEN];
+    kh_result result = KH_OK;
+
+    if ((result = kh_meta_read(store, slot_now.kek, store->kek_params, sizeof(store->kek_params))) != KH_OK ||
+        (result = kh_meta_read(store, slot_now.store_key, sealed, sizeof(sealed))) != KH_OK) {
         goto done;
     }
-    if ((result = kh_sealer_new(store_key, &store->sealer)) != KH_OK ||
+    result = open_slot(store, &slot_now, kind, secret, secret_len, &opened);
+    if (result == KH_E_PASSPHRASE &&
+        open_slot(store, &slot_next, kind, secret, secret_len, &opened) == KH_OK) {
+        memcpy(store->kek_params, opened.params, sizeof(opened.params));
+        result = KH_OK;
+    }
+    if (result == KH_E_PASSPHRASE) {
+        say_closed(store, kind);
+    }
+    if (result != KH_OK || (result = kh_kek_transfer_key(opened.kek, store->transfer_key)) != KH_OK ||
+        (result = kh_sealer_new(opened.store_key, &store->sealer)) != KH_OK ||
         (result = open_import_key(store, store->import_private)) != KH_OK) {
         goto done;
     }
     result = import_key_from(store->import_private, store->import_public);
 done:
+    OPENSSL_cleanse(&opened, sizeof(opened));
+    return result;
+}
+
+static kh_result write_slot(kh_store *store, const kek_slot *slot, const kek_opened *opened)
+{
+    uint8_t aad[64], sealed[SEALED_KEY_LEN];
+    kh_sealer *kek_sealer = NULL;
+    kh_result result = kh_sealer_new(opened->kek, &kek_sealer);
+
+    if (result == KH_OK) {
+        result = kh_seal(kek_sealer, aad, kek_aad(aad, opened->params), opened->store_key,
+                         sizeof(opened->store_key), sealed);
+    }
+    if (result == KH_OK) {
+        result = kh_meta_write(store, slot->kek, opened->params, sizeof(opened->params));
+    }
+    if (result == KH_OK) {
+        result = kh_meta_write(store, slot->store_key, sealed, sizeof(sealed));
+    }
     kh_sealer_free(kek_sealer);
-    OPENSSL_cleanse(kek, sizeof(kek));
-    OPENSSL_cleanse(store_key, sizeof(store_key));
+    return result;
+}
+
+/* Opens whichever slot this KEK is for; *by_next: the next one. */
+static kh_result open_either(kh_store *store, const uint8_t kek[KH_KEK_LEN], kek_opened *opened,
+                             bool *by_next)
+{
+    kh_result result = open_slot(store, &slot_now, KH_KEK_FILE, kek, KH_KEK_LEN, opened);
+
+    *by_next = false;
+    if (result == KH_E_PASSPHRASE) {
+        *by_next = open_slot(store, &slot_next, KH_KEK_FILE, kek, KH_KEK_LEN, opened) == KH_OK;
+        result = *by_next ? KH_OK : KH_E_PASSPHRASE;
+    }
+    return result;
+}
+
+kh_result kh_store_kek_next(kh_store *store, const uint8_t kek[KH_KEK_LEN], const uint8_t next[KH_KEK_LEN])
+{
+    kek_opened opened = {0};
+    bool by_next = false;
+    kh_result result = open_either(store, kek, &opened, &by_next), ended = KH_OK;
+
+    if (result != KH_OK || (result = kh_store_tx_begin(store)) != KH_OK) {
+        goto done;
+    }
+    if (by_next) { /* an earlier change was not ended: its KEK is the one in the file, and must go on opening
+                      the store */
+        result = write_slot(store, &slot_now, &opened);
+    }
+    memcpy(opened.kek, next, KH_KEK_LEN);
+    if (result == KH_OK) {
+        result = write_slot(store, &slot_next, &opened);
+    }
+    ended = kh_store_tx_end(store, result);
+    result = result == KH_OK ? ended : result;
+done:
+    OPENSSL_cleanse(&opened, sizeof(opened));
+    return result;
+}
+
+kh_result kh_store_kek_end(kh_store *store, const uint8_t kek[KH_KEK_LEN])
+{
+    kek_opened opened = {0};
+    bool by_next = false;
+    kh_result result = open_either(store, kek, &opened, &by_next), ended = KH_OK;
+
+    if (result != KH_OK || (result = kh_store_tx_begin(store)) != KH_OK) {
+        goto done;
+    }
+    result = write_slot(store, &slot_now, &opened);
+    if (result == KH_OK) {
+        result = kh_store_execute(store, "DELETE FROM meta WHERE key IN ('next kek', 'next store key')",
+                                  "ending a KEK");
+    }
+    ended = kh_store_tx_end(store, result);
+    result = result == KH_OK ? ended : result;
+    if (result == KH_OK) {
+        memcpy(store->kek_params, opened.params, sizeof(opened.params));
+        result = kh_kek_transfer_key(kek, store->transfer_key);
+    }
+done:
+    OPENSSL_cleanse(&opened, sizeof(opened));
     return result;
 }
 

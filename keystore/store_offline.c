@@ -159,7 +159,7 @@ kh_result kh_store_open_to_read(const char *path, kh_kek_kind kind, const uint8_
     if ((result = kh_store_error(store, open_to_read(path, &store->db), "opening")) != KH_OK ||
         (result = kh_schema_check(store, &version)) != KH_OK ||
         (result = kh_meta_open_keys(store, kind, kek_secret, kek_secret_len)) != KH_OK ||
-        (result = kh_store_prepare(store)) != KH_OK) {
+        (result = kh_store_prepare(store, version)) != KH_OK) {
         goto done;
     }
     if (version >= 2) {

@@ -49,7 +49,29 @@ static kh_result to_2(kh_store *store)
     return result == KH_OK ? kh_meta_write(store, "store id", id, sizeof(id)) : result;
 }
 
-static kh_result (*const migrations[])(kh_store *store) = {to_2};
+/*
+ * Keys in tokens: where a key lives, from when to when it is valid, when it was deleted; objects in tokens that are being
+ * made or destroyed; and what is said of a name: its tags, and how its versions follow each other. The seals of the rows
+ * that are there stay as they are (store_row.c).
+ */
+static kh_result to_3(kh_store *store)
+{
+    return kh_store_execute(
+        store,
+        "ALTER TABLE keys ADD COLUMN tier INTEGER NOT NULL DEFAULT 1;"
+        "ALTER TABLE keys ADD COLUMN place TEXT NOT NULL DEFAULT '';"
+        "ALTER TABLE keys ADD COLUMN not_before INTEGER NOT NULL DEFAULT 0;"
+        "ALTER TABLE keys ADD COLUMN expires INTEGER NOT NULL DEFAULT 0;"
+        "ALTER TABLE keys ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;"
+        "CREATE INDEX keys_place ON keys (place) WHERE place <> '';" /* few, or none */
+        "CREATE TABLE intents (token TEXT NOT NULL, object BLOB NOT NULL, destroy INTEGER NOT NULL,"
+        " PRIMARY KEY (token, object)) WITHOUT ROWID;"
+        "CREATE TABLE names (name TEXT PRIMARY KEY NOT NULL, rotate_days INTEGER NOT NULL,"
+        " retain_days INTEGER NOT NULL, tags TEXT NOT NULL, sealed BLOB NOT NULL) WITHOUT ROWID;",
+        "migrating");
+}
+
+static kh_result (*const migrations[])(kh_store *store) = {to_2, to_3};
 
 #define VERSION_NOW (1 + sizeof(migrations) / sizeof(migrations[0]))
 

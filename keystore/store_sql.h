@@ -2,7 +2,7 @@
 /*
  * Shared by store.c (opening), store_schema.c (versions), store_meta.c (the keys of keys), store_row.c (one
  * row), and store_keys.c, store_change.c, store_check.c, store_copy.c and store_transfer.c (what is done with
- * rows).
+ * rows), store_names.c (what is said of a name) and store_intent.c (objects in tokens that are being made or destroyed).
  */
 #ifndef KEYHOLD_KEYSTORE_STORE_SQL_H
 #define KEYHOLD_KEYSTORE_STORE_SQL_H
@@ -20,8 +20,8 @@
     X(ST_BEGIN, "BEGIN IMMEDIATE")                                                                           \
     X(ST_COMMIT, "COMMIT")                                                                                   \
     X(ST_ROLLBACK, "ROLLBACK")                                                                               \
-    X(ST_GET, "SELECT name, version, type, bits, usage, state, policy, created, id, spki, sealed"            \
-              " FROM keys WHERE ref = ?1")                                                                   \
+    X(ST_GET, "SELECT name, version, type, bits, usage, state, policy, created, id, spki, sealed,"           \
+              " tier, place, not_before, expires, deleted FROM keys WHERE ref = ?1")                         \
     X(ST_BY_NAME, "SELECT ref FROM keys WHERE name = ?1 ORDER BY version DESC")                              \
     X(ST_BY_VERSION, "SELECT ref FROM keys WHERE name = ?1 AND version = ?2")                                \
     X(ST_BY_ID, "SELECT ref FROM keys WHERE id = ?1")                                                        \
@@ -29,10 +29,23 @@
                 " ORDER BY name, version LIMIT 1")                                                           \
     X(ST_NEXT_REF, "SELECT seq + 1 FROM sqlite_sequence WHERE name = 'keys'")                                \
     X(ST_INSERT,                                                                                             \
-      "INSERT INTO keys (ref, name, version, type, bits, usage, state, policy, created, id, spki, sealed)"   \
-      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")                                         \
-    X(ST_RESEAL, "UPDATE keys SET state = ?2, policy = ?3, sealed = ?4 WHERE ref = ?1")                      \
+      "INSERT INTO keys (ref, name, version, type, bits, usage, state, policy, created, id, spki, sealed,"   \
+      " tier, place, not_before, expires, deleted)"                                                          \
+      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)")                \
+    X(ST_RESEAL, "UPDATE keys SET state = ?2, policy = ?3, sealed = ?4, tier = ?5, place = ?6,"              \
+                 " not_before = ?7, expires = ?8, deleted = ?9 WHERE ref = ?1")                              \
+    X(ST_INTEND, "INSERT OR REPLACE INTO intents (token, object, destroy) VALUES (?1, ?2, ?3)")              \
+    X(ST_INTENT_DONE, "DELETE FROM intents WHERE token = ?1 AND object = ?2")                                \
+    X(ST_INTENT_FULFILLED, "DELETE FROM intents WHERE object = ?1")                                          \
+    X(ST_NEXT_INTENT, "SELECT object, destroy FROM intents WHERE token = ?1 AND object > ?2"                 \
+                      " ORDER BY object LIMIT 1")                                                            \
+    X(ST_NAMED, "SELECT rotate_days, retain_days, tags, sealed FROM names WHERE name = ?1")                  \
+    X(ST_NAME, "INSERT OR REPLACE INTO names (name, rotate_days, retain_days, tags, sealed)"                 \
+               " VALUES (?1, ?2, ?3, ?4, ?5)")                                                               \
+    X(ST_UNNAME, "DELETE FROM names WHERE name = ?1")                                                        \
+    X(ST_NEXT_NAME, "SELECT name FROM names WHERE name > ?1 ORDER BY name LIMIT 1")                          \
     X(ST_DELETE, "DELETE FROM keys WHERE ref = ?1")                                                          \
+    X(ST_AT_PLACE, "SELECT ref FROM keys WHERE place = ?1 AND place <> '' AND ref > ?2 ORDER BY ref LIMIT 1") \
     X(ST_COUNT, "SELECT count(*) FROM keys INDEXED BY keys_name")                                            \
     X(ST_NEXT_ROW,                                                                                           \
       "SELECT ref, name, version, id FROM keys NOT INDEXED WHERE ref > ?1 ORDER BY ref LIMIT 1")             \
@@ -70,7 +83,8 @@ struct kh_store {
 
 /* An object without a file yet; closed by kh_store_close, also after a failure. */
 KH_MUST_USE kh_result kh_store_new(const char *path, kh_log_fn log, void *ctx, kh_store **store);
-KH_MUST_USE kh_result kh_store_prepare(kh_store *store);
+/* version: of the file. */
+KH_MUST_USE kh_result kh_store_prepare(kh_store *store, unsigned version);
 /* What an SQLite error means; logs it with the given context. */
 kh_result kh_store_error(kh_store *store, int code, const char *doing);
 /* Runs SQL that returns nothing of interest. */
@@ -121,7 +135,18 @@ KH_MUST_USE kh_result kh_index_next(kh_store *store, kh_index_place *place);
 KH_MUST_USE kh_result kh_row_read(kh_store *store, uint64_t ref, const char *expect, size_t expect_len,
                                   kh_row *row);
 KH_MUST_USE kh_result kh_row_insert(kh_store *store, const kh_row *row);
-/* Writes state and policy, under a new seal. */
+/* Writes what of a row can change: state, policy, tier, place, validity, deletion, and what is sealed, under a new seal. */
 KH_MUST_USE kh_result kh_row_reseal(kh_store *store, const kh_row *row);
+/* In a transaction: the row's object is there with its row, or is to be destroyed now that the row goes. */
+KH_MUST_USE kh_result kh_intents_fulfilled(kh_store *store, const kh_row *row);
+KH_MUST_USE kh_result kh_intents_destroy(kh_store *store, const kh_row *row, const kh_keeper_places *places);
+/* Nothing is said of the name any more. */
+KH_MUST_USE kh_result kh_names_forget(kh_store *store, const char *name);
+/* Until when a key that was deleted then must stay. */
+KH_MUST_USE kh_result kh_names_retained(kh_store *store, const char *name, uint64_t deleted, uint64_t *until);
+/* Tells whoever has to know that these versions changed. */
+void kh_store_tell(kh_store *store, const kh_touched *touched, size_t n);
+/* Before it changes. */
+void kh_store_touch(kh_touched *touched, const kh_row *row);
 
 #endif

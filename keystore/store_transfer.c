@@ -329,8 +329,14 @@ static kh_result store_one(kh_store_transfer *transfer, kh_row *row, kh_store_re
     if (result == KH_OK) {
         result = kh_store_next_ref(transfer->store, &row->info.ref);
     }
+    if (kh_row_in_token(row)) {
+        row->policy |= KH_POLICY_ADOPTED; /* another store may have it too: it is not destroyed from here */
+    }
     if (result == KH_OK) {
         result = kh_row_insert(transfer->store, row);
+    }
+    if (result == KH_OK) {
+        result = kh_intents_fulfilled(transfer->store, row); /* an object that was to be destroyed is a key's again */
     }
     slice->stored += result == KH_OK;
     return result;

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The store thread: loads keys, looks up, creates, imports, changes; and signs what root asks for past the
  * front. */
-#include "keeper.h"
+#include "storelink.h"
 #include "process.h"
+#include "row.h"
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define STORE_WAITING_MAX (2 * KH_RING_SLOTS_MAX)
 #define GENERATOR_WAITING_MAX 64
 
-static kh_store_asker asker(const kh_op *op)
+kh_store_asker kh_storework_asker(const kh_op *op)
 {
     return op->ring == NULL ? KH_ASKER_ROOT : KH_ASKER_FRONT;
 }
@@ -39,7 +41,7 @@ static bool take_info(const kh_op *op, bool alone, kh_key_info *info)
     return end != NULL && kh_name_valid(info->name, (size_t)(end - info->name));
 }
 
-static kh_result give_infos(kh_op *op, const kh_key_info *infos, size_t count)
+kh_result kh_storework_give_infos(kh_op *op, const kh_key_info *infos, size_t count)
 {
     uint8_t *out = kh_op_out(op, count * sizeof(*infos));
 
@@ -67,7 +69,7 @@ static kh_result lookup(kh_keeper *keeper, kh_op *op)
             result = kh_store_find_name(keeper->store, text, name_len, version, infos, KH_LOOKUP_MAX, &count);
         }
     }
-    return result == KH_OK ? give_infos(op, infos, count) : result;
+    return result == KH_OK ? kh_storework_give_infos(op, infos, count) : result;
 }
 
 static kh_result list(kh_keeper *keeper, kh_op *op)
@@ -91,7 +93,7 @@ static kh_result list(kh_keeper *keeper, kh_op *op)
         memset(infos[i].spki, 0, sizeof(infos[i].spki));
         infos[i].spki_len = 0;
     }
-    return result == KH_OK ? give_infos(op, infos, count) : result;
+    return result == KH_OK ? kh_storework_give_infos(op, infos, count) : result;
 }
 
 static kh_result import_key(kh_keeper *keeper, kh_op *op)
@@ -108,16 +110,19 @@ static kh_result begin_insert(kh_keeper *keeper, kh_op *op)
     kh_key_info info;
     kh_result result = KH_OK;
 
-    if (!take_info(op, create, &info)) {
+    if (!take_info(op, create, &info) || !kh_info_asked(&info)) {
         return KH_E_INVALID;
     }
     if (create && !kh_material_possible(info.type, &info.bits)) {
         return KH_E_UNSUPPORTED;
     }
     info.type = create ? info.type : KH_KEY_NONE;
-    result = kh_store_may_insert(keeper->store, &info);
+    result = kh_store_may_insert(keeper->store, kh_storework_asker(op), &info);
     if (result != KH_OK) {
         return result;
+    }
+    if (info.tier != KH_TIER_SOFTWARE && create) {
+        return kh_make_insert(keeper, op, &info);
     }
     return kh_desk_push(&keeper->generator_desk, op->ring == NULL ? KH_DESK_ADMIN : KH_DESK_SLOW, op,
                         limit(op, GENERATOR_WAITING_MAX))
@@ -134,10 +139,17 @@ static kh_result end_insert(kh_keeper *keeper, kh_op *op)
         return result;
     }
     memcpy(&info, op->record.data, sizeof(info));
-    result = kh_store_insert(keeper->store, asker(op), &info, op->material);
+    info.type = (uint32_t)op->material->type;
+    result = kh_store_may_insert(keeper->store, kh_storework_asker(op), &info);
+    if (result == KH_OK && info.tier != KH_TIER_SOFTWARE) {
+        return kh_make_insert(keeper, op, &info);
+    }
+    if (result == KH_OK) {
+        result = kh_store_insert(keeper->store, kh_storework_asker(op), &info, op->material);
+    }
     if (result == KH_OK) {
         kh_keeper_changed(keeper);
-        result = give_infos(op, &info, 1);
+        result = kh_storework_give_infos(op, &info, 1);
     }
     return result;
 }
@@ -149,13 +161,24 @@ static kh_result insert(kh_keeper *keeper, kh_op *op)
 
 /* Tells who has to know of keys that are used no more, before the change is acknowledged, also if it is with
  * an error that came after it. */
-static void settle(kh_keeper *keeper)
+void kh_storework_changed(kh_keeper *keeper)
 {
-    if (keeper->keys_dropped) {
-        keeper->keys_dropped = false;
-        kh_keeper_changed(keeper);
+    bool dropped = keeper->keys_dropped;
+
+    keeper->keys_dropped = false;
+    kh_keeper_changed(keeper);
+    if (dropped) {
         kh_keeper_settle(keeper);
     }
+}
+
+/* As kh_links_settle. */
+static kh_result settle(kh_keeper *keeper, kh_op *op, kh_result result, bool clean)
+{
+    if (keeper->keys_dropped) {
+        kh_storework_changed(keeper);
+    }
+    return kh_links_settle(keeper, op, result, clean);
 }
 
 static kh_result set_state(kh_keeper *keeper, kh_op *op)
@@ -166,9 +189,11 @@ static kh_result set_state(kh_keeper *keeper, kh_op *op)
     if (!take_info(op, true, &info)) {
         return result;
     }
-    result = kh_store_set_state(keeper->store, asker(op), info.name, info.version, info.state, &newest);
-    settle(keeper);
-    return result == KH_OK ? give_infos(op, &newest, 1) : result;
+    result = kh_store_set_state(keeper->store, kh_storework_asker(op), info.name, info.version, info.state, &newest);
+    if (result == KH_OK) {
+        result = kh_storework_give_infos(op, &newest, 1);
+    }
+    return settle(keeper, op, result, false);
 }
 
 static kh_result recover_or_purge(kh_keeper *keeper, kh_op *op)
@@ -179,10 +204,90 @@ static kh_result recover_or_purge(kh_keeper *keeper, kh_op *op)
     if (!take_info(op, true, &info)) {
         return result;
     }
-    result = op->record.op == KH_STORE_PURGE ? kh_store_purge(keeper->store, info.name)
-                                             : kh_store_recover(keeper->store, info.name);
-    settle(keeper);
+    if (op->record.op == KH_STORE_RECOVER) {
+        return settle(keeper, op, kh_store_recover(keeper->store, info.name), false);
+    }
+    result = kh_store_purge(keeper->store, info.name, &keeper->links->places, (uint64_t)time(NULL));
+    return settle(keeper, op, result, true);
+}
+
+/* ---- What is said of names ------------------------------------------------------------------------------ */
+
+static kh_result policy(kh_keeper *keeper, kh_op *op)
+{
+    char name[KH_NAME_MAX + 1] = "";
+    kh_name_policy found;
+    kh_result result = KH_E_INVALID;
+    uint8_t *out = kh_op_out(op, sizeof(found));
+
+    if (op->record.data_len > KH_NAME_MAX || out == NULL) {
+        return out == NULL ? KH_E_MEMORY : result;
+    }
+    memcpy(name, op->record.data, op->record.data_len);
+    result = kh_store_policy(keeper->store, name, &found);
+    memcpy(out, &found, sizeof(found));
+    op->out_len = sizeof(found);
     return result;
+}
+
+static kh_result set(kh_keeper *keeper, kh_op *op)
+{
+    kh_key_change change;
+    kh_key_info info;
+    kh_result result = KH_E_INVALID;
+
+    if (op->record.data_len != sizeof(change)) {
+        return result;
+    }
+    memcpy(&change, op->record.data, sizeof(change));
+    result = kh_store_set(keeper->store, &change, &info);
+    if (result == KH_OK) {
+        keeper->links->rotate_at = 0;
+        result = kh_storework_give_infos(op, &info, 1);
+    }
+    return settle(keeper, op, result, false);
+}
+
+static kh_result move(kh_keeper *keeper, kh_op *op)
+{
+    kh_key_info info;
+
+    return take_info(op, true, &info) && kh_info_asked(&info) ? kh_make_move(keeper, op) : KH_E_INVALID;
+}
+
+static kh_result adopt(kh_keeper *keeper, kh_op *op)
+{
+    return op->record.data_len == sizeof(kh_key_adoption) ? kh_make_adopt(keeper, op) : KH_E_INVALID;
+}
+
+static kh_result change_kek(kh_keeper *keeper, kh_op *op)
+{
+    const uint8_t *data = op->record.data;
+
+    switch (op->record.data_len) {
+    case 64:
+        return kh_store_kek_next(keeper->store, data, data + 32);
+    case 32:
+        return kh_store_kek_end(keeper->store, data);
+    default:
+        return KH_E_INVALID;
+    }
+}
+
+static kh_result repair(kh_keeper *keeper, kh_op *op)
+{
+    char name[KH_PLACE_MAX + 1] = "";
+    const kh_keeper_pool *pool = NULL;
+
+    if (op->record.data_len > KH_PLACE_MAX) {
+        return KH_E_INVALID;
+    }
+    memcpy(name, op->record.data, op->record.data_len);
+    pool = kh_links_pool(keeper, name);
+    for (uint32_t i = 0; pool != NULL && i < pool->partition_count; i++) {
+        kh_links_repair(keeper, keeper->links->tokens[pool->partitions[i]]);
+    }
+    return pool != NULL ? KH_OK : KH_E_NOT_FOUND;
 }
 
 /* ---- Keys ---------------------------------------------------------------------------------------------- */
@@ -202,6 +307,10 @@ static kh_result load(kh_keeper *keeper, kh_op *op)
     if (result == KH_OK && info.state != 1) {
         result = info.state == 2 ? KH_E_DISABLED : KH_E_NOT_FOUND;
     }
+    if (result == KH_OK && info.tier != KH_TIER_SOFTWARE) {
+        /* Over the ring: it moved into a token, and the asker will find it there. */
+        result = op->ring == NULL ? kh_links_sign(keeper, op, &info) : KH_E_UNAVAILABLE;
+    }
     if (result == KH_OK) {
         result = kh_key_new(&info, pkcs8, pkcs8_len, &op->key);
     }
@@ -215,7 +324,7 @@ static kh_result load(kh_keeper *keeper, kh_op *op)
     return result;
 }
 
-/* A private operation: handed to a worker when the key is there, or done here for root. KH_AGAIN: handed on.
+/* A private operation of a key of this process: handed to a worker when the key is there, or done here for root. KH_AGAIN: handed on.
  */
 static kh_result use_key(kh_keeper *keeper, kh_op *op)
 {
@@ -246,6 +355,7 @@ typedef kh_result (*store_fn)(kh_keeper *keeper, kh_op *op);
 static const struct {
     store_fn run;
     kh_desk_class class_;
+    bool awaits; /* a token that is not there yet */
 } table[] = {
     [KH_STORE_SIGN] = {use_key, KH_DESK_QUICK},
     [KH_STORE_TLS_RSA_KX] = {use_key, KH_DESK_QUICK},
@@ -253,17 +363,23 @@ static const struct {
     [KH_STORE_LOOKUP] = {lookup, KH_DESK_QUICK},
     [KH_STORE_LIST] = {list, KH_DESK_SLOW},
     [KH_STORE_IMPORT_KEY] = {import_key, KH_DESK_QUICK},
-    [KH_STORE_CREATE] = {insert, KH_DESK_SLOW},
-    [KH_STORE_IMPORT] = {insert, KH_DESK_SLOW},
+    [KH_STORE_CREATE] = {insert, KH_DESK_SLOW, true},
+    [KH_STORE_IMPORT] = {insert, KH_DESK_SLOW, true},
     [KH_STORE_SET_STATE] = {set_state, KH_DESK_SLOW},
     [KH_STORE_RECOVER] = {recover_or_purge, KH_DESK_ADMIN},
     [KH_STORE_PURGE] = {recover_or_purge, KH_DESK_ADMIN},
-    [KH_STORE_CERTIFY] = {use_key, KH_DESK_ADMIN},
+    [KH_STORE_CERTIFY] = {use_key, KH_DESK_ADMIN, true},
     [KH_STORE_CHECK] = {kh_task_check, KH_DESK_ADMIN},
     [KH_STORE_BACKUP] = {kh_task_backup, KH_DESK_ADMIN},
     [KH_STORE_BACKED_UP] = {kh_task_backed_up, KH_DESK_ADMIN},
     [KH_STORE_EXPORT] = {kh_task_export, KH_DESK_ADMIN},
     [KH_STORE_IMPORT_ALL] = {kh_task_import, KH_DESK_ADMIN},
+    [KH_STORE_POLICY] = {policy, KH_DESK_ADMIN},
+    [KH_STORE_SET] = {set, KH_DESK_ADMIN},
+    [KH_STORE_MOVE] = {move, KH_DESK_ADMIN, true},
+    [KH_STORE_ADOPT] = {adopt, KH_DESK_ADMIN, true},
+    [KH_STORE_REPAIR] = {repair, KH_DESK_ADMIN, false},
+    [KH_STORE_KEK] = {change_kek, KH_DESK_ADMIN, false},
 };
 
 static bool known(uint32_t op)
@@ -287,33 +403,69 @@ void kh_storework_submit(kh_keeper *keeper, kh_op *op)
     }
 }
 
+kh_op *kh_storework_own(uint32_t op_, const void *data, size_t len, void (*answered)(kh_keeper *keeper, kh_op *op))
+{
+    kh_op *op = calloc(1, sizeof(*op));
+
+    if (op == NULL || (op->long_data = malloc(len)) == NULL) {
+        free(op);
+        return NULL;
+    }
+    memcpy(op->long_data, data, len);
+    op->record.op = op_;
+    op->record.data = op->long_data;
+    op->record.data_len = (uint32_t)len;
+    op->admin_fd = op->file_fd = -1;
+    op->answered = answered;
+    op->arrived_ns = kh_now_ns();
+    return op;
+}
+
+void kh_storework_start(kh_keeper *keeper, kh_op *op)
+{
+    pthread_mutex_lock(&keeper->lock);
+    keeper->in_flight++;
+    pthread_mutex_unlock(&keeper->lock);
+    kh_storework_submit(keeper, op);
+}
+
+void kh_storework_finish(kh_keeper *keeper, kh_op *op, kh_result result, uint64_t busy_ns)
+{
+    const bool expired = result == KH_E_DEADLINE;
+    const kh_lane_stats stats = {
+        .operations = !expired, .expired = expired, .errors = !expired && result != KH_OK, .busy_ns = busy_ns};
+
+    pthread_mutex_lock(&keeper->lock);
+    keeper->stats.refused_usage += result == KH_E_USAGE;
+    kh_keeper_count(keeper, KH_LANE_STORE, &stats);
+    pthread_mutex_unlock(&keeper->lock);
+    kh_keeper_complete_one(keeper, op, result);
+}
+
 void *kh_storework_main(void *arg)
 {
     kh_keeper *keeper = arg;
     kh_op *op = NULL;
 
     while ((op = kh_desk_pop(&keeper->store_desk)) != NULL) {
-        kh_lane_stats stats = {.operations = 1};
         uint64_t started_ns = kh_now_ns();
-        bool expired = kh_op_expired(op, started_ns);
         kh_result result = KH_E_DEADLINE;
 
-        if (!expired) {
+        if (op->run != NULL) {
+            op->run(keeper, op);
+            ERR_clear_error();
+            continue;
+        }
+        if (!kh_op_expired(op, started_ns)) {
             result = table[op->record.op].run(keeper, op);
             ERR_clear_error();
         }
-        if (result == KH_AGAIN) {
-            continue; /* not ours any more */
+        if (result == KH_E_UNAVAILABLE && table[op->record.op].awaits && kh_links_await(keeper, op)) {
+            continue;
         }
-        stats.operations = expired ? 0 : 1;
-        stats.expired = expired ? 1 : 0;
-        stats.errors = !expired && result != KH_OK;
-        stats.busy_ns = kh_now_ns() - started_ns;
-        pthread_mutex_lock(&keeper->lock);
-        keeper->stats.refused_usage += result == KH_E_USAGE;
-        kh_keeper_count(keeper, KH_LANE_STORE, &stats);
-        pthread_mutex_unlock(&keeper->lock);
-        kh_keeper_complete_one(keeper, op, result);
+        if (result != KH_AGAIN) { /* else it is not ours any more */
+            kh_storework_finish(keeper, op, result, kh_now_ns() - started_ns);
+        }
     }
     return NULL;
 }

@@ -28,7 +28,8 @@ kh_result kh_transfer_header_parse(const uint8_t bytes[KH_TRANSFER_HEADER_LEN], 
         /* Of a newer format the sum may be elsewhere; but a changed number is no newer format. */
         return kh_get_number(bytes + NAME_LEN, 2) > KH_TRANSFER_FORMAT ? KH_E_VERSION : KH_E_DAMAGED;
     }
-    if (kh_get_number(bytes + NAME_LEN, 2) != KH_TRANSFER_FORMAT) {
+    header->format = (unsigned)kh_get_number(bytes + NAME_LEN, 2);
+    if (header->format < 1 || header->format > KH_TRANSFER_FORMAT) {
         return KH_E_VERSION;
     }
     memcpy(header->kek, bytes + KEK_AT, sizeof(header->kek));
@@ -71,6 +72,12 @@ size_t kh_transfer_entry_encode(const kh_row *row, uint8_t entry[KH_TRANSFER_PUB
     at = kh_put_bytes(at, info->id, KH_KEY_ID_LEN);
     at = kh_put_number(at, info->spki_len, 2);
     at = kh_put_bytes(at, info->spki, info->spki_len);
+    at = kh_put_number(at, info->tier, 4);
+    at = kh_put_number(at, strlen(info->place), 1);
+    at = kh_put_bytes(at, info->place, strlen(info->place));
+    at = kh_put_number(at, info->not_before, 8);
+    at = kh_put_number(at, info->expires, 8);
+    at = kh_put_number(at, row->deleted, 8);
     return (size_t)(at - entry);
 }
 
@@ -82,10 +89,33 @@ static bool possible(const kh_row *row)
 
     return info->version >= 1 && info->created <= INT64_MAX && kh_material_possible(info->type, &bits) &&
            bits == info->bits && kh_usage_possible(info->usage, info->type) && info->state >= STATE_ENABLED &&
-           info->state <= STATE_DELETED && (row->policy & ~KH_POLICY_ALL) == 0;
+           info->state <= STATE_DELETED && (row->policy & ~KH_POLICY_ALL) == 0 && kh_info_possible(info) &&
+           row->deleted <= INT64_MAX;
 }
 
-kh_result kh_transfer_entry_parse(const uint8_t *entry, size_t len, kh_row *row, size_t *public_len)
+/* What format 2 added, from *at on; false: it is not there. */
+static bool parse_2(const uint8_t **at, size_t *left, kh_row *row)
+{
+    kh_key_info *info = &row->info;
+    size_t place_len = *left >= 5 ? (*at)[4] : 0, all = 5 + place_len + 3 * 8;
+
+    if (place_len > KH_PLACE_MAX || *left < all) {
+        return false;
+    }
+    info->tier = (uint32_t)kh_get_number(*at, 4);
+    memcpy(info->place, *at + 5, place_len);
+    if (memchr(info->place, '\0', place_len) != NULL) {
+        return false;
+    }
+    info->not_before = kh_get_number(*at + 5 + place_len, 8);
+    info->expires = kh_get_number(*at + 5 + place_len + 8, 8);
+    row->deleted = kh_get_number(*at + 5 + place_len + 16, 8);
+    *at += all;
+    *left -= all;
+    return true;
+}
+
+kh_result kh_transfer_entry_parse(unsigned format, const uint8_t *entry, size_t len, kh_row *row, size_t *public_len)
 {
     const size_t fixed = 8 + 6 * 4 + 2, behind_name = KH_KEY_ID_LEN + 2;
     kh_key_info *info = &row->info;
@@ -119,7 +149,12 @@ kh_result kh_transfer_entry_parse(const uint8_t *entry, size_t len, kh_row *row,
         return KH_E_DAMAGED;
     }
     memcpy(info->spki, at, info->spki_len);
+    at += info->spki_len;
     left -= info->spki_len;
+    info->tier = KH_TIER_SOFTWARE;
+    if (format >= 2 && !parse_2(&at, &left, row)) {
+        return KH_E_DAMAGED;
+    }
     *public_len = len - left;
     return left > KH_SEAL_OVERHEAD && left <= KH_IMPORT_PKCS8_MAX + KH_SEAL_OVERHEAD && possible(row)
                ? KH_OK

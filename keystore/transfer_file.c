@@ -21,6 +21,7 @@ struct kh_transfer {
     kh_sealer *sealer;
     char name[KH_NAME_MAX + 1]; /* of the entry before */
     uint32_t version;
+    unsigned format; /* of a file that is read */
     bool ended;
     uint8_t buffer[4 + KH_TRANSFER_ENTRY_MAX];
 };
@@ -221,6 +222,7 @@ kh_result kh_transfer_new_reader(kh_transfer_read_fn read, void *ctx, uint64_t l
         (result = kh_transfer_header_parse(bytes, &header)) != KH_OK) {
         goto done;
     }
+    transfer->format = header.format;
     /* The sum is right: what does not open it is the key. */
     result = open_file_key(transfer_key, bytes, file_key);
     result = result == KH_E_DAMAGED ? KH_E_PASSPHRASE : result;
@@ -285,7 +287,7 @@ kh_result kh_transfer_next(kh_transfer *transfer, kh_row *row)
         return KH_E_DAMAGED;
     }
     if ((result = read_at(transfer, transfer->at + 4, entry, len)) != KH_OK ||
-        (result = kh_transfer_entry_parse(entry, len, row, &public_len)) != KH_OK) {
+        (result = kh_transfer_entry_parse(transfer->format, entry, len, row, &public_len)) != KH_OK) {
         goto done;
     }
     row->pkcs8_len = len - public_len - KH_SEAL_OVERHEAD;

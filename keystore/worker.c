@@ -65,6 +65,12 @@ static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_s
     case KH_STORE_BACKED_UP:
     case KH_STORE_EXPORT:
     case KH_STORE_IMPORT_ALL:
+    case KH_STORE_POLICY:
+    case KH_STORE_SET:
+    case KH_STORE_MOVE:
+    case KH_STORE_ADOPT:
+    case KH_STORE_REPAIR:
+    case KH_STORE_KEK:
         answer(out, op, KH_E_FORBIDDEN);
         break;
     default:
@@ -87,6 +93,8 @@ static kh_result take_record(kh_keeper_ring *ring, const kh_ring_copy *copy, kh_
     op->material = NULL;
     op->task = NULL;
     op->generated = false;
+    op->run = NULL;
+    op->answered = NULL;
     op->record.data = op->inline_data;
     if (copy->record.data_len > KH_RECORD_DATA_MAX) {
         op->record.data_len = 0;

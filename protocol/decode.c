@@ -81,6 +81,7 @@ static kh_result kh_take_scalar(const kh_item *item, const kh_field *field, void
     case KH_FIELD_KEY:
         return kh_take_key(item, field, object);
     case KH_FIELD_ENTRY:
+    case KH_FIELD_PLACED:
     case KH_FIELD_ENTRIES:
         break;
     }
@@ -88,10 +89,8 @@ static kh_result kh_take_scalar(const kh_item *item, const kh_field *field, void
 }
 
 /* An entry of a reply that is over a limit has no request to pay for it: it is malformed. */
-static kh_result kh_take_entry(const kh_items *items, kh_key_entry *entry)
+static kh_result kh_take_entry(const kh_items *items, const kh_shape *shape, kh_key_entry *entry)
 {
-    const kh_shape *shape = kh_shape_entry();
-
     *entry = (kh_key_entry){0};
     if (items->count != shape->count) {
         return KH_E_MALFORMED;
@@ -119,7 +118,7 @@ static kh_result kh_take_entries(const kh_item *item, kh_reply *reply)
         return KH_E_TOO_LARGE;
     }
     for (uint64_t i = 0; i < item->number; i++) {
-        if (kh_scan(rest.data, rest.len, &items) != KH_OK || kh_take_entry(&items, &entry) != KH_OK) {
+        if (kh_scan(rest.data, rest.len, &items) != KH_OK || kh_take_entry(&items, kh_shape_entry(), &entry) != KH_OK) {
             return KH_E_MALFORMED;
         }
         rest = (kh_bytes){rest.data + items.used, rest.len - items.used};
@@ -198,14 +197,15 @@ static kh_result kh_take_reply(const kh_items *items, uint32_t first, const kh_s
     kh_result result = KH_OK;
     kh_items entry;
 
-    if (shape->count > 0 && shape->fields[0].kind == KH_FIELD_ENTRY) {
-        if (items->count != first + 1 || item->kind != KH_ITEM_ARRAY ||
-            item->number != kh_shape_entry()->count) {
+    if (shape->count > 0 && (shape->fields[0].kind == KH_FIELD_ENTRY || shape->fields[0].kind == KH_FIELD_PLACED)) {
+        const kh_shape *of = shape->fields[0].kind == KH_FIELD_PLACED ? kh_shape_placed() : kh_shape_entry();
+
+        if (items->count != first + 1 || item->kind != KH_ITEM_ARRAY || item->number != of->count) {
             return KH_E_MALFORMED;
         }
         /* From the header, which is one byte for so few elements. */
         result = kh_scan(item->bytes.data - 1, item->bytes.len + 1, &entry);
-        return result == KH_OK ? kh_take_entry(&entry, &reply->entry) : result;
+        return result == KH_OK ? kh_take_entry(&entry, of, &reply->entry) : result;
     }
     if (shape->count > 0 && shape->fields[0].kind == KH_FIELD_ENTRIES) {
         if (items->count != first + 2 || items->item[first + 1].kind != KH_ITEM_BOOL) {
@@ -255,5 +255,5 @@ kh_result kh_reply_entry(const kh_reply *reply, uint32_t index, kh_key_entry *en
         }
         rest = (kh_bytes){rest.data + items.used, rest.len - items.used};
     }
-    return kh_take_entry(&items, entry) == KH_OK ? KH_OK : KH_E_INVALID;
+    return kh_take_entry(&items, kh_shape_entry(), entry) == KH_OK ? KH_OK : KH_E_INVALID;
 }

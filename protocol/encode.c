@@ -59,12 +59,12 @@ static kh_result kh_limits(const kh_field *field, uint64_t value)
 
 static kh_result kh_pack_shape(msgpack_packer *packer, const kh_shape *shape, const void *object);
 
-static kh_result kh_pack_entry(msgpack_packer *packer, const kh_key_entry *entry)
+static kh_result kh_pack_entry(msgpack_packer *packer, const kh_shape *shape, const kh_key_entry *entry)
 {
-    if (msgpack_pack_array(packer, kh_shape_entry()->count) != 0) {
+    if (msgpack_pack_array(packer, shape->count) != 0) {
         return KH_E_TOO_LARGE;
     }
-    return kh_pack_shape(packer, kh_shape_entry(), entry);
+    return kh_pack_shape(packer, shape, entry);
 }
 
 static kh_result kh_pack_entries(msgpack_packer *packer, const kh_reply *reply)
@@ -75,7 +75,7 @@ static kh_result kh_pack_entries(msgpack_packer *packer, const kh_reply *reply)
         return KH_E_TOO_LARGE;
     }
     for (uint32_t i = 0; i < reply->entry_count && result == KH_OK; i++) {
-        result = kh_pack_entry(packer, &reply->entries[i]);
+        result = kh_pack_entry(packer, kh_shape_entry(), &reply->entries[i]);
     }
     return result;
 }
@@ -133,7 +133,9 @@ static kh_result kh_pack_field(msgpack_packer *packer, const kh_field *field, co
     case KH_FIELD_KEY:
         return kh_pack_key(packer, field, object);
     case KH_FIELD_ENTRY:
-        return kh_pack_entry(packer, member);
+        return kh_pack_entry(packer, kh_shape_entry(), member);
+    case KH_FIELD_PLACED:
+        return kh_pack_entry(packer, kh_shape_placed(), member);
     case KH_FIELD_ENTRIES:
         return kh_pack_entries(packer, object);
     }

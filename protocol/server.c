@@ -111,7 +111,7 @@ static size_t kh_reply_bound(const kh_reply *reply)
     size_t bound = 128 + reply->detail.len;
 
     bound += reply->data.len + reply->nonce.len + reply->proof.len + reply->identity.len;
-    bound += reply->entry.name.len + reply->entry.id.len + reply->entry.spki.len;
+    bound += reply->entry.name.len + reply->entry.id.len + reply->entry.spki.len + reply->entry.place.len;
     for (uint32_t i = 0; reply->entries != NULL && i < reply->entry_count && i < KH_LIST_MAX; i++) {
         const kh_key_entry *entry = &reply->entries[i];
 

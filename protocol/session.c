@@ -147,7 +147,8 @@ const char *kh_session_identity(const kh_session *session)
 /* The most that a request can take when encoded. */
 static size_t kh_request_bound(const kh_request *req)
 {
-    return 128 + req->key.len + req->name.len + req->after.len + req->label.len + req->data.len;
+    return 128 + req->key.len + req->name.len + req->after.len + req->label.len + req->data.len +
+           req->place.len;
 }
 
 /* Encodes into the output, or behind its id into the held frames. KH_E_TOO_LARGE, KH_E_INVALID: nothing was

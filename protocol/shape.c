@@ -64,6 +64,26 @@ static const kh_field kh_request_import[] = {
     KH_Q(U32, flags, 0, UINT32_MAX),
     KH_Q(BIN, data, 0, KH_MESSAGE_MAX),
 };
+#define KH_Q_PLACE                                                                                           \
+    KH_Q(U32, tier, 0, UINT32_MAX), KH_Q(STR, place, 0, KH_PLACE_MAX), KH_Q(U64, not_before, 0, 0),          \
+        KH_Q(U64, expires, 0, 0)
+static const kh_field kh_request_create_placed[] = {
+    KH_Q_ID,
+    KH_Q(STR, name, 1, KH_NAME_MAX),
+    KH_Q(U32, key_type, 0, UINT32_MAX),
+    KH_Q(U32, bits, 0, UINT32_MAX),
+    KH_Q(U32, usage, 0, UINT32_MAX),
+    KH_Q(U32, flags, 0, UINT32_MAX),
+    KH_Q_PLACE,
+};
+static const kh_field kh_request_import_placed[] = {
+    KH_Q_ID,
+    KH_Q(STR, name, 1, KH_NAME_MAX),
+    KH_Q(U32, usage, 0, UINT32_MAX),
+    KH_Q(U32, flags, 0, UINT32_MAX),
+    KH_Q_PLACE,
+    KH_Q(BIN, data, 0, KH_MESSAGE_MAX),
+};
 static const kh_field kh_request_set_state[] = {KH_Q_ID, KH_Q_KEY, KH_Q(U32, arg, 0, UINT32_MAX)};
 
 /* Replies. */
@@ -80,6 +100,7 @@ static const kh_field kh_reply_hello[] = {
 static const kh_field kh_reply_auth[] = {KH_P(STR, identity, 0, KH_NAME_MAX)};
 static const kh_field kh_reply_data[] = {KH_P(BIN, data, 0, KH_SIGNATURE_MAX)};
 static const kh_field kh_reply_with_entry[] = {KH_P(ENTRY, entry, 0, 0)};
+static const kh_field kh_reply_with_placed[] = {KH_P(PLACED, entry, 0, 0)};
 static const kh_field kh_reply_list[] = {KH_P(ENTRIES, entries, 0, KH_LIST_MAX), KH_P(BOOL, more, 0, 1)};
 static const kh_field kh_reply_status[] = {KH_P(STR, data, 0, UINT32_MAX)}; /* the frame's cap is its limit */
 static const kh_field kh_reply_import_key[] = {KH_P(BIN, data, 32, 32)};
@@ -95,6 +116,8 @@ static const kh_field kh_reply_refused[] = {KH_P(STR, detail, 0, KH_DETAIL_MAX)}
         KH_FIELD_##kind, offsetof(kh_key_entry, member), min, max                                            \
     }
 
+#define KH_PLACED_MORE 4 /* fields of a placed entry that an entry lacks */
+
 static const kh_field kh_entry_fields[] = {
     KH_E(STR, name, 1, KH_NAME_MAX),
     KH_E(U32, version, 0, UINT32_MAX),
@@ -105,6 +128,10 @@ static const kh_field kh_entry_fields[] = {
     KH_E(U64, created, 0, 0), /* any */
     KH_E(BIN, id, KH_KEY_ID_LEN, KH_KEY_ID_LEN),
     KH_E(BIN, spki, 0, KH_SPKI_MAX),
+    KH_E(U32, tier, 0, UINT32_MAX),
+    KH_E(STR, place, 0, KH_PLACE_MAX),
+    KH_E(U64, not_before, 0, 0),
+    KH_E(U64, expires, 0, 0),
 };
 
 #define KH_SHAPE(fields)                                                                                     \
@@ -134,6 +161,9 @@ static const kh_op_row kh_op_rows[] = {
     [KH_OP_CREATE] = {KH_SHAPE(kh_request_create), KH_SHAPE(kh_reply_with_entry), true, true},
     [KH_OP_IMPORT] = {KH_SHAPE(kh_request_import), KH_SHAPE(kh_reply_with_entry), true, true},
     [KH_OP_SET_STATE] = {KH_SHAPE(kh_request_set_state), KH_SHAPE(kh_reply_with_entry), true, true},
+    [KH_OP_DESCRIBE] = {KH_SHAPE(kh_request_public_key), KH_SHAPE(kh_reply_with_placed), true, true},
+    [KH_OP_CREATE_PLACED] = {KH_SHAPE(kh_request_create_placed), KH_SHAPE(kh_reply_with_placed), true, true},
+    [KH_OP_IMPORT_PLACED] = {KH_SHAPE(kh_request_import_placed), KH_SHAPE(kh_reply_with_placed), true, true},
 };
 
 static const kh_op_row *kh_op_find(uint32_t op)
@@ -165,9 +195,16 @@ const kh_shape *kh_shape_error(uint32_t op)
 
 const kh_shape *kh_shape_entry(void)
 {
-    static const kh_shape entry = KH_SHAPE(kh_entry_fields);
+    static const kh_shape entry = {kh_entry_fields, KH_COUNT(kh_entry_fields) - KH_PLACED_MORE};
 
     return &entry;
+}
+
+const kh_shape *kh_shape_placed(void)
+{
+    static const kh_shape placed = KH_SHAPE(kh_entry_fields);
+
+    return &placed;
 }
 
 bool kh_op_is_handshake(uint32_t op)

@@ -22,6 +22,7 @@ typedef enum kh_field_kind {
     KH_FIELD_PROOF, /* bin of KH_PROOF_LEN bytes or none */
     KH_FIELD_KEY,   /* request.key: str, or bin of KH_KEY_ID_LEN bytes */
     KH_FIELD_ENTRY, /* reply.entry */
+    KH_FIELD_PLACED, /* reply.entry with tier, place and validity */
     KH_FIELD_ENTRIES,
 } kh_field_kind;
 
@@ -49,6 +50,7 @@ const kh_shape *kh_shape_reply(uint32_t op);
 const kh_shape *kh_shape_error(uint32_t op);
 /* The fields of an entry. */
 const kh_shape *kh_shape_entry(void);
+const kh_shape *kh_shape_placed(void);
 /* Whether the messages of this operation have no id: hello and auth. */
 bool kh_op_is_handshake(uint32_t op);
 

@@ -343,6 +343,15 @@ static kh_result fail_call(ctl_agent *agent, kh_result result, const char *what,
     return ctl_fail(agent->error, result, "%s: %s; %s", what, text, advice(result));
 }
 
+static bool keeper_answers(ctl_agent *agent)
+{
+    const kh_record record = {.op = KH_STORE_IMPORT_KEY};
+    uint8_t out[32];
+    size_t len = 0;
+
+    return kh_admin_call(agent->admin, &record, out, sizeof(out), &len, agent->timeout_ms) == KH_OK;
+}
+
 kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd, const char *what,
                                uint8_t *out, size_t cap, size_t *out_len)
 {
@@ -356,6 +365,9 @@ kh_result ctl_agent_admin_file(ctl_agent *agent, const kh_record *record, int fd
     if (result == KH_E_IO && fd >= 0 && access(agent->admin, W_OK) == 0) {
         return ctl_fail(agent->error, result, "%s: %s", what,
                         kh_result_text(result)); /* the file, not the socket */
+    }
+    if (result == KH_E_UNAVAILABLE && keeper_answers(agent)) {
+        return fail_call(agent, result, what, (kh_bytes){NULL, 0}); /* not it, but a token */
     }
     if (result == KH_E_UNAVAILABLE || result == KH_E_CLOSED || result == KH_E_IO) {
         return cannot_reach(agent->error, agent->admin, kh_result_text(result));

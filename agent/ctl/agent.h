@@ -51,6 +51,10 @@ KH_MUST_USE kh_result ctl_agent_list(ctl_agent *agent, const char *glob,
 KH_MUST_USE kh_result ctl_agent_create(ctl_agent *agent, const kh_key_info *wanted, kh_key_info *made);
 KH_MUST_USE kh_result ctl_agent_import(ctl_agent *agent, const kh_key_info *wanted, const uint8_t *sealed,
                                        size_t len, kh_key_info *made);
+/* Tags of a name, "KEY=VALUE,…"; only over the admin socket. (keylife.c) */
+KH_MUST_USE kh_result keylife_tag(ctl_run *ctl, ctl_agent *agent, const char *name, const char *list);
+/* What is said of a name. Over the wire nothing is: zeros. */
+KH_MUST_USE kh_result ctl_agent_policy(ctl_agent *agent, const char *name, kh_name_policy *policy);
 /* info: name, version (0: all), state. */
 KH_MUST_USE kh_result ctl_agent_set_state(ctl_agent *agent, const kh_key_info *wanted, kh_key_info *newest);
 KH_MUST_USE kh_result ctl_agent_import_key(ctl_agent *agent, uint8_t import_public[32]);

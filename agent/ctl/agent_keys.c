@@ -14,7 +14,8 @@ static kh_bytes bytes_of(const char *text)
 static kh_result entry_to_info(const kh_key_entry *entry, kh_key_info *info)
 {
     memset(info, 0, sizeof(*info));
-    if (entry->name.len > KH_NAME_MAX || entry->id.len != KH_KEY_ID_LEN || entry->spki.len > KH_SPKI_MAX) {
+    if (entry->name.len > KH_NAME_MAX || entry->id.len != KH_KEY_ID_LEN || entry->spki.len > KH_SPKI_MAX ||
+        entry->place.len > KH_PLACE_MAX) {
         return KH_E_MALFORMED;
     }
     info->created = entry->created;
@@ -29,6 +30,12 @@ static kh_result entry_to_info(const kh_key_entry *entry, kh_key_info *info)
         memcpy(info->spki, entry->spki.data, entry->spki.len);
     }
     info->spki_len = (uint32_t)entry->spki.len;
+    info->tier = entry->tier;
+    info->not_before = entry->not_before;
+    info->expires = entry->expires;
+    if (entry->place.len > 0) {
+        memcpy(info->place, entry->place.data, entry->place.len);
+    }
     return KH_OK;
 }
 
@@ -86,7 +93,7 @@ static kh_result lookup_admin(ctl_agent *agent, const char *name, const uint8_t 
 kh_result ctl_agent_lookup(ctl_agent *agent, const char *name, const uint8_t *id, kh_key_info *infos,
                            size_t cap, size_t *count)
 {
-    kh_request request = {.op = KH_OP_PUBLIC_KEY, .key_is_id = name == NULL};
+    kh_request request = {.op = KH_OP_DESCRIBE, .key_is_id = name == NULL};
     char what[KH_NAME_MAX + 64] = "cannot look up the key of a certificate";
     kh_result result = KH_OK;
     uint32_t version = 0;
@@ -108,6 +115,10 @@ kh_result ctl_agent_lookup(ctl_agent *agent, const char *name, const uint8_t *id
     }
     request.key = name != NULL ? bytes_of(name) : (kh_bytes){id, KH_KEY_ID_LEN};
     result = wire_entry(agent, &request, what, &infos[0]);
+    if (result == KH_E_UNSUPPORTED) { /* an agent that knows no tiers */
+        request.op = KH_OP_PUBLIC_KEY;
+        result = wire_entry(agent, &request, what, &infos[0]);
+    }
     *count = result == KH_OK ? 1 : 0;
     return result;
 }
@@ -189,6 +200,18 @@ kh_result ctl_agent_list(ctl_agent *agent, const char *glob,
     return result;
 }
 
+/* An older agent is asked as it knows it, as long as nothing is asked for that it does not know. */
+static void ask_place(kh_request *request, const kh_key_info *wanted, kh_op op)
+{
+    if (wanted->tier != 0 || wanted->place[0] != '\0' || wanted->not_before != 0 || wanted->expires != 0) {
+        request->op = op;
+        request->tier = wanted->tier;
+        request->place = bytes_of(wanted->place);
+        request->not_before = wanted->not_before;
+        request->expires = wanted->expires;
+    }
+}
+
 kh_result ctl_agent_create(ctl_agent *agent, const kh_key_info *wanted, kh_key_info *made)
 {
     kh_request request = {.op = KH_OP_CREATE,
@@ -200,6 +223,7 @@ kh_result ctl_agent_create(ctl_agent *agent, const kh_key_info *wanted, kh_key_i
     char what[KH_NAME_MAX + 64];
 
     (void)snprintf(what, sizeof(what), "cannot create %s", wanted->name);
+    ask_place(&request, wanted, KH_OP_CREATE_PLACED);
     if (agent->client == NULL) {
         return admin_info(agent, KH_STORE_CREATE, wanted, sizeof(*wanted), what, made);
     }
@@ -219,6 +243,7 @@ kh_result ctl_agent_import(ctl_agent *agent, const kh_key_info *wanted, const ui
     uint8_t *both = NULL;
 
     (void)snprintf(what, sizeof(what), "cannot import %s", wanted->name);
+    ask_place(&request, wanted, KH_OP_IMPORT_PLACED);
     if (agent->client != NULL) {
         return wire_entry(agent, &request, what, made);
     }
@@ -246,6 +271,21 @@ kh_result ctl_agent_set_state(ctl_agent *agent, const kh_key_info *wanted, kh_ke
     page_mark(wanted, name);
     request.key = wanted->version != 0 ? bytes_of(name) : bytes_of(wanted->name);
     return wire_entry(agent, &request, what, newest);
+}
+
+kh_result ctl_agent_policy(ctl_agent *agent, const char *name, kh_name_policy *policy)
+{
+    const kh_record record = {.op = KH_STORE_POLICY, .data = (const uint8_t *)name, .data_len = (uint32_t)strlen(name)};
+    size_t len = 0;
+    kh_result result = KH_OK;
+
+    memset(policy, 0, sizeof(*policy));
+    if (agent->client != NULL) {
+        return result;
+    }
+    result = ctl_agent_admin(agent, &record, "cannot show what is said of a key", (uint8_t *)policy, sizeof(*policy), &len);
+    policy->tags[KH_TAGS_MAX] = '\0';
+    return result;
 }
 
 kh_result ctl_agent_import_key(ctl_agent *agent, uint8_t import_public[32])

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The commands on keys in the store: create, list, show, change their state, and their public halves. */
 #include "agent.h"
+#include "keyplace.h"
 #include "keyview.h"
 #include "output.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* The versions of the operand NAME[/V]; the agent is closed again. */
-static kh_result look_up(ctl_run *ctl, kh_key_info *infos, size_t cap, size_t *count)
+/* The versions of the operand NAME[/V], and what is said of the name (NULL: not asked for); the agent is closed again. */
+static kh_result look_up(ctl_run *ctl, kh_key_info *infos, size_t cap, size_t *count, kh_name_policy *policy)
 {
     const char *name = ctl->args.operands[0];
     kh_key_info checked = {0};
@@ -24,6 +25,9 @@ static kh_result look_up(ctl_run *ctl, kh_key_info *infos, size_t cap, size_t *c
         if (result == KH_E_NOT_FOUND) {
             ctl_fail_no_key(agent, name);
         }
+    }
+    if (result == KH_OK && policy != NULL) {
+        result = ctl_agent_policy(agent, infos[0].name, policy);
     }
     ctl_agent_close(agent);
     return result;
@@ -55,6 +59,8 @@ static kh_result parse_type(ctl_run *ctl, kh_key_info *wanted)
 
 kh_result ctl_cmd_key_create(ctl_run *ctl)
 {
+    const char *tags = ctl_args_value(&ctl->args, "tag");
+    char what[KH_NAME_MAX + 32];
     kh_key_info wanted = {0};
     kh_key_info made = {0};
     ctl_agent *agent = NULL;
@@ -67,10 +73,15 @@ kh_result ctl_cmd_key_create(ctl_run *ctl)
         ctl->timeout_ms = KH_DEADLINE_MAX_MS;
     }
     if (result == KH_OK) {
-        result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
+        result = ctl_agent_open(ctl, tags != NULL ? CTL_WAY_ADMIN : CTL_WAY_ANY, &agent);
     }
     if (result == KH_OK) {
+        (void)snprintf(what, sizeof(what), "cannot create %s", wanted.name);
         result = ctl_agent_create(agent, &wanted, &made);
+        result = result != KH_OK ? keyplace_explain(ctl, &wanted, what, result) : KH_OK;
+    }
+    if (result == KH_OK && tags != NULL) {
+        result = keylife_tag(ctl, agent, wanted.name, tags);
     }
     if (result == KH_OK) {
         result = keyview_print(ctl, &made);
@@ -89,7 +100,7 @@ typedef struct listing {
 static kh_result list_one(void *ctx, const kh_key_info *info)
 {
     listing *list = ctx;
-    char version[16], type[16], usage[80], id[2 * KH_KEY_ID_LEN + 1], created[32];
+    char version[16], type[16], usage[80], id[2 * KH_KEY_ID_LEN + 1], created[32], where[KH_PLACE_MAX + 16];
 
     if (list->json != NULL) {
         return json_array_append_new(list->json, keyview_json(info)) == 0 ? KH_OK : KH_E_MEMORY;
@@ -98,14 +109,14 @@ static kh_result list_one(void *ctx, const kh_key_info *info)
     output_table_row(list->table,
                      (const char *[]){info->name, version, keyview_type(info->type, info->bits, type),
                                       kh_usage_format(info->usage, usage, sizeof(usage)),
-                                      keyview_state(info->state), output_time(info->created, created),
+                                      keyview_state(info->state), keyview_where(info, where), output_time(info->created, created),
                                       output_hex(info->id, 8, id)});
     return KH_OK;
 }
 
 kh_result ctl_cmd_key_list(ctl_run *ctl)
 {
-    static const char *const headings[] = {"NAME", "VERSION", "TYPE", "USAGE", "STATE", "CREATED", "ID"};
+    static const char *const headings[] = {"NAME", "VERSION", "TYPE", "USAGE", "STATE", "TIER", "CREATED", "ID"};
     const char *glob = ctl->args.operand_count > 0 ? ctl->args.operands[0] : "*";
     ctl_agent *agent = NULL;
     listing list = {NULL, NULL};
@@ -114,7 +125,7 @@ kh_result ctl_cmd_key_list(ctl_run *ctl)
     if (result != KH_OK) {
         goto done;
     }
-    list.table = output_table_new(headings, 7);
+    list.table = output_table_new(headings, 8);
     list.json = ctl->json ? json_array() : NULL;
     if (list.table == NULL || (ctl->json && list.json == NULL)) {
         result = ctl_fail(&ctl->error, KH_E_MEMORY, "cannot list keys: out of memory");
@@ -140,9 +151,10 @@ done:
 kh_result ctl_cmd_key_show(ctl_run *ctl)
 {
     kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
+    kh_name_policy policy = {0};
     size_t count = 0;
     json_t *list = NULL;
-    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
+    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count, &policy)
                                      : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot show a key: out of memory");
 
     if (result != KH_OK) {
@@ -151,7 +163,7 @@ kh_result ctl_cmd_key_show(ctl_run *ctl)
     if (ctl->json) {
         list = json_array();
         for (size_t i = 0; list != NULL && i < count; i++) {
-            if (json_array_append_new(list, keyview_json(&infos[i])) != 0) {
+            if (json_array_append_new(list, keyview_json_with(&infos[i], &policy)) != 0) {
                 json_decref(list);
                 list = NULL;
             }
@@ -162,6 +174,9 @@ kh_result ctl_cmd_key_show(ctl_run *ctl)
     for (size_t i = 0; i < count && result == KH_OK; i++) {
         (void)fputs(i > 0 ? "\n" : "", stdout);
         result = keyview_print(ctl, &infos[i]);
+    }
+    if (result == KH_OK) {
+        keyview_print_policy(&policy);
     }
 done:
     free(infos);
@@ -211,6 +226,17 @@ kh_result ctl_cmd_key_delete(ctl_run *ctl)
     return set_state(ctl, KH_STATE_DELETED);
 }
 
+/* Whether the admin socket lets us do other things: then it is the key. The error stays as it was if not. */
+static bool may_otherwise(ctl_run *ctl, ctl_agent *agent, const char *name)
+{
+    const ctl_error before = ctl->error;
+    kh_name_policy policy;
+    bool may = ctl_agent_policy(agent, name, &policy) == KH_OK;
+
+    ctl->error = before;
+    return may;
+}
+
 /* Recover and purge: only the admin socket has them. */
 static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, const char *done_word)
 {
@@ -233,6 +259,11 @@ static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, c
     if (result == KH_E_NOT_FOUND) {
         ctl_fail(&ctl->error, result,
                  "cannot %s %s: there is no deleted key of that name; see keyholdctl key list", verb, name);
+    } else if (result == KH_E_FORBIDDEN && op == KH_STORE_PURGE && may_otherwise(ctl, agent, name)) {
+        ctl_fail(&ctl->error, result,
+                 "cannot purge %s: it was deleted too lately; deleted keys are retained for a time that key set %s --retain or "
+                 "store set --retain said",
+                 name, name);
     } else if (result == KH_OK && ctl->json) {
         result = output_json(json_pack("{s:s, s:s}", "name", name, "state", done_word), &ctl->error);
     } else if (result == KH_OK) {
@@ -268,7 +299,7 @@ kh_result ctl_cmd_key_reference(ctl_run *ctl)
     size_t len = 0;
     char pem[2048];
     kh_result result = infos != NULL
-                           ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
+                           ? look_up(ctl, infos, KH_LOOKUP_MAX, &count, NULL)
                            : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot make a reference: out of memory");
 
     if (result != KH_OK) {
@@ -292,7 +323,7 @@ kh_result ctl_cmd_key_public(ctl_run *ctl)
     kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
     size_t count = 0;
     char *pem = NULL;
-    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count)
+    kh_result result = infos != NULL ? look_up(ctl, infos, KH_LOOKUP_MAX, &count, NULL)
                                      : ctl_fail(&ctl->error, KH_E_MEMORY, "cannot show a key: out of memory");
 
     if (result == KH_OK) {

@@ -5,6 +5,7 @@
  */
 #include "agent.h"
 #include "keyfile.h"
+#include "keyplace.h"
 #include "keyview.h"
 #include "pin.h"
 
@@ -57,6 +58,13 @@ static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info
 {
     uint8_t import_public[KH_IMPORT_PUBLIC_LEN];
     uint8_t sealed[KH_IMPORT_PKCS8_MAX + KH_IMPORT_OVERHEAD];
+    const kh_import_terms terms = {.name = wanted->name,
+                                   .usage = wanted->usage,
+                                   .flags = wanted->flags,
+                                   .tier = wanted->tier,
+                                   .place = wanted->place,
+                                   .not_before = wanted->not_before,
+                                   .expires = wanted->expires};
     size_t sealed_len = 0;
     kh_result result = ctl_agent_import_key(agent, import_public);
 
@@ -66,8 +74,7 @@ static kh_result seal_and_send(ctl_run *ctl, ctl_agent *agent, const kh_key_info
     if (result != KH_OK) {
         return result;
     }
-    result = kh_import_seal(import_public, wanted->name, wanted->usage, wanted->flags, key->pkcs8.data,
-                            key->pkcs8.len, sealed, sizeof(sealed), &sealed_len);
+    result = kh_import_seal_as(import_public, &terms, key->pkcs8.data, key->pkcs8.len, sealed, sizeof(sealed), &sealed_len);
     if (result != KH_OK) {
         return ctl_fail(&ctl->error, result, "cannot seal the key for the agent: %s; report this",
                         kh_result_text(result));
@@ -97,6 +104,8 @@ kh_result ctl_cmd_key_import(ctl_run *ctl)
 {
     const char *path = ctl->args.operands[1];
     const char *cert = ctl_args_value(&ctl->args, "cert");
+    const char *tags = ctl_args_value(&ctl->args, "tag");
+    char what[KH_NAME_MAX + 32];
     asking ask = {ctl, path};
     kh_key_info wanted = {0};
     kh_key_info made = {0};
@@ -118,10 +127,12 @@ kh_result ctl_cmd_key_import(ctl_run *ctl)
         result = check_certificate(ctl, cert, path, &key);
     }
     if (result == KH_OK) {
-        result = ctl_agent_open(ctl, CTL_WAY_ANY, &agent);
+        result = ctl_agent_open(ctl, tags != NULL ? CTL_WAY_ADMIN : CTL_WAY_ANY, &agent);
     }
     if (result == KH_OK) {
+        (void)snprintf(what, sizeof(what), "cannot import %s", wanted.name);
         result = seal_and_send(ctl, agent, &wanted, &key, &made);
+        result = result != KH_OK ? keyplace_explain(ctl, &wanted, what, result) : KH_OK;
         if (result == KH_E_DUPLICATE) {
             name_duplicate(ctl, agent, &wanted, &key);
         }
@@ -130,6 +141,9 @@ kh_result ctl_cmd_key_import(ctl_run *ctl)
         result = ctl_fail(&ctl->error, KH_E_INTERNAL,
                           "the agent stored another key than the one in %s; delete %s and report this", path,
                           wanted.name);
+    }
+    if (result == KH_OK && tags != NULL) {
+        result = keylife_tag(ctl, agent, wanted.name, tags);
     }
     if (result == KH_OK) {
         result = keyview_print(ctl, &made);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A key version as people and programs see it. See keyview.h. */
 #include "keyview.h"
+#include "keyplace.h"
 #include "output.h"
 
 #include <openssl/bio.h>
@@ -46,15 +47,91 @@ static json_t *usage_json(uint32_t usage)
     return list;
 }
 
+const char *keyview_tier(uint32_t tier)
+{
+    switch (tier) {
+    case 0: /* an agent that knows no others */
+#define KH_X(constant, number, name)                                                                         \
+    case constant:                                                                                           \
+        return name;
+        KH_TIERS(KH_X)
+#undef KH_X
+    default:
+        return "unknown";
+    }
+}
+
+static json_t *time_json(uint64_t seconds)
+{
+    char text[32];
+
+    return seconds != 0 ? json_string(output_time(seconds, text)) : json_null();
+}
+
 json_t *keyview_json(const kh_key_info *info)
 {
     char type[16], id[2 * KH_KEY_ID_LEN + 1], created[32];
 
-    return json_pack("{s:s, s:I, s:s, s:I, s:o, s:s, s:s, s:s}", "name", info->name, "version",
+    return json_pack("{s:s, s:I, s:s, s:I, s:o, s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "name", info->name, "version",
                      (json_int_t)info->version, "type", keyview_type(info->type, info->bits, type), "bits",
                      (json_int_t)info->bits, "usage", usage_json(info->usage), "state",
                      keyview_state(info->state), "created", output_time(info->created, created), "id",
-                     output_hex(info->id, sizeof(info->id), id));
+                     output_hex(info->id, sizeof(info->id), id), "tier", keyview_tier(info->tier), "place",
+                     info->place, "not_before", time_json(info->not_before), "expires", time_json(info->expires));
+}
+
+const char *keyview_where(const kh_key_info *info, char *where)
+{
+    (void)snprintf(where, KH_PLACE_MAX + 16, "%s%s%s", keyview_tier(info->tier), info->place[0] != '\0' ? " " : "",
+                   info->place);
+    return where;
+}
+
+static json_t *tags_json(const char *tags)
+{
+    json_t *object = json_object();
+
+    for (const char *line = tags, *end = NULL; object != NULL && (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        const char *equals = memchr(line, '=', (size_t)(end - line));
+        char key[KH_TAG_KEY_MAX + 1] = "";
+
+        if (equals == NULL || (size_t)(equals - line) > KH_TAG_KEY_MAX) {
+            continue;
+        }
+        memcpy(key, line, (size_t)(equals - line));
+        if (json_object_set_new(object, key, json_stringn(equals + 1, (size_t)(end - equals) - 1)) != 0) {
+            json_decref(object);
+            object = NULL;
+        }
+    }
+    return object;
+}
+
+json_t *keyview_json_with(const kh_key_info *info, const kh_name_policy *policy)
+{
+    json_t *view = keyview_json(info), *tags = tags_json(policy->tags);
+
+    if (view == NULL || tags == NULL || json_object_set(view, "tags", tags) != 0 ||
+        json_object_set_new(view, "rotate_days", json_integer(policy->rotate_days)) != 0 ||
+        json_object_set_new(view, "retain_days", json_integer(policy->retain_days)) != 0) {
+        json_decref(view);
+        view = NULL;
+    }
+    json_decref(tags);
+    return view;
+}
+
+void keyview_print_policy(const kh_name_policy *policy)
+{
+    if (policy->rotate_days != 0) {
+        (void)printf("rotates  every %u days\n", policy->rotate_days);
+    }
+    if (policy->retain_days != 0) {
+        (void)printf("retained %u days after it was deleted\n", policy->retain_days);
+    }
+    for (const char *line = policy->tags, *end = NULL; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        (void)printf("tag      %.*s\n", (int)(end - line), line);
+    }
 }
 
 kh_result keyview_print(ctl_run *ctl, const kh_key_info *info)
@@ -68,7 +145,16 @@ kh_result keyview_print(ctl_run *ctl, const kh_key_info *info)
     (void)printf("type     %s\n", keyview_type(info->type, info->bits, type));
     (void)printf("usage    %s\n", kh_usage_format(info->usage, usage, sizeof(usage)));
     (void)printf("state    %s\n", keyview_state(info->state));
+    if (info->tier > KH_TIER_SOFTWARE) {
+        (void)printf("tier     %s %s\n", keyview_tier(info->tier), info->place);
+    }
     (void)printf("created  %s\n", output_time(info->created, created));
+    if (info->not_before != 0) {
+        (void)printf("valid    from %s\n", output_time(info->not_before, created));
+    }
+    if (info->expires != 0) {
+        (void)printf("expires  %s\n", output_time(info->expires, created));
+    }
     (void)printf("id       %s\n", output_hex(info->id, sizeof(info->id), id));
     return KH_OK;
 }
@@ -128,6 +214,9 @@ kh_result keyview_wanted(ctl_run *ctl, kh_key_info *wanted)
     wanted->usage = parsed;
     wanted->flags = (ctl_args_value(&ctl->args, "allow-duplicate") != NULL ? KH_KEY_ALLOW_DUPLICATE : 0) |
                     (new_version ? KH_KEY_NEW_VERSION : 0);
+    if (keyplace_take(ctl, wanted) != KH_OK) {
+        return KH_E_INVALID;
+    }
     return keyview_name(ctl->args.operands[0], false, wanted, &ctl->error);
 }
 

@@ -12,8 +12,16 @@
 const char *keyview_state(uint32_t state);
 /* "rsa2048", "p256", …; buf of 16 bytes. */
 const char *keyview_type(uint32_t type, uint32_t bits, char buf[16]);
+/* "software", "hsm", "hsm-pool". */
+const char *keyview_tier(uint32_t tier);
 /* A new JSON object; NULL: out of memory. */
 json_t *keyview_json(const kh_key_info *info);
+/* The same with the tags and rules of its name. */
+json_t *keyview_json_with(const kh_key_info *info, const kh_name_policy *policy);
+/* The tags and rules of a name, line by line; nothing if there are none. */
+void keyview_print_policy(const kh_name_policy *policy);
+/* "hsm tokenA"; where: KH_PLACE_MAX + 16 bytes. */
+const char *keyview_where(const kh_key_info *info, char *where);
 /* One key version, line by line, or as JSON. */
 KH_MUST_USE kh_result keyview_print(ctl_run *ctl, const kh_key_info *info);
 /* The public key as PEM, from malloc; NULL: out of memory or no SPKI. */

@@ -24,6 +24,11 @@ static const ctl_option create_options[] = {
     {"type", "TYPE", "rsa2048, rsa3072, rsa4096, p256, p384, p521 or ed25519"},
     {"usage", "LIST", "what the key may be used for, fixed for ever (default tls-server)"},
     {"new-version", NULL, "make the next version of a key that exists; its usage is inherited"},
+    {"tier", "TIER", "where it lives: software (default), hsm or hsm-pool"},
+    {"place", "NAME", "which token or pool of the agent's configuration, if there are several"},
+    {"not-before", "TIME", "valid from then on: 2027-01-31, 2027-01-31T12:00:00Z (UTC) or +30d"},
+    {"expires", "TIME", "valid until then"},
+    {"tag", "LIST", "KEY=VALUE,…: for people and programs; the keys of a name have one set (admin socket)"},
     {NULL, NULL, NULL},
 };
 static const ctl_option import_options[] = {
@@ -35,6 +40,42 @@ static const ctl_option import_options[] = {
      "the store's import key: a file, or SHA256:… (default import.pub beside the configuration)"},
     {"allow-duplicate", NULL, "the same key may already be stored under another name"},
     {"new-version", NULL, "import as the next version of a key that exists"},
+    {"tier", "TIER", "where it lives: software (default), hsm or hsm-pool"},
+    {"place", "NAME", "which token or pool of the agent's configuration, if there are several"},
+    {"not-before", "TIME", "valid from then on: 2027-01-31, 2027-01-31T12:00:00Z (UTC) or +30d"},
+    {"expires", "TIME", "valid until then"},
+    {"tag", "LIST", "KEY=VALUE,…: for people and programs; the keys of a name have one set (admin socket)"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option rotate_options[] = {
+    {"not-before", "TIME", "valid from then on: 2027-01-31, 2027-01-31T12:00:00Z (UTC) or +30d"},
+    {"expires", "TIME", "valid until then"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option set_options[] = {
+    {"not-before", "TIME", "valid from then on: 2027-01-31, 2027-01-31T12:00:00Z (UTC), +30d or never"},
+    {"expires", "TIME", "valid until then; never: no longer bounded"},
+    {"rotate-every", "DAYS", "a new version whenever the newest is so old; 0: never"},
+    {"retain", "DAYS", "once deleted, not to be purged for so long; can be raised, never lowered"},
+    {"tag", "LIST", "KEY=VALUE,…; KEY= removes one"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option move_options[] = {
+    {"tier", "TIER", "hsm or hsm-pool"},
+    {"place", "NAME", "which token or pool of the agent's configuration, if there are several"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option adopt_options[] = {
+    {"place", "NAME", "which token of the agent's configuration, if there are several"},
+    {"label", "LABEL", "the key's label in the token"},
+    {"id", "HEX", "its CKA_ID"},
+    {"usage", "LIST", "what the key may be used for, fixed for ever (default tls-server)"},
+    {"allow-duplicate", NULL, "the same key may already be stored under another name"},
+    {"new-version", NULL, "as the next version of a key that exists"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option store_set_options[] = {
+    {"retain", "DAYS", "no deleted key is purged for so long; can be raised, never lowered"},
     {NULL, NULL, NULL},
 };
 static const ctl_option out_options[] = {
@@ -60,6 +101,15 @@ static const ctl_option csr_options[] = {
 };
 static const ctl_option token_options[] = {
     {"out", "FILE", "write to a new FILE (default NAME.token beside the configuration)"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option pool_add_options[] = {
+    {"so-pin-file", "FILE",
+     "the PIN of the security officer of a partition that has the key is the first line of FILE (default: ask)"},
+    {NULL, NULL, NULL},
+};
+static const ctl_option pool_remove_options[] = {
+    {"yes", NULL, "yes, take the pool's key out of the token"},
     {NULL, NULL, NULL},
 };
 static const ctl_option ping_options[] = {
@@ -112,6 +162,16 @@ static const ctl_command commands[] = {
     {"key", "recover", "NAME", 1, 1, NULL, "bring a deleted key back (admin socket)", ctl_cmd_key_recover},
     {"key", "purge", "NAME", 1, 1, purge_options, "destroy a deleted key for good (admin socket)",
      ctl_cmd_key_purge},
+    {"key", "rotate", "NAME", 1, 1, rotate_options, "make a key's next version, which serves at once", ctl_cmd_key_rotate},
+    {"key", "set", "NAME[/V]", 1, 1, set_options, "change validity, rotation, retention and tags (admin socket)",
+     ctl_cmd_key_set},
+    {"key", "move", "NAME[/V]", 1, 1, move_options, "move a key into a token or pool (admin socket)", ctl_cmd_key_move},
+    {"key", "adopt", "NAME [URI]", 1, 2, adopt_options, "use a key that somebody else made in a token (admin socket)",
+     ctl_cmd_key_adopt},
+    {"key", "backup", "NAME", 1, 1, out_options, "write all versions of a key, sealed, to a file (admin socket)",
+     ctl_cmd_key_backup},
+    {"key", "restore", "FILE", 1, 1, store_import_options, "bring a key back from its backup (admin socket)",
+     ctl_cmd_store_import},
     {"key", "reference", "NAME[/V]", 1, 1, out_options,
      "print a key reference, which stands for the key's file", ctl_cmd_key_reference},
     {"key", "public", "NAME[/V]", 1, 1, out_options, "print the public key as PEM", ctl_cmd_key_public},
@@ -122,6 +182,16 @@ static const ctl_command commands[] = {
      ctl_cmd_cert_match},
     {"token", "create", "NAME", 1, 1, token_options, "make a token by which a caller proves who it is",
      ctl_cmd_token_create},
+    {"kek", "rotate", "", 0, 0, NULL, "seal the store under a new key-encryption key while it serves (admin socket)",
+     ctl_cmd_kek_rotate},
+    {"pool", "init", "POOL", 1, 1, NULL, "make the key of a new pool in all its partitions", ctl_cmd_pool_init},
+    {"pool", "add", "POOL PARTITION", 2, 2, pool_add_options, "give a partition the key of the pool that the others have",
+     ctl_cmd_pool_add},
+    {"pool", "remove", "POOL PARTITION", 2, 2, pool_remove_options, "take the pool's key out of a partition",
+     ctl_cmd_pool_remove},
+    {"pool", "repair", "POOL", 1, 1, NULL, "place keys that partitions lack (admin socket)", ctl_cmd_pool_repair},
+    {"pool", "status", "POOL", 1, 1, NULL, "say which partitions have the pool's key, asking each token",
+     ctl_cmd_pool_status},
     {NULL, "ping", "", 0, 0, ping_options, "say whether the agent answers, and how fast", ctl_cmd_ping},
     {NULL, "status", "", 0, 0, status_options, "show load, latency, batches, queues and callers",
      ctl_cmd_status},
@@ -138,6 +208,7 @@ static const ctl_command commands[] = {
      "write sealed keys for another agent with the same KEK (admin socket)", ctl_cmd_store_export},
     {"store", "import", "FILE", 1, 1, store_import_options, "take the keys of an export (admin socket)",
      ctl_cmd_store_import},
+    {"store", "set", "", 0, 0, store_set_options, "change what holds for all keys (admin socket)", ctl_cmd_store_set},
     {NULL, "version", "", 0, 0, NULL, "print the version", ctl_cmd_version},
     {NULL, "help", "[COMMAND]", 0, 2, NULL, "say what there is, or more of one command", ctl_cmd_help},
     {NULL, "completion", "SHELL", 1, 1, NULL, "print the completion for a shell (bash)", ctl_cmd_completion},

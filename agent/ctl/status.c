@@ -238,6 +238,83 @@ static kh_result print_identities(FILE *out, const json_t *status)
     return result;
 }
 
+/* A table of what is at `key` of the status; nothing when there is none. */
+static kh_result print_table(FILE *out, const json_t *status, const char *key, const char *const headings[],
+                             unsigned columns, void (*row)(output_table *table, const json_t *one))
+{
+    const json_t *all = json_object_get(status, key), *one = NULL;
+    output_table *table = NULL;
+    kh_result result = KH_E_MEMORY;
+    size_t index = 0;
+
+    if (json_array_size(all) == 0) {
+        return KH_OK;
+    }
+    table = output_table_new(headings, columns);
+    if (table != NULL) {
+        json_array_foreach(all, index, one)
+        {
+            row(table, one);
+        }
+        (void)fputc('\n', out);
+        result = output_table_print(table, out);
+    }
+    output_table_free(table);
+    return result;
+}
+
+static void token_row(output_table *table, const json_t *token)
+{
+    const json_t *took = json_object_get(token, "took_us");
+    char cells[9][CELL_MAX];
+
+    output_table_row(table, (const char *[]){text(token, "name"), text(token, "state"),
+                                             put_number(cells[2], number(token, "sessions")),
+                                             put_number(cells[3], number(token, "operations")),
+                                             put_number(cells[4], number(token, "failed")),
+                                             put_number(cells[5], number(token, "losses")),
+                                             put_number(cells[6], number(token, "in_ring")),
+                                             put_number(cells[7], number(took, "p50")),
+                                             put_number(cells[8], number(took, "p99"))});
+}
+
+static void pool_row(output_table *table, const json_t *pool)
+{
+    const json_t *partitions = json_object_get(pool, "partitions"), *partition = NULL;
+    char list[CELL_MAX] = "", cells[5][CELL_MAX];
+    size_t index = 0, used = 0, up = 0;
+
+    json_array_foreach(partitions, index, partition)
+    {
+        const char *state = text(partition, "state");
+        int len = 0;
+
+        if (strcmp(state, "up") == 0) {
+            up++;
+            continue;
+        }
+        len = used < CELL_MAX ? snprintf(list + used, CELL_MAX - used, "%s%s %s", used > 0 ? ", " : "",
+                                         text(partition, "token"), state)
+                              : 0;
+        used += len > 0 ? (size_t)len : 0;
+    }
+    (void)snprintf(cells[0], CELL_MAX, "%zu of %zu", up, json_array_size(partitions));
+    output_table_row(table, (const char *[]){text(pool, "name"), cells[0], list[0] != '\0' ? list : "-",
+                                             put_number(cells[1], number(pool, "operations")),
+                                             put_number(cells[2], number(pool, "moved")),
+                                             put_number(cells[3], number(pool, "in_ring")),
+                                             put_number(cells[4], number(pool, "waiting"))});
+}
+
+static kh_result print_places(FILE *out, const json_t *status)
+{
+    static const char *const tokens[] = {"TOKEN", "STATE", "SESSIONS", "DONE", "FAILED", "LOST", "IN RING", "p50 µs", "p99 µs"};
+    static const char *const pools[] = {"POOL", "UP", "NOT UP", "DONE", "MOVED", "IN RING", "WAITING"};
+    kh_result result = print_table(out, status, "tokens", tokens, 9, token_row);
+
+    return result == KH_OK ? print_table(out, status, "pools", pools, 7, pool_row) : result;
+}
+
 static void print_tail(FILE *out, const json_t *status)
 {
     const json_t *queues = json_object_get(status, "queues");
@@ -263,6 +340,9 @@ static kh_result print_status(FILE *out, const json_t *status, const json_t *las
 
     print_head(out, status);
     result = print_lanes(out, status, last, seconds);
+    if (result == KH_OK) {
+        result = print_places(out, status);
+    }
     if (result == KH_OK) {
         result = print_operations(out, status);
     }

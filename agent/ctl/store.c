@@ -123,21 +123,14 @@ static kh_result take_globs(ctl_run *ctl, char *globs, size_t cap, size_t *len)
     return KH_OK;
 }
 
-kh_result ctl_cmd_store_export(ctl_run *ctl)
+kh_result store_export_to(ctl_run *ctl, const char *path, const char *globs, size_t len)
 {
-    const char *path = ctl->args.operands[0];
-    char globs[KH_MESSAGE_MAX];
-    kh_record record = {.op = KH_STORE_EXPORT, .data = (const uint8_t *)globs};
+    kh_record record = {.op = KH_STORE_EXPORT, .data = (const uint8_t *)globs, .data_len = (uint32_t)len};
     ctl_newfile file = {.fd = -1};
     ctl_agent *agent = NULL;
     kh_store_report report = {0};
-    size_t len = 0;
-    kh_result result = take_globs(ctl, globs, sizeof(globs), &len);
+    kh_result result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
 
-    record.data_len = (uint32_t)len;
-    if (result == KH_OK) {
-        result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
-    }
     if (result == KH_OK) {
         result = ctl_newfile_open(path, KH_FILE_EXPORT, &file, &ctl->error);
     }
@@ -156,6 +149,15 @@ kh_result ctl_cmd_store_export(ctl_run *ctl)
     ctl_newfile_abandon(&file);
     ctl_agent_close(agent);
     return result;
+}
+
+kh_result ctl_cmd_store_export(ctl_run *ctl)
+{
+    char globs[KH_MESSAGE_MAX];
+    size_t len = 0;
+    kh_result result = take_globs(ctl, globs, sizeof(globs), &len);
+
+    return result == KH_OK ? store_export_to(ctl, ctl->args.operands[0], globs, len) : result;
 }
 
 /* ---- Import -------------------------------------------------------------------------------------------- */

@@ -13,6 +13,9 @@ KH_MUST_USE kh_result store_fill_file(ctl_run *ctl, ctl_agent *agent, const kh_r
 KH_MUST_USE kh_result store_backup_into(ctl_run *ctl, ctl_agent *agent, const ctl_newfile *file,
                                         kh_store_report *report);
 
+/* An export of the keys with these names into a new file; globs as KH_STORE_EXPORT wants them. Prints what it did. */
+KH_MUST_USE kh_result store_export_to(ctl_run *ctl, const char *path, const char *globs, size_t len);
+
 #define STORE_FINDING_MAX 256
 /* A kh_finding_fn that keeps the first one in a text of that size, which began empty. */
 void store_keep_first(void *text, const char *finding);

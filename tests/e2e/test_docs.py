@@ -326,7 +326,9 @@ def operations_story():
     story += renewal(left)
     story += monitoring(left)
     story += far_away(left)
-    story += everyday()
+    story += tokens(left)
+    story += life()
+    story += everyday().replace("NAME", "OTHER")
     story += take(left, "sh", "keyholdctl store backup") + "test -s /var/backups/keyhold/keys.db\n"
     story += "keyholdctl key create since --type p256\n" + take(left, "sh", "keyholdctl store restore")
     story += "! keyholdctl key show since\n"
@@ -430,6 +432,37 @@ def far_away(left):
     ping = take(left, "sh", "--agent tcp:")
     story += "{\n" + ping + "} | grep edge2\nnot " + ping.replace("edge2.crt", "agent.crt").replace("edge2.key", "agent.key")
     return story + "cd ..\nsleep 1\nget www.example ca.crt | grep served\n"
+
+
+def tokens(left):
+    """A token of SoftHSM's, and a pool of three; a wrong PIN and a right one; the keys sign."""
+    story = take(left, "sh", "softhsm2-util --init-token")
+    block = take(left, "", 'token "one"')
+    story += f"cat >> /etc/keyhold/keyhold.conf <<'END'\n{block}END\n" + take(left, "sh", "create vault.example")
+    story += "keyholdctl key show vault.example --json | grep '\"hsm\"'\n"
+    story += "cp /etc/keyhold/one.pin kept.pin\necho 000000 >/etc/keyhold/one.pin\n" + take(left, "sh", "systemctl reload keyhold")
+    story += "cat kept.pin >/etc/keyhold/one.pin\nsystemctl reload keyhold\n"
+    story += take(left, "sh", "key move fleet.example")
+    story += "keyholdctl key show fleet.example --json | grep '\"hsm\"'\n"
+    story += take(left, "sh", "keyholdctl pool init vault")
+    for name in ("vault.example", "fleet.example", "pooled.example"):
+        story += (f"until keyholdctl cert self-signed {name} --subject /CN={name} --out {name}.crt; do sleep 0.2; done\n"
+                  f"openssl verify -CAfile {name}.crt {name}.crt\n")
+    return story
+
+
+def life():
+    """The commands of the table of a key's life."""
+    table = re.search(r"^## The life of a key\n(.*?)^## ", document("docs/operations.md"), re.M | re.S)[1]
+    story = "keyholdctl key create NAME --type p256\n"
+    commands = [one.replace("FILE", "NAME.backup") for one in re.findall(r"`(keyholdctl [^`]*)`", table)]
+    check(len(commands) >= 6, commands)
+    for command in commands:
+        if "restore" in command: # the key is there already: nothing is stored twice
+            story += command + " || true\n"
+        elif "--not-before" not in command:
+            story += command + "\n"
+    return story + "keyholdctl key delete NAME\nnot keyholdctl key purge NAME --yes\n"
 
 
 def monitoring(left):

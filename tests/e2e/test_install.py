@@ -28,6 +28,7 @@ sbin/keyholdctl
 sbin/keyholdd
 share/bash-completion/completions/keyholdctl
 share/keyhold/keyhold-alerts.yml
+share/keyhold/keyhold-hsm.conf
 share/keyhold/keyhold-renew
 share/keyhold/keyhold-tcp.conf
 share/keyhold/scrape.yml

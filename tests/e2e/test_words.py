@@ -68,14 +68,14 @@ def test_events_of_the_agent(_):
 def stable(text):
     """A format as docs/logs.md writes it: what changes is …"""
     text = text.replace('\\"', '"').replace("%%", "%")
-    text = re.sub(r"%(?:\*s|[0-9.]*(?:ll|l|z|uA|u)?[dsuVilAM])", "…", text)
+    text = re.sub(r"%(?:\*s|[0-9.]*(?:ll|l|z|uA|u)?[dsuVilxAM])", "…", text)
     return re.sub("…(\\.?…)+", "…", text)
 
 
 def test_texts_of_the_keystore(_):
     texts = set()
     for code in source("keystore").values():
-        texts |= {stable(text) for text in re.findall(r'kh_logf\([^;]*?KH_LOG_\w+,\s*"((?:[^"\\]|\\.)*)"', code)}
+        texts |= {stable(text) for text in re.findall(r'kh_(?:logf|p11_log)\([^;]*?KH_LOG_(?!DEBUG)\w+,\s*"((?:[^"\\]|\\.)*)"', code)}
     check(len(texts) > 10, texts)
     listed = first_cells("docs/logs.md", "Keystore")
     check(listed == texts, "docs/logs.md and the source differ:", listed ^ texts)

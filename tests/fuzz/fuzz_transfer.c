@@ -46,7 +46,7 @@ static void as_entry(const uint8_t *data, size_t len)
     size_t public_len = 0;
     kh_row row;
 
-    if (len <= KH_TRANSFER_ENTRY_MAX && kh_transfer_entry_parse(data, len, &row, &public_len) == KH_OK &&
+    if (len <= KH_TRANSFER_ENTRY_MAX && kh_transfer_entry_parse(KH_TRANSFER_FORMAT, data, len, &row, &public_len) == KH_OK &&
         (kh_transfer_entry_encode(&row, again) != public_len || memcmp(again, data, public_len) != 0)) {
         abort();
     }

@@ -76,6 +76,10 @@ static const uint8_t spki_id[] = {
     {.name = TEXT(key_name), .version = key_version, .key_type = KH_KEY_ED25519, .bits = 256,               \
      .usage = KH_USAGE_TLS_SERVER | KH_USAGE_SIGN, .state = key_state, .created = 1700000000,               \
      .id = key_id, .spki = key_spki}
+#define PLACED(in_tier, in_place, from, until)                                                              \
+    {.name = TEXT("site"), .version = 7, .key_type = KH_KEY_ED25519, .bits = 256,                           \
+     .usage = KH_USAGE_TLS_SERVER | KH_USAGE_SIGN, .state = KH_STATE_ENABLED, .created = 1700000000,        \
+     .id = SPKI_ID, .spki = SPKI, .tier = in_tier, .place = in_place, .not_before = from, .expires = until}
 #define SPKI {spki, sizeof(spki)}
 #define SPKI_ID {spki_id, sizeof(spki_id)}
 
@@ -116,6 +120,17 @@ static const kh_vector messages[] = {
       .usage = KH_USAGE_TLS_SERVER, .flags = KH_IMPORT_ALLOW_DUPLICATE, .data = RUN(0xc0, 64)),
     Q("request-set-state", KH_OP_SET_STATE, .id = 11, .deadline_ms = 1000, .key = TEXT("site/7"),
       .arg = KH_STATE_DISABLED),
+    Q("request-describe", KH_OP_DESCRIBE, .id = 12, .deadline_ms = 1000, .key = TEXT("site/7")),
+    Q("request-create-placed", KH_OP_CREATE_PLACED, .id = 13, .deadline_ms = 30000, .name = TEXT("site"),
+      .key_type = KH_KEY_P256, .bits = 256, .usage = KH_USAGE_TLS_SERVER, .tier = KH_TIER_HSM, .place = TEXT("hsm-a"),
+      .not_before = 1700000000, .expires = 1900000000),
+    Q("request-import-placed", KH_OP_IMPORT_PLACED, .id = 14, .deadline_ms = 30000, .name = TEXT("site"),
+      .usage = KH_USAGE_TLS_SERVER, .tier = KH_TIER_HSM_POOL, .expires = UINT64_C(1) << 33, .data = RUN(0xc0, 64)),
+    P("reply-describe", KH_OP_DESCRIBE, .id = 12, .entry = PLACED(KH_TIER_SOFTWARE, NONE, 0, 0)),
+    P("reply-create-placed", KH_OP_CREATE_PLACED, .id = 13,
+      .entry = PLACED(KH_TIER_HSM, TEXT("hsm-a"), 1700000000, 1900000000)),
+    P("reply-import-placed", KH_OP_IMPORT_PLACED, .id = 14,
+      .entry = PLACED(KH_TIER_HSM_POOL, TEXT("pool-1"), 0, UINT64_C(1) << 33)),
     P("reply-hello", KH_OP_HELLO, .version = 1, .max_frame = 65536, .credit = 1024, .nonce = RUN(0x20, 32),
       .proof = PROOF(agent)),
     P("reply-hello-uid", KH_OP_HELLO, .version = 1, .max_frame = 65536, .credit = 1024, .nonce = RUN(0x20, 32)),
@@ -261,6 +276,10 @@ void kh_assert_same_request(const kh_request *a, const kh_request *b)
     assert_int_equal(a->key_type, b->key_type);
     assert_int_equal(a->bits, b->bits);
     assert_int_equal(a->usage, b->usage);
+    assert_int_equal(a->tier, b->tier);
+    assert_same_bytes(a->place, b->place);
+    assert_int_equal(a->not_before, b->not_before);
+    assert_int_equal(a->expires, b->expires);
     assert_int_equal(a->version_min, b->version_min);
     assert_int_equal(a->version_max, b->version_max);
     assert_int_equal(a->max_frame, b->max_frame);
@@ -286,6 +305,10 @@ static void assert_same_entry(const kh_key_entry *a, const kh_key_entry *b)
     assert_int_equal(a->created, b->created);
     assert_same_bytes(a->id, b->id);
     assert_same_bytes(a->spki, b->spki);
+    assert_int_equal(a->tier, b->tier);
+    assert_same_bytes(a->place, b->place);
+    assert_int_equal(a->not_before, b->not_before);
+    assert_int_equal(a->expires, b->expires);
 }
 
 /* Entry `index` of a reply that was built or decoded. */

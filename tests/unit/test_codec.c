@@ -420,9 +420,14 @@ static void test_largest_messages_fit(void **state)
     (void)state;
     memset(bytes, 'n', sizeof(bytes));
     for (size_t i = 0; i < KH_LIST_MAX; i++) {
-        entries[i] = (kh_key_entry){
-            {bytes, KH_NAME_MAX},   UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT64_MAX,
-            {bytes, KH_KEY_ID_LEN}, {NULL, 0}};
+        entries[i] = (kh_key_entry){.name = {bytes, KH_NAME_MAX},
+                                    .version = UINT32_MAX,
+                                    .key_type = UINT32_MAX,
+                                    .bits = UINT32_MAX,
+                                    .usage = UINT32_MAX,
+                                    .state = UINT32_MAX,
+                                    .created = UINT64_MAX,
+                                    .id = {bytes, KH_KEY_ID_LEN}};
     }
     assert_int_equal(kh_request_encode(&req, buf, sizeof(buf), &len), KH_OK);
     assert_int_equal(kh_request_decode(buf + 4, len - 4, &req), KH_OK);

@@ -259,6 +259,114 @@ static void test_mistakes(void **state)
     }
 }
 
+#define TOKENS                                                                                               \
+    "token \"a\" { module = \"/lib/p11.so\" label = \"ta\" pin_file = \"a.pin\" }\n"                         \
+    "token \"b\" { module = \"/lib/p11.so\" serial = \"77\" pin_file = \"env:PIN_B\" user = \"7:8\"\n"        \
+    "  confine = strict sessions = 2 call_timeout_ms = 500\n"                                              \
+    "  env = {\"SOFTHSM2_CONF=/etc/b.conf\", \"B=\"} paths = {\"/var/b\"} }\n"                                \
+    "token \"c\" { uri = \"pkcs11:token=t%20c;serial=12?module-path=/lib/c.so&pin-source=file:/etc/c.pin\" }\n"
+
+static void test_tokens(void **state)
+{
+    static const char text[] = BASE TOKENS "pool \"p\" { partitions = {\"c\", \"a\", \"b\"} }\n";
+    char error[KH_CONFIG_ERROR_MAX];
+    kh_config *config = NULL;
+    const kh_config_token *token = NULL;
+
+    (void)state;
+    assert_int_equal(parse(text, &config, error), KH_OK);
+    assert_int_equal(config->token_count, 3);
+    token = &config->tokens[0];
+    assert_string_equal(token->name, "a");
+    assert_string_equal(token->module, "/lib/p11.so");
+    assert_string_equal(token->label, "ta");
+    assert_null(token->serial);
+    assert_string_equal(token->pin_file, "/etc/keyhold/a.pin");
+    assert_null(token->user);
+    assert_false(token->confine_strict);
+    assert_int_equal(token->sessions, 8);
+    assert_int_equal(token->call_timeout_ms, 2000);
+    assert_int_equal(token->env_count, 0);
+    assert_int_equal(token->path_count, 0);
+    token = &config->tokens[1];
+    assert_null(token->label);
+    assert_string_equal(token->serial, "77");
+    assert_string_equal(token->pin_file, "env:PIN_B");
+    assert_string_equal(token->user, "7:8");
+    assert_true(token->confine_strict);
+    assert_int_equal(token->sessions, 2);
+    assert_int_equal(token->call_timeout_ms, 500);
+    assert_int_equal(token->env_count, 2);
+    assert_string_equal(token->env[0], "SOFTHSM2_CONF=/etc/b.conf");
+    assert_string_equal(token->env[1], "B=");
+    assert_string_equal(token->paths[0], "/var/b");
+    token = &config->tokens[2];
+    assert_string_equal(token->label, "t c");
+    assert_string_equal(token->serial, "12");
+    assert_string_equal(token->module, "/lib/c.so");
+    assert_string_equal(token->pin_file, "/etc/c.pin");
+    assert_int_equal(config->pool_count, 1);
+    assert_string_equal(config->pools[0].name, "p");
+    assert_int_equal(config->pools[0].partition_count, 3);
+    assert_int_equal(config->pools[0].partitions[0], 2);
+    assert_int_equal(config->pools[0].partitions[2], 1);
+    assert_int_equal(config->pools[0].quorum, 2);
+    assert_int_equal(kh_config_find_token(config, "b"), 1);
+    assert_int_equal(kh_config_find_token(config, "p"), -1);
+    kh_config_free(config);
+}
+
+static void test_token_mistakes(void **state)
+{
+    static const struct {
+        const char *text, *error; /* the latter: a part of it */
+    } cases[] = {
+        {"token \"x\" { label = \"l\" }", ":4: needs `module`"},
+        {"token \"x\" { module = \"/m\" }", ":4: needs `label`, `serial` or `uri`"},
+        {"token \"x\" { module = \"m.so\" label = \"l\" }", ":4: not an absolute path: module m.so"},
+        {"token \"x y\" { module = \"/m\" label = \"l\" }", "token \"x y\": a name has 1 to 31"},
+        {"token \"x12345678901234567890123456789012\" { module = \"/m\" label = \"l\" }", "a name has 1 to 31"},
+        {"token \"x\" { module = \"/m\" label = \"l\"\nsessions = 65 }", ":5: sessions = 65 is out of range: 1 to 64"},
+        {"token \"x\" { module = \"/m\" label = \"l\" call_timeout_ms = 1 }", "call_timeout_ms = 1 is out of range"},
+        {"token \"x\" { module = \"/m\" label = \"l\" confine = none }", "it is one of: vendor strict"},
+        {"token \"x\" { module = \"/m\" label = \"l\" env = {\"A\"} }", "env: \"A\" is not NAME=VALUE"},
+        {"token \"x\" { module = \"/m\" label = \"l\" env = {\"1A=b\"} }", "is not NAME=VALUE"},
+        {"token \"x\" { module = \"/m\" label = \"l\" paths = {\"a\"} }", "paths: \"a\" is no absolute path"},
+        {"token \"x\" { module = \"/m\" label = \"l\" pin_file = \"-\" }", "cannot be asked for on the terminal"},
+        {"token \"x\" { module = \"/m\" label = \"l\" pin = \"1234\" }", "no such option 'pin'"},
+        {"token \"x\" { module = \"/m\" label = \"123456789012345678901234567890123\" }", "longer than a token's label"},
+        {"token \"x\" { module = \"/m\" serial = \"12345678901234567\" }", "longer than a serial number"},
+        {"token \"x\" { module = \"/m\" uri = \"http://x\" }", "uri: not a pkcs11: URI"},
+        {"token \"x\" { module = \"/m\" uri = \"pkcs11:token=%zz\" }", "uri: not a pkcs11: URI"},
+        {"token \"x\" { module = \"/m\" uri = \"pkcs11:token=a;slot-idx=1\" }", "uri: not a pkcs11: URI"},
+        {"token \"x\" { module = \"/m\" uri = \"pkcs11:\" }", "needs `label`, `serial` or `uri`"},
+        {"token \"x\" { module = \"/m\" label = \"a\" uri = \"pkcs11:token=b\" }", "the uri says another one than the block: label"},
+        {"token \"x\" { module = \"/m\" uri = \"pkcs11:token=b?pin-value=1234\" }", "use pin_file"},
+        {"token \"x\" { module = \"/m\" label = \"l\" }\ntoken \"x\" { module = \"/n\" label = \"l\" }", "x"},
+        {"token \"x\" { module = \"/m\" label = \"l\" }\ntoken \"y\" { module = \"/m\" label = \"l\" }", ":5: is the same token"},
+        {TOKENS "pool \"p\" { partitions = {\"a\"} }", "needs `partitions`"},
+        {TOKENS "pool \"p\" { }", "needs `partitions`"},
+        {TOKENS "pool \"p\" { partitions = {\"a\", \"d\"} }", "there is no token d"},
+        {TOKENS "pool \"p\" { partitions = {\"a\", \"a\"} }", "is there twice: token a"},
+        {TOKENS "pool \"p\" { partitions = {\"a\", \"b\"} quorum = 3 }", "quorum: more than it has partitions"},
+        {TOKENS "pool \"p\" { partitions = {\"a\", \"b\"} quorum = 0 }", "quorum = 0 is out of range"},
+        {TOKENS "pool \"a\" { partitions = {\"a\", \"b\"} }", "a token has this name already"},
+        {TOKENS "pool \"p\" { partitions = {\"a\", \"b\"} }\npool \"q\" { partitions = {\"c\", \"b\"} }", "belongs to another pool"},
+    };
+    char error[KH_CONFIG_ERROR_MAX], text[4096];
+    kh_config *config = NULL;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        snprintf(text, sizeof text, BASE "%s\n", cases[i].text);
+        assert_int_equal(parse(text, &config, error), KH_E_INVALID);
+        assert_null(config);
+        if (strstr(error, cases[i].error) == NULL) {
+            fail_msg("%s\n  gave: %s\n  not: %s", cases[i].text, error, cases[i].error);
+        }
+    }
+}
+
 /* Every prefix of a good file is refused or accepted, never more. */
 static void test_truncated(void **state)
 {
@@ -323,6 +431,7 @@ int main(void)
         cmocka_unit_test(test_defaults),           cmocka_unit_test(test_everything),
         cmocka_unit_test(test_tcp),                cmocka_unit_test(test_mistakes),           cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_binary_and_missing), cmocka_unit_test(test_users),
+        cmocka_unit_test(test_tokens),             cmocka_unit_test(test_token_mistakes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

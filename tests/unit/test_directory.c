@@ -63,7 +63,7 @@ static void test_coalesced(void **state)
     kh_directory_settle(directory, entry);
     assert_int_equal(get(directory, "www", &again), KH_OK);
     assert_int_equal(again->count, 2);
-    assert_int_equal(again->infos[1].ref, 6);
+    assert_int_equal(again->infos[1]->ref, 6);
     kh_directory_free(directory);
 }
 
@@ -154,7 +154,7 @@ static void test_generation(void **state)
     kh_directory_generation(directory, 2); /* while it is asked: good for who waits, not to keep */
     assert_int_equal(kh_directory_answer(directory, entry, KH_OK, &info, 1, &waiters), KH_OK);
     assert_int_equal(waiters.count, 1);
-    assert_int_equal(entry->infos[0].ref, 9);
+    assert_int_equal(entry->infos[0]->ref, 9);
     kh_directory_settle(directory, entry);
     assert_int_equal(get(directory, "a", &entry), KH_AGAIN);
     kh_directory_free(directory);

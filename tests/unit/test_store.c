@@ -132,12 +132,12 @@ static void test_versions_and_damage_of_meta(void **state)
     kh_store *store = NULL;
 
     (void)state;
-    raw("PRAGMA user_version = 3"); /* of a newer Keyhold */
+    raw("PRAGMA user_version = 4"); /* of a newer Keyhold */
     assert_int_equal(kh_store_open(path, KH_KEK_FILE, kek, 32, log_line, NULL, &store), KH_E_VERSION);
-    assert_non_null(strstr(last_log, "has version 3, this program knows 1 to 2"));
+    assert_non_null(strstr(last_log, "has version 4, this program knows 1 to 3"));
     raw("PRAGMA user_version = 0");
     assert_int_equal(kh_store_open(path, KH_KEK_FILE, kek, 32, log_line, NULL, &store), KH_E_VERSION);
-    raw("PRAGMA user_version = 2");
+    raw("PRAGMA user_version = 3");
     raw("PRAGMA application_id = 5");
     assert_int_equal(kh_store_open(path, KH_KEK_FILE, kek, 32, log_line, NULL, &store), KH_E_VERSION);
     raw("PRAGMA application_id = 0x4b484c44");
@@ -225,15 +225,15 @@ static void test_rows(void **state)
     assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 99, 2, &info), KH_E_NOT_FOUND);
     assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 1, 4, &info), KH_E_INVALID);
     assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 1, 0, &info), KH_E_INVALID);
-    assert_int_equal(kh_store_purge(store, "many"), KH_E_ORDER);
+    assert_int_equal(kh_store_purge(store, "many", NULL, 0), KH_E_ORDER);
     assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 0, 3, &info), KH_OK);
     assert_int_equal(kh_store_recover(store, "many"), KH_OK);
     assert_int_equal(kh_store_recover(store, "many"), KH_E_ORDER);
     assert_int_equal(kh_store_find_name(store, "many", 4, 12, got, 1, &count), KH_OK);
     assert_int_equal(got[0].state, 2); /* what it was before */
     assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "many", 0, 3, &info), KH_OK);
-    assert_int_equal(kh_store_purge(store, "many"), KH_OK);
-    assert_int_equal(kh_store_purge(store, "many"), KH_E_NOT_FOUND);
+    assert_int_equal(kh_store_purge(store, "many", NULL, 0), KH_OK);
+    assert_int_equal(kh_store_purge(store, "many", NULL, 0), KH_E_NOT_FOUND);
     assert_int_equal(insert(store, "many", 0, &info), KH_E_FORBIDDEN); /* not over the front: it was purged */
     assert_int_equal(kh_store_insert(store, KH_ASKER_ROOT, &info, &material), KH_OK);
     assert_true(info.ref > before); /* never used again */
@@ -301,7 +301,7 @@ static void test_root_and_front(void **state)
     assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 1, &info), KH_OK);
 
     assert_int_equal(kh_store_set_state(store, KH_ASKER_FRONT, "www", 0, 3, &info), KH_OK);
-    assert_int_equal(kh_store_purge(store, "www"), KH_OK);
+    assert_int_equal(kh_store_purge(store, "www", NULL, 0), KH_OK);
     kh_store_close(store);
     store = open_store();
     assert_int_equal(insert(store, "www", 0, &info), KH_E_FORBIDDEN);
@@ -371,7 +371,8 @@ static void three_rows(void)
  * expect_damaged. */
 static void test_flip_columns(void **state)
 {
-    static const char *const numbers[] = {"version", "type", "bits", "usage", "state", "policy", "created"};
+    static const char *const numbers[] = {"version", "type", "bits", "usage", "state", "policy", "created",
+                                          "tier",    "not_before", "expires", "deleted"};
     static const char *const blobs[] = {"id", "spki", "sealed"};
     unsigned refused = 0;
     char sql[512];
@@ -412,6 +413,10 @@ static void test_flip_columns(void **state)
                  blobs[i]);
         raw(sql);
     }
+    raw("UPDATE keys SET place = 'elsewhere' WHERE ref = 2");
+    expect_damaged("victim", &refused);
+    raw("UPDATE keys SET tier = 2 WHERE ref = 2");
+    expect_damaged("victim", &refused);
     print_message("M14: %u changed columns refused by name\n", refused);
 }
 
@@ -614,7 +619,7 @@ static void test_check_meanwhile(void **state)
             assert_int_equal(insert(store, "a", KH_KEY_ALLOW_DUPLICATE, &info), KH_OK);
             assert_int_equal(insert(store, "z", KH_KEY_ALLOW_DUPLICATE, &info), KH_OK);
             assert_int_equal(kh_store_set_state(store, KH_ASKER_ROOT, "victim", 0, 3, &info), KH_OK);
-            assert_int_equal(kh_store_purge(store, "victim"), KH_OK);
+            assert_int_equal(kh_store_purge(store, "victim", NULL, 0), KH_OK);
         }
         result = kh_store_check(store, &checking, 1, text, sizeof(text) - 1, &len);
     }

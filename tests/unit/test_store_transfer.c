@@ -251,13 +251,13 @@ static void test_conflicts(void **state)
     assert_int_equal(count_of(to), 1);
     assert_int_equal(kh_store_set_state(to, KH_ASKER_ROOT, "z", 0, 3, &info), KH_OK);
     assert_int_equal(run_in(to, &exported, NULL, false, &report), KH_E_EXISTS);
-    assert_int_equal(kh_store_purge(to, "z"), KH_OK);
+    assert_int_equal(kh_store_purge(to, "z", NULL, 0), KH_OK);
     assert_int_equal(run_in(to, &exported, NULL, false, &report), KH_OK);
     assert_int_equal(report.stored, 4);
 
     /* A key that was purged here comes back only if root wants it. */
     assert_int_equal(kh_store_set_state(to, KH_ASKER_ROOT, "b", 0, 3, &info), KH_OK);
-    assert_int_equal(kh_store_purge(to, "b"), KH_OK);
+    assert_int_equal(kh_store_purge(to, "b", NULL, 0), KH_OK);
     assert_int_equal(run_in(to, &exported, NULL, false, &report), KH_E_FORBIDDEN);
     assert_non_null(strstr(why, "b/1"));
     assert_non_null(strstr(why, "--allow-purged"));
@@ -268,7 +268,7 @@ static void test_conflicts(void **state)
 
     /* All versions of a name have one usage. */
     assert_int_equal(kh_store_set_state(to, KH_ASKER_ROOT, "b", 0, 3, &info), KH_OK);
-    assert_int_equal(kh_store_purge(to, "b"), KH_OK);
+    assert_int_equal(kh_store_purge(to, "b", NULL, 0), KH_OK);
     for (int i = 0; i < 3; i++) { /* the version that comes is not there */
         insert(to, "b", KH_KEY_P256, KH_USAGE_TLS_SERVER, i > 0 ? KH_KEY_NEW_VERSION : 0);
     }

@@ -37,7 +37,13 @@ extern "C" {
     X(KH_STORE_BACKUP, 36, "backup", 1)                                                                     \
     X(KH_STORE_BACKED_UP, 37, "backed-up", 1)                                                               \
     X(KH_STORE_EXPORT, 38, "export", 1)                                                                     \
-    X(KH_STORE_IMPORT_ALL, 39, "import-all", 1)
+    X(KH_STORE_IMPORT_ALL, 39, "import-all", 1)                                                             \
+    X(KH_STORE_POLICY, 40, "policy", 1)                                                                     \
+    X(KH_STORE_SET, 41, "set", 1)                                                                           \
+    X(KH_STORE_MOVE, 42, "move", 1)                                                                         \
+    X(KH_STORE_ADOPT, 43, "adopt", 1)                                                                       \
+    X(KH_STORE_REPAIR, 45, "repair", 1)                                                                     \
+    X(KH_STORE_KEK, 46, "kek", 1)
 
 typedef enum kh_store_op {
 #define KH_X(constant, number, name, admin) constant = number,
@@ -92,7 +98,19 @@ typedef struct kh_key_info {
  *                deleted is final here: only recover (admin) undoes it
  *                what was disabled over the admin socket is enabled only there: KH_E_FORBIDDEN over the ring
  *   recover, purge (admin) data = kh_key_info (name)                               → nothing
+ *                   purge: KH_E_ORDER: it is not deleted. KH_E_FORBIDDEN: it was deleted too lately for its retention
  *   certify (admin) key_ref, scheme, data = TBSCertificate or CertificationRequestInfo → signature, whatever the usage
+ *   policy (admin)  data = a name, or nothing: the store                         → kh_name_policy (zeros: none)
+ *   set (admin)     data = kh_key_change                                         → kh_key_info of the version
+ *                   KH_E_FORBIDDEN: retention would be lowered
+ *   move (admin)    data = kh_key_info (name, version or 0, tier, place)         → kh_key_info, of a key that is in a token now
+ *                   KH_E_ORDER: it is in one already, or deleted
+ *   adopt (admin)   data = kh_key_adoption                                       → kh_key_info
+ *                   KH_E_NOT_FOUND: no such token, or key in it
+ * Keys of tokens: KH_E_UNAVAILABLE while the token, or the pool's quorum, is not there.
+ *   repair (admin) data = name of a pool: its keys are looked for in all its partitions, and placed → nothing, at once
+ *   kek (admin) data = the KEK and the next one, 32 bytes each: from then on either opens the store → nothing
+ *                data = a KEK, 32 bytes: only it opens the store any more → nothing. KH_E_PASSPHRASE: it did not before
  * The following go in slices, and others are served between them; they end when the asker hangs up:
  *   check (admin) → text: one line per finding, "ok N keys" or "damaged: good are N keys; N findings" at the end
  *   backup (admin) a descriptor of an empty file                                    → kh_store_report; the file is a store
@@ -112,6 +130,43 @@ typedef struct kh_record {
     const uint8_t *data;  /* borrowed during submit */
     uint32_t data_len;    /* at most KH_RECORD_DATA_MAX */
 } kh_record;
+
+/* ---- What is said of a name, and of a key beside its bytes ----------------------------------------------------- */
+
+#define KH_TAGS_MAX 1024      /* bytes of all tags of a name: "KEY=VALUE\n" each */
+#define KH_TAG_KEY_MAX 64     /* as a key's name is made */
+#define KH_DAYS_MAX 3660      /* of rotation and retention */
+
+/* All of a name's versions have it. The name "" is the whole store's: only retain_days counts, for every key. */
+typedef struct kh_name_policy {
+    char name[KH_NAME_MAX + 1];
+    uint32_t rotate_days; /* the keeper makes a new version when the newest is so old; 0: never */
+    uint32_t retain_days; /* a deleted key is not purged before; 0: at once. Can be raised, never lowered */
+    char tags[KH_TAGS_MAX + 1];
+} kh_name_policy;
+
+/* A key that somebody else made in a token. Found by CKA_ID, else by label; info: name, usage, flags, place, validity. */
+typedef struct kh_key_adoption {
+    kh_key_info info;
+    uint32_t id_len; /* at most 64; 0: by label alone */
+    uint8_t id[64];
+    char label[KH_NAME_MAX + 1];
+} kh_key_adoption;
+
+#define KH_CHANGE_NOT_BEFORE 0x1u
+#define KH_CHANGE_EXPIRES 0x2u
+#define KH_CHANGE_ROTATE 0x4u
+#define KH_CHANGE_RETAIN 0x8u
+#define KH_CHANGE_TAGS 0x10u
+#define KH_CHANGE_ALL 0x1fu
+
+/* What KH_STORE_SET changes. Validity is a version's (0: the newest), the rest is the name's. */
+typedef struct kh_key_change {
+    uint32_t what; /* set of KH_CHANGE_ */
+    uint32_t version;
+    uint64_t not_before, expires;
+    kh_name_policy policy; /* tags: "KEY=VALUE\n" sets one, "KEY=\n" removes it, others stay */
+} kh_key_change;
 
 #define KH_IMPORT_PURGED 0x1u /* keys that were purged here may come back */
 
@@ -246,6 +301,7 @@ typedef struct kh_keeper_config {
     bool use_kernels;          /* false: kernels = openssl */
     int control_fd;            /* SOCK_SEQPACKET from the supervisor: kh_keeper_send_*; its end of file stops the keeper */
     int admin_fd;              /* listening SOCK_SEQPACKET Unix socket for kh_admin_call, or -1 */
+    bool with_places;          /* kh_keeper_send_places follows: the admin socket waits for it */
     void (*confine)(void *ctx);   /* called when all files are open and all threads about to start; installs seccomp */
     void (*ready)(void *ctx);     /* called when it can serve */
     kh_log_fn log;
@@ -268,6 +324,61 @@ KH_MUST_USE kh_result kh_keeper_run(const kh_keeper_config *config);
 KH_MUST_USE kh_result kh_keeper_send_ring(int control_fd, const int fds[3]);
 /* Asks it to finish what it has and exit. */
 KH_MUST_USE kh_result kh_keeper_send_stop(int control_fd);
+
+/* The tokens and pools of the configuration, as far as the store's keeper has to know them. Plain data; zeros: none. */
+#define KH_PLACES_TOKENS 16
+#define KH_PLACES_POOLS 8
+typedef struct kh_keeper_pool {
+    char name[KH_PLACE_MAX + 1];
+    uint32_t quorum;             /* partitions that must have a new key before it is acknowledged: 1 to partition_count */
+    uint32_t partition_count;
+    uint32_t partitions[KH_PLACES_TOKENS]; /* indices of tokens */
+} kh_keeper_pool;
+typedef struct kh_keeper_places {
+    uint32_t token_count, pool_count;
+    char tokens[KH_PLACES_TOKENS][KH_PLACE_MAX + 1]; /* zero-terminated names */
+    kh_keeper_pool pools[KH_PLACES_POOLS];
+} kh_keeper_places;
+
+/* The store's keeper gets this before the first link, and again whenever the configuration changed. */
+KH_MUST_USE kh_result kh_keeper_send_places(int control_fd, const kh_keeper_places *places);
+/*
+ * Gives the store's keeper its end of a new link (keystore/link.h) to that token's keeper: a duplicate is sent. One that it had
+ * before to that token is closed. Sent again whenever either of the two is new.
+ */
+KH_MUST_USE kh_result kh_keeper_send_link(int control_fd, const char *token, int fd);
+
+/* ---- A token's keeper -------------------------------------------------------------------------------------------- */
+
+/* Why it ends. */
+typedef enum kh_token_end {
+    KH_TOKEN_STOPPED, /* it was told to, or its supervisor is gone */
+    KH_TOKEN_PIN,     /* the PIN is wrong or locked, and was tried once: not to be tried again */
+    KH_TOKEN_HUNG,    /* a call of the library does not come back */
+    KH_TOKEN_GONE,    /* token, device or library failed: it takes a new process to open it again */
+} kh_token_end;
+
+typedef struct kh_token_config {
+    const char *name;   /* in the configuration and the logs */
+    const char *module; /* absolute path of the PKCS#11 library */
+    const char *label, *serial; /* which token; NULL: any */
+    const uint8_t *pin; /* locked memory that stays until the end: a token may want it again. NULL: no login */
+    size_t pin_len;
+    bool new_pin; /* never tried yet: tried also where one more wrong PIN would lock the token */
+    uint32_t sessions;        /* 1 to 64: operations at a time */
+    uint32_t call_timeout_ms; /* a call that takes longer counts as hung; what makes keys may take a minute */
+    int control_fd;           /* as a keeper's: kh_keeper_send_ring, _link, _stop; its end of file stops it */
+    void (*ready)(void *ctx); /* the token is open, or was found not to be there yet: it takes rings */
+    void (*end)(void *ctx, kh_token_end why); /* ends the process with _exit: threads may be inside the library */
+    kh_log_fn log;
+    void *ctx;
+} kh_token_config;
+
+/*
+ * Runs the keeper of one PKCS#11 token in this process, until config->end. A token that is not there is waited for, and
+ * operations are answered KH_E_UNAVAILABLE meanwhile. Returns only if it cannot begin: KH_E_MEMORY, KH_E_CRYPTO.
+ */
+KH_MUST_USE kh_result kh_token_run(const kh_token_config *config);
 
 /* ---- The admin socket: root's way past the front ---------------------------------------------------------------- */
 

@@ -42,10 +42,13 @@ typedef struct kh_bytes {
     X(KH_OP_PUBLIC_KEY, 7, "public-key", 0)                                                                 \
     X(KH_OP_LIST, 8, "list", 0)                                                                             \
     X(KH_OP_STATUS, 9, "status", 0)                                                                         \
+    X(KH_OP_DESCRIBE, 10, "describe", 0)                                                                    \
     X(KH_OP_IMPORT_KEY, 16, "import-key", 1)                                                                \
     X(KH_OP_CREATE, 17, "create", 1)                                                                        \
     X(KH_OP_IMPORT, 18, "import", 1)                                                                        \
-    X(KH_OP_SET_STATE, 19, "set-state", 1)
+    X(KH_OP_SET_STATE, 19, "set-state", 1)                                                                  \
+    X(KH_OP_CREATE_PLACED, 20, "create-placed", 1)                                                          \
+    X(KH_OP_IMPORT_PLACED, 21, "import-placed", 1)
 
 typedef enum kh_op {
 #define KH_X(constant, number, name, manage) constant = number,
@@ -89,6 +92,9 @@ typedef enum kh_key_state {
  *   create           name, key_type, bits, usage, flags
  *   import           name, usage, flags, data = HPKE-sealed PKCS#8 (keystore/include/keyhold/import.h)
  *   set-state        key (a name or name/version), arg = kh_key_state
+ *   describe         key
+ *   create-placed    name, key_type, bits, usage, flags, tier, place (str), not_before, expires
+ *   import-placed    name, usage, flags, tier, place (str), not_before, expires, data as in import
  *
  * `key` is a str (name or name/version) or a bin of 32 bytes (the key's id): key_is_id tells which.
  */
@@ -108,6 +114,9 @@ typedef struct kh_request {
     uint32_t key_type;
     uint32_t bits;
     uint32_t usage;
+    uint32_t tier;                /* kh_tier, or 0: where the version before lives, else in memory */
+    kh_bytes place;               /* a token's or pool's name, or empty: the only one */
+    uint64_t not_before, expires; /* Unix time in seconds; 0: none */
     /* hello and auth only */
     uint32_t version_min, version_max, max_frame;
     kh_bytes client_name, identity, nonce, proof;
@@ -124,6 +133,10 @@ typedef struct kh_key_entry {
     uint64_t created;  /* Unix time in seconds */
     kh_bytes id;       /* KH_KEY_ID_LEN bytes */
     kh_bytes spki;     /* DER SubjectPublicKeyInfo, canonical; empty in `list` */
+    /* Of a placed entry; else 0 and empty. */
+    uint32_t tier;
+    kh_bytes place;
+    uint64_t not_before, expires;
 } kh_key_entry;
 
 #define KH_LIST_MAX 64 /* entries in one `list` reply */
@@ -140,7 +153,9 @@ typedef struct kh_key_entry {
  *   list             entries (array of entries), more (bool)
  *   status           data (str: a JSON document)
  *   import-key       data (bin 32: X25519 public key)
- * An entry is an array [name, version, key_type, bits, usage, state, created, id, spki].
+ *   describe, create-placed, import-placed   a placed entry
+ * An entry is an array [name, version, key_type, bits, usage, state, created, id, spki]; a placed entry is one with tier, place,
+ * not_before, expires behind it.
  */
 typedef struct kh_reply {
     kh_op op;

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kek rotate: another key-encryption key for a store that is in use. Safe at any point: between the two calls
+ * either key opens the store, and the file has one of them at any time. Whoever is interrupted says it again.
+ */
+#include "agent.h"
+#include "secret.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define KEK_LEN 32
+#define PATH_LEN 4096
+
+static const char what[] = "cannot change the key-encryption key";
+
+typedef struct rotation {
+    const char *path;    /* kek_file */
+    char next[PATH_LEN]; /* where the next one is made */
+    char old[PATH_LEN];  /* where the one before is kept */
+    ctl_secret keys;     /* both, KEK_LEN each */
+} rotation;
+
+static kh_result take_paths(ctl_run *ctl, const kh_config *config, rotation *r)
+{
+    time_t now = time(NULL);
+    struct tm utc;
+    char stamp[32];
+
+    r->path = config->kek_file;
+    if (r->path == NULL) {
+        return ctl_fail(&ctl->error, KH_E_UNSUPPORTED,
+                        "%s: the store is sealed under a passphrase; export its keys into a store with a key "
+                        "file or another "
+                        "passphrase instead (keyholdctl store export)",
+                        what);
+    }
+    if (r->path[0] != '/') {
+        return ctl_fail(&ctl->error, KH_E_UNSUPPORTED,
+                        "%s: kek_file is %s, which only the agent's unit can read and nobody can "
+                        "write; use a path for the change",
+                        what, r->path);
+    }
+    (void)strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", gmtime_r(&now, &utc));
+    if (snprintf(r->next, PATH_LEN, "%s.next", r->path) >= PATH_LEN ||
+        snprintf(r->old, PATH_LEN, "%s.until-%s", r->path, stamp) >= PATH_LEN) {
+        return ctl_fail(&ctl->error, KH_E_TOO_LARGE, "%s: the path is too long", what);
+    }
+    return KH_OK;
+}
+
+static kh_result load(ctl_run *ctl, const char *path, uint8_t *kek)
+{
+    kh_result result = kh_kek_file_load(path, kek);
+
+    return result == KH_OK
+               ? KH_OK
+               : ctl_fail(&ctl->error, result, "%s: %s: %s", what, path,
+                          result == KH_E_MALFORMED ? "it is no key file" : kh_result_text((int)result));
+}
+
+/* One that an interrupted run made is taken. */
+static kh_result make_next(ctl_run *ctl, rotation *r)
+{
+    kh_result result = kh_kek_file_create(r->next);
+
+    if (result != KH_OK && result != KH_E_EXISTS) {
+        return ctl_fail(&ctl->error, result, "%s: %s cannot be written: %s", what, r->next, strerror(errno));
+    }
+    return load(ctl, r->next, r->keys.data + KEK_LEN);
+}
+
+/* A name that is free: another change may have been in this second. */
+static bool keep_old(rotation *r)
+{
+    size_t len = strlen(r->old);
+
+    for (int i = 2; link(r->path, r->old) != 0; i++) {
+        if (errno != EEXIST || i > 99 ||
+            snprintf(r->old + len, PATH_LEN - len, "-%d", i) >= (int)(PATH_LEN - len)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The old one stays under another name, the next one takes its place. */
+static kh_result put_in_place(ctl_run *ctl, rotation *r)
+{
+    char dir[PATH_LEN];
+    int fd = -1;
+    bool good = keep_old(r) && rename(r->next, r->path) == 0;
+
+    (void)snprintf(dir, sizeof(dir), "%s", r->path);
+    fd = open(dirname(dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    good = good && fd >= 0 && fsync(fd) == 0;
+    if (!good) {
+        ctl_fail(&ctl->error, KH_E_IO, "%s: %s: %s; both keys open the store: say it again", what, r->path,
+                 strerror(errno));
+    }
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return good ? KH_OK : KH_E_IO;
+}
+
+static kh_result tell(ctl_agent *agent, const uint8_t *keys, size_t len)
+{
+    const kh_record record = {.op = KH_STORE_KEK, .data = keys, .data_len = (uint32_t)len};
+    size_t out_len = 0;
+
+    return ctl_agent_admin(agent, &record, what, NULL, 0, &out_len);
+}
+
+kh_result ctl_cmd_kek_rotate(ctl_run *ctl)
+{
+    rotation *r = calloc(1, sizeof(*r));
+    kh_config *config = NULL;
+    ctl_agent *agent = NULL;
+    kh_result result =
+        r != NULL ? ctl_load_config(ctl, &config) : ctl_fail(&ctl->error, KH_E_MEMORY, "out of memory");
+
+    if (result == KH_OK) {
+        result = take_paths(ctl, config, r);
+    }
+    if (result == KH_OK && (result = ctl_secret_new(2 * KEK_LEN, &r->keys)) != KH_OK) {
+        ctl_fail(&ctl->error, result, "out of memory");
+    }
+    if (result == KH_OK) {
+        result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
+    }
+    if (result == KH_OK) {
+        result = load(ctl, r->path, r->keys.data);
+    }
+    if (result == KH_OK) {
+        result = make_next(ctl, r);
+    }
+    if (result == KH_OK) {
+        result = tell(agent, r->keys.data, 2 * KEK_LEN);
+    }
+    if (result == KH_OK) {
+        result = put_in_place(ctl, r);
+    }
+    if (result == KH_OK) {
+        result = tell(agent, r->keys.data + KEK_LEN, KEK_LEN);
+    }
+    if (result == KH_OK) {
+        (void)printf(
+            "the store is sealed under a new key-encryption key, %s\n"
+            "the one before is %s: backups and exports from before need it; destroy it when there are none\n",
+            r->path, r->old);
+    }
+    ctl_agent_close(agent);
+    if (r != NULL) {
+        ctl_secret_free(&r->keys);
+    }
+    free(r);
+    kh_config_free(config);
+    return result;
+}

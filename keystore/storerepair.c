@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is put right in tokens: objects that are nobody's are destroyed, and keys of a pool are placed into a partition that lacks
+ * them. Each token has one such question at a time, so that whoever makes a key is not kept waiting.
+ */
+#include "storelink.h"
+#include "process.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/*
+ * Keys of a pool that are looked for in a partition in a second. Slow on purpose: to find one costs some tokens 30 ms, a key that
+ * is missing is placed at its first use anyway, and mostly none is.
+ */
+#define REPAIRS_PER_TICK 32
+
+/* ---- Objects that are to be destroyed ------------------------------------------------------------------ */
+
+static void clean_next(kh_keeper *keeper, kh_store_token *token);
+
+static void on_destroyed(kh_keeper *keeper, void *ctx, kh_store_token *token, const kh_link_answer *answer)
+{
+    (void)ctx;
+    if (answer->result == KH_OK) {
+        kh_result result = kh_store_intent_done(keeper->store, token->name, token->destroying);
+
+        (void)result; /* logged; it is destroyed once more, then */
+        token->clean_failures = 0;
+    } else {
+        token->clean_again = token->open; /* later, and each time later */
+        token->clean_failures += token->clean_failures < 12;
+        token->clean_pause = 1u << token->clean_failures;
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_WARN,
+                "keeper: an object in token %s that is to be destroyed is still there (%s); it is tried again", token->name,
+                kh_result_name(answer->result));
+    }
+    clean_next(keeper, token);
+}
+
+/* The next object that is intended for destruction, or that nobody is making any more. */
+static bool find_next(kh_keeper *keeper, kh_store_token *token)
+{
+    bool destroy = false;
+
+    while (kh_store_intent_next(keeper->store, token->name, token->cleaned_to, &destroy) == KH_OK) {
+        if (destroy || !kh_make_under_way(keeper, token->cleaned_to)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void clean_next(kh_keeper *keeper, kh_store_token *token)
+{
+    const kh_link_message message = {.op = KH_LINK_DESTROY, .data_len = sizeof(kh_link_key)};
+    kh_link_key key;
+    bool asked = false;
+
+    if (token->open && find_next(keeper, token)) {
+        memset(&key, 0, sizeof(key));
+        memcpy(token->destroying, token->cleaned_to, KH_P11_ID_LEN);
+        memcpy(key.locator.id, token->destroying, KH_P11_ID_LEN);
+        key.locator.id_len = KH_P11_ID_LEN;
+        asked = kh_link_ask(keeper, token, &message, &key, on_destroyed, NULL) == KH_OK;
+    }
+    if (!asked) {
+        token->cleaning = false;
+        kh_links_cleaned(keeper, token);
+    }
+}
+
+void kh_links_clean(kh_keeper *keeper, kh_store_token *token)
+{
+    if (token->cleaning) {
+        /* It goes through all of them again, since what came may lie behind it. */
+        memset(token->cleaned_to, 0, sizeof(token->cleaned_to));
+        return;
+    }
+    token->cleaning = true;
+    token->clean_again = false;
+    memset(token->cleaned_to, 0, sizeof(token->cleaned_to));
+    clean_next(keeper, token);
+}
+
+/* ---- Keys of pools -------------------------------------------------------------------------------------- */
+
+static void repair_next(kh_keeper *keeper, kh_store_token *token);
+
+static void on_placed(kh_keeper *keeper, void *ctx, kh_store_token *token, const kh_link_answer *answer)
+{
+    (void)ctx;
+    token->repaired += answer->result == KH_OK;
+    token->repair_failed += answer->result != KH_OK;
+    repair_next(keeper, token);
+}
+
+/* The next key that belongs there, of the pools that the token is in. */
+static bool next_key(kh_keeper *keeper, kh_store_token *token, kh_link_key **key, size_t *len)
+{
+    const kh_keeper_places *places = &keeper->links->places;
+
+    for (; token->repair_pool < places->pool_count; token->repair_pool++, token->repaired_to = 0) {
+        const char *pool = places->pools[token->repair_pool].name;
+
+        while (kh_store_next_at(keeper->store, pool, &token->repaired_to) == KH_OK) {
+            if (kh_links_describe(keeper, token, token->repaired_to, true, key, len) == KH_OK) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void repair_end(kh_keeper *keeper, kh_store_token *token)
+{
+    token->repairing = false;
+    if (token->repaired + token->repair_failed > 0 && token->open) {
+        kh_logf(keeper->config->log, keeper->config->ctx, token->repair_failed > 0 ? KH_LOG_WARN : KH_LOG_NOTICE,
+                "keeper: partition %s has %llu keys of its pool; %llu could not be placed", token->name,
+                (unsigned long long)token->repaired, (unsigned long long)token->repair_failed);
+    }
+    token->repair_again = token->repair_again || token->repair_failed > 0;
+}
+
+static void repair_next(kh_keeper *keeper, kh_store_token *token)
+{
+    kh_link_message message = {.op = KH_LINK_PLACE};
+    kh_link_key *key = NULL;
+    size_t len = 0;
+    bool asked = false;
+
+    if (token->repair_left == 0 && token->open) {
+        return; /* goes on with the next tick */
+    }
+    if (token->open && next_key(keeper, token, &key, &len)) {
+        message.ref = token->repaired_to;
+        message.data_len = (uint32_t)len;
+        token->repair_left--;
+        asked = kh_link_ask(keeper, token, &message, key, on_placed, NULL) == KH_OK;
+    }
+    free(key);
+    if (!asked) {
+        repair_end(keeper, token);
+    }
+}
+
+void kh_links_repair(kh_keeper *keeper, kh_store_token *token)
+{
+    if (!token->open || token->repairing) {
+        token->repair_again = token->open;
+        return;
+    }
+    token->repairing = true;
+    token->repair_again = false;
+    token->repair_pool = 0;
+    token->repaired_to = token->repaired = token->repair_failed = 0;
+    token->repair_left = REPAIRS_PER_TICK;
+    repair_next(keeper, token);
+}
+
+/* ---- Both ----------------------------------------------------------------------------------------------- */
+
+void kh_links_forget(kh_keeper *keeper, kh_store_token *token)
+{
+    token->cleaning = token->clean_again = false;
+    token->repairing = token->repair_again = false;
+    kh_links_cleaned(keeper, token);
+}
+
+void kh_links_tick(kh_keeper *keeper)
+{
+    kh_links *links = keeper->links;
+
+    for (uint32_t i = 0; i < links->places.token_count; i++) {
+        kh_store_token *token = links->tokens[i];
+        bool paused = token->repairing && token->repair_left == 0;
+
+        token->repair_left = REPAIRS_PER_TICK;
+        if (paused) {
+            repair_next(keeper, token);
+        } else if (token->repair_again && !token->repairing) {
+            kh_links_repair(keeper, token);
+        }
+        token->clean_pause -= token->clean_pause > 0;
+        if (token->clean_again && !token->cleaning && token->clean_pause == 0) {
+            kh_links_clean(keeper, token);
+        }
+    }
+    kh_links_judge(keeper);
+    kh_links_retry(keeper, false);
+    kh_rotate_due(keeper, (uint64_t)time(NULL));
+}
