@@ -231,7 +231,7 @@ static bool may_otherwise(ctl_run *ctl, ctl_agent *agent, const char *name)
 {
     const ctl_error before = ctl->error;
     kh_name_policy policy;
-    bool may = ctl_agent_policy(agent, name, &policy) == KH_OK;
+    bool may = agent != NULL && ctl_agent_policy(agent, name, &policy) == KH_OK;
 
     ctl->error = before;
     return may;
