@@ -226,6 +226,17 @@ kh_result ctl_cmd_key_delete(ctl_run *ctl)
     return set_state(ctl, KH_STATE_DELETED);
 }
 
+/* Whether the admin socket lets us do other things: then it is the key. The error stays as it was if not. */
+static bool may_otherwise(ctl_run *ctl, ctl_agent *agent, const char *name)
+{
+    const ctl_error before = ctl->error;
+    kh_name_policy policy;
+    bool may = ctl_agent_policy(agent, name, &policy) == KH_OK;
+
+    ctl->error = before;
+    return may;
+}
+
 /* Recover and purge: only the admin socket has them. */
 static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, const char *done_word)
 {
@@ -248,7 +259,7 @@ static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, c
     if (result == KH_E_NOT_FOUND) {
         ctl_fail(&ctl->error, result,
                  "cannot %s %s: there is no deleted key of that name; see keyholdctl key list", verb, name);
-    } else if (result == KH_E_FORBIDDEN && op == KH_STORE_PURGE) {
+    } else if (result == KH_E_FORBIDDEN && op == KH_STORE_PURGE && may_otherwise(ctl, agent, name)) {
         ctl_fail(&ctl->error, result,
                  "cannot purge %s: it was deleted too lately; deleted keys are retained for a time that key set %s --retain or "
                  "store set --retain said",

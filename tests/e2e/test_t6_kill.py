@@ -210,7 +210,7 @@ def change_and_kill():
     done = outcome["done"]
     check(done.returncode in (0, 1, 3), argv, done.returncode, done.stderr)
     if done.returncode == 0:
-        usual_s[what] = 0.7 * usual_s.get(what, outcome["took"]) + 0.3 * min(outcome["took"], 0.5)
+        usual_s[what] = min(1.1 * usual_s.get(what, 1), outcome["took"])  # what waited for a killed process is not usual
     settle(name, wanted, tier, done.returncode == 0)
     return what, done.returncode == 0
 
@@ -227,7 +227,7 @@ def test_t6_killed_during_changes(_):
             print(f"   T6: {number} kills; keys in tokens: {look_at_everything()}", flush=True)
     print("   T6: " + ", ".join(f"{what}: {entry[0]} ({entry[1]} acknowledged)" for what, entry in sorted(counts.items())), flush=True)
     cut = sum(entry[0] - entry[1] for entry in counts.values())
-    check(cut >= ROUNDS / 10, "few kills came in the middle:", cut)
+    check(cut >= ROUNDS / 20, "few kills came in the middle:", cut)
 
 
 def test_t6_after_all_that(_):

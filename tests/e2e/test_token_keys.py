@@ -25,9 +25,12 @@ def test_another_key_under_its_label(ws):
         token.tool("--login", "--pin", hsm.PIN, "--delete-object", "--type", kind, "--id", "a1")
     make()
     agent.start()
-    wait_until(lambda: "is there" in agent.log(), "the token")
-    check(not hsm.signs(agent, "site"), "another key signs under its name")
-    wait_until(lambda: OTHER in agent.log(), "the log says so")
+
+    def refused():
+        check(not hsm.signs(agent, "site"), "another key signs under its name")
+        return OTHER in agent.log()
+
+    wait_until(refused, "the log says that it is another key")
 
 
 if __name__ == "__main__":
