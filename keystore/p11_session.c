@@ -96,7 +96,9 @@ kh_result kh_p11_alive(kh_p11_session *session)
     kh_result result = kh_p11_check(session, "C_GetTokenInfo", p11->f->C_GetTokenInfo(p11->slot, &token));
 
     if (result != KH_OK) {
-        return result;
+        session->heal = KH_HEAL_TOKEN; /* whatever it says: a new session does not bring a token back
+                                          (SoftHSM: GENERAL_ERROR) */
+        return KH_E_UNAVAILABLE;
     }
     /* The slot may have another token by now. */
     if ((token.flags & CKF_TOKEN_INITIALIZED) == 0 ||
