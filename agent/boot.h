@@ -14,6 +14,7 @@
 #define KH_BOOT_FD 3
 #define KH_ROLE_FRONT "keyholdd: front"
 #define KH_ROLE_KEEPER "keyholdd: keeper"
+#define KH_ROLE_KEK "keyholdd: kek"
 #define KH_ROLE_TOKEN "keyholdd: token " /* and the name of the token */
 
 /* Followed by the absolute path of the configuration file, without zero. */

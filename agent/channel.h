@@ -28,11 +28,13 @@ typedef enum kh_channel_type {
     KH_MSG_METRICS,   /* between CONFIG and COMMIT: an address of the metrics; 1 descriptor */
     /* supervisor to the keeper, over its boot channel */
     KH_MSG_KEEPER_BOOT, /* kh_boot_keeper, secret, path; 1 or 2 descriptors: control, admin socket */
+    KH_MSG_KEK_QUESTION, /* to the one that has a token unwrap the key-encryption key, and its answer (kektoken.c) */
     KH_MSG_TOKEN_BOOT,  /* to a token's: kh_boot_token_keeper and what follows it; 1 descriptor: control */
     /* children to the supervisor */
     KH_MSG_READY = 64,
     KH_MSG_REFUSED, /* the new configuration */
     KH_MSG_DRAINED,
+    KH_MSG_KEK_ANSWER,
     KH_MSG_ALIVE,
     KH_MSG_KEEPER_STUCK, /* from the front, kh_boot_ring: what is in this keeper's ring does not move */
 } kh_channel_type;

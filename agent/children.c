@@ -4,6 +4,7 @@
  * one that dies again before it has served for half a second waits, longer each time.
  */
 #include "channel.h"
+#include "kektoken.h"
 #include "log.h"
 #include "process.h"
 #include "secret.h"
@@ -140,7 +141,7 @@ static void read_kek_again(kh_supervisor *supervisor)
 
     /* A reload may have named another file: that one counts from the next start on. */
     if (supervisor->kek_file != NULL && config->kek_file != NULL && strcmp(supervisor->kek_file, config->kek_file) == 0 &&
-        kh_kek_load(config, &kek, error) == KH_OK) {
+        kh_kek_take(supervisor, &supervisor->kek, &kek, error) == KH_OK) {
         kh_kek_free(&supervisor->kek);
         supervisor->kek = kek;
     }

@@ -4,6 +4,7 @@
 #include "descriptors.h"
 #include "front.h"
 #include "keeper.h"
+#include "kektoken.h"
 #include "log.h"
 #include "secret.h"
 #include "supervisor.h"
@@ -64,6 +65,11 @@ int main(int argc, char **argv)
         kh_turns_short();
         kh_log_init("keeper", KH_LOG_INFO, false);
         return kh_keeper_main();
+    }
+    if (argc == 1 && strcmp(argv[0], KH_ROLE_KEK) == 0) {
+        kh_secret_process();
+        kh_log_init("kek", KH_LOG_INFO, false);
+        return kh_kek_main();
     }
     if (argc == 1 && strncmp(argv[0], KH_ROLE_TOKEN, strlen(KH_ROLE_TOKEN)) == 0) {
         kh_secret_process();

@@ -2,6 +2,7 @@
 /* The supervisor's configuration, secrets and sockets: read at start, and again at SIGHUP. */
 #include "channel.h"
 #include "confine.h"
+#include "kektoken.h"
 #include "log.h"
 #include "secret.h"
 #include "supervisor.h"
@@ -183,6 +184,7 @@ static kh_result check_token(const kh_config *config, const kh_config_token *tok
 
 kh_result kh_settings_check(const kh_config *config, char *error)
 {
+    kh_kek_token wrapped;
     uint8_t kek[32];
     kh_user user;
     kh_result result = KH_OK;
@@ -203,7 +205,15 @@ kh_result kh_settings_check(const kh_config *config, char *error)
         return KH_E_STORAGE;
     }
     if (config->kek_file != NULL) {
-        result = kh_kek_file_load(config->kek_file, kek);
+        result = kh_kek_token_file_load(config->kek_file, &wrapped);
+        if (result == KH_OK && kh_config_find_token(config, wrapped.token) < 0) {
+            snprintf(error, KH_CONFIG_ERROR_MAX, "kek_file %.200s is wrapped by the token \"%s\", for which there is no block token",
+                     config->kek_file, wrapped.token);
+            return KH_E_NOT_FOUND;
+        }
+        if (result == KH_E_MALFORMED) {
+            result = kh_kek_file_load(config->kek_file, kek);
+        }
         OPENSSL_cleanse(kek, sizeof(kek));
         if (result != KH_OK) {
             snprintf(error, KH_CONFIG_ERROR_MAX, "kek_file %.200s: %s", config->kek_file,
@@ -247,7 +257,7 @@ kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
              KH_OK)) {
         return result;
     }
-    if ((result = kh_kek_load(config, &supervisor->kek, error)) != KH_OK ||
+    if ((result = kh_kek_take(supervisor, NULL, &supervisor->kek, error)) != KH_OK ||
         (result = open_sockets(supervisor, config, error)) != KH_OK ||
         (result = kh_metrics_open(supervisor, config, error)) != KH_OK) {
         return result;
@@ -366,6 +376,7 @@ void kh_settings_stop(kh_supervisor *supervisor)
     kh_settings_free(&supervisor->settings);
     free(supervisor->store);
     free(supervisor->kek_file);
+    free(supervisor->kek_wrapped);
 }
 
 /* ---- To the front ---- */

@@ -80,6 +80,7 @@ struct kh_supervisor {
     uint32_t workers;
     kh_settings settings;
     kh_kek kek;
+    struct kh_kek_token *kek_wrapped; /* by a token, as kek_file had it when it was opened; NULL: it is not */
     kh_user front_user, keeper_user;
     kh_boot_keeper keeper_boot; /* of the first configuration: a keeper that starts again is the same */
     char *store;

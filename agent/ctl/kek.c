@@ -3,6 +3,7 @@
 #include "kek.h"
 
 #include <errno.h>
+#include <kek_token.h>
 #include <string.h>
 
 #define KEK_LEN 32
@@ -15,12 +16,19 @@ bool ctl_kek_given(const ctl_run *ctl)
 
 static kh_result load_file(const char *path, ctl_secret *secret, ctl_error *error)
 {
+    kh_kek_token wrapped;
     kh_result result = ctl_secret_new(KEK_LEN, secret);
 
     if (result == KH_OK) {
         errno = 0;
         result = kh_kek_file_load(path, secret->data);
         secret->len = KEK_LEN;
+    }
+    if (result == KH_E_MALFORMED && kh_kek_token_file_load(path, &wrapped) == KH_OK) {
+        return ctl_fail(error, KH_E_UNSUPPORTED,
+                        "the key-encryption key %s is wrapped by the token \"%s\", and only a running agent has it; ask that "
+                        "one (without --store), or seal the store under a file first (keyholdctl kek rotate)",
+                        path, wrapped.token);
     }
     switch (result) {
     case KH_OK:

@@ -5,6 +5,10 @@
  */
 #include "agent.h"
 #include "secret.h"
+#include "tokenwork.h"
+
+#include <kek_token.h>
+#include <openssl/crypto.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,8 +27,42 @@ typedef struct rotation {
     const char *path;    /* kek_file */
     char next[PATH_LEN]; /* where the next one is made */
     char old[PATH_LEN];  /* where the one before is kept */
+    const char *token;   /* that is to wrap the next one, by its name in the configuration; NULL: none */
     ctl_secret keys;     /* both, KEK_LEN each */
 } rotation;
+
+/* What is done in a token, each in its own process (tokenwork.h). `out`, which has the key in it, is wiped by whoever asked. */
+typedef struct kek_in_token {
+    kh_kek_token wrapped;
+    uint8_t kek[KEK_LEN];
+} kek_in_token;
+
+static kh_result unwrap(kh_p11 *p11, kh_p11_session *session, const void *in, void *out, char *error)
+{
+    (void)p11;
+    (void)error;
+    return kh_kek_token_unwrap(session, in, ((kek_in_token *)out)->kek);
+}
+
+static kh_result make(kh_p11 *p11, kh_p11_session *session, const void *in, void *out, char *error)
+{
+    kek_in_token *made = out;
+
+    (void)p11;
+    (void)error;
+    return kh_kek_token_create(session, in, &made->wrapped, made->kek);
+}
+
+static kh_result in_token(ctl_run *ctl, const kh_config *config, const char *name, ctl_token_fn run, const void *in,
+                          kek_in_token *out)
+{
+    const ctl_token_work work = {.run = run, .in = in, .out = out, .out_len = sizeof(*out), .what = what, .timeout_ms = 15000};
+    int index = kh_config_find_token(config, name);
+
+    return index >= 0 ? ctl_token_do(ctl, config, &config->tokens[index], &work)
+                      : ctl_fail(&ctl->error, KH_E_NOT_FOUND, "%s: there is no block token \"%s\" in %s", what, name,
+                                 config->path);
+}
 
 static kh_result take_paths(ctl_run *ctl, const kh_config *config, rotation *r)
 {
@@ -33,6 +71,7 @@ static kh_result take_paths(ctl_run *ctl, const kh_config *config, rotation *r)
     char stamp[32];
 
     r->path = config->kek_file;
+    r->token = ctl_args_value(&ctl->args, "in-token");
     if (r->path == NULL) {
         return ctl_fail(&ctl->error, KH_E_UNSUPPORTED,
                         "%s: the store is sealed under a passphrase; export its keys into a store with a key "
@@ -54,25 +93,50 @@ static kh_result take_paths(ctl_run *ctl, const kh_config *config, rotation *r)
     return KH_OK;
 }
 
-static kh_result load(ctl_run *ctl, const char *path, uint8_t *kek)
+/* The key in that file, or what the token that it names makes of the file. */
+static kh_result load(ctl_run *ctl, const kh_config *config, const char *path, uint8_t *kek)
 {
-    kh_result result = kh_kek_file_load(path, kek);
+    kek_in_token had = {0};
+    kh_result result = kh_kek_token_file_load(path, &had.wrapped);
 
+    if (result == KH_OK) {
+        kh_kek_token wrapped = had.wrapped;
+
+        result = in_token(ctl, config, wrapped.token, unwrap, &wrapped, &had);
+        memcpy(kek, had.kek, KEK_LEN);
+        OPENSSL_cleanse(&had, sizeof(had));
+        return result;
+    }
+    result = kh_kek_file_load(path, kek);
     return result == KH_OK
                ? KH_OK
                : ctl_fail(&ctl->error, result, "%s: %s: %s", what, path,
                           result == KH_E_MALFORMED ? "it is no key file" : kh_result_text((int)result));
 }
 
-/* One that an interrupted run made is taken. */
-static kh_result make_next(ctl_run *ctl, rotation *r)
+static kh_result make_in_token(ctl_run *ctl, const kh_config *config, const rotation *r)
 {
-    kh_result result = kh_kek_file_create(r->next);
+    kek_in_token made = {0};
+    kh_result result = in_token(ctl, config, r->token, make, r->token, &made);
 
-    if (result != KH_OK && result != KH_E_EXISTS) {
-        return ctl_fail(&ctl->error, result, "%s: %s cannot be written: %s", what, r->next, strerror(errno));
+    if (result == KH_OK && (result = kh_kek_token_file_create(r->next, &made.wrapped)) != KH_OK) {
+        ctl_fail(&ctl->error, result, "%s: %s cannot be written: %s", what, r->next, strerror(errno));
     }
-    return load(ctl, r->next, r->keys.data + KEK_LEN);
+    OPENSSL_cleanse(&made, sizeof(made));
+    return result;
+}
+
+/* One that an interrupted run made is taken. */
+static kh_result make_next(ctl_run *ctl, const kh_config *config, rotation *r)
+{
+    kh_result result = KH_OK;
+
+    if (access(r->next, F_OK) != 0 && r->token != NULL) {
+        result = make_in_token(ctl, config, r);
+    } else if (access(r->next, F_OK) != 0 && (result = kh_kek_file_create(r->next)) != KH_OK) {
+        ctl_fail(&ctl->error, result, "%s: %s cannot be written: %s", what, r->next, strerror(errno));
+    }
+    return result == KH_OK ? load(ctl, config, r->next, r->keys.data + KEK_LEN) : result;
 }
 
 /* A name that is free: another change may have been in this second. */
@@ -135,10 +199,10 @@ kh_result ctl_cmd_kek_rotate(ctl_run *ctl)
         result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
     }
     if (result == KH_OK) {
-        result = load(ctl, r->path, r->keys.data);
+        result = load(ctl, config, r->path, r->keys.data);
     }
     if (result == KH_OK) {
-        result = make_next(ctl, r);
+        result = make_next(ctl, config, r);
     }
     if (result == KH_OK) {
         result = tell(agent, r->keys.data, 2 * KEK_LEN);

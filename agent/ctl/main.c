@@ -47,6 +47,10 @@ static const ctl_option import_options[] = {
     {"tag", "LIST", "KEY=VALUE,…: for people and programs; the keys of a name have one set (admin socket)"},
     {NULL, NULL, NULL},
 };
+static const ctl_option kek_rotate_options[] = {
+    {"in-token", "NAME", "wrapped by a key that is made in this token of the configuration; without it: in a plain file"},
+    {NULL, NULL, NULL},
+};
 static const ctl_option rotate_options[] = {
     {"not-before", "TIME", "valid from then on: 2027-01-31, 2027-01-31T12:00:00Z (UTC) or +30d"},
     {"expires", "TIME", "valid until then"},
@@ -182,7 +186,7 @@ static const ctl_command commands[] = {
      ctl_cmd_cert_match},
     {"token", "create", "NAME", 1, 1, token_options, "make a token by which a caller proves who it is",
      ctl_cmd_token_create},
-    {"kek", "rotate", "", 0, 0, NULL, "seal the store under a new key-encryption key while it serves (admin socket)",
+    {"kek", "rotate", "", 0, 0, kek_rotate_options, "seal the store under a new key-encryption key while it serves (admin socket)",
      ctl_cmd_kek_rotate},
     {"pool", "init", "POOL", 1, 1, NULL, "make the key of a new pool in all its partitions", ctl_cmd_pool_init},
     {"pool", "add", "POOL PARTITION", 2, 2, pool_add_options, "give a partition the key of the pool that the others have",
