@@ -35,6 +35,7 @@ static void learn(kh_health *health, uint64_t took_ns)
         health->usual_ns = health->usual_ns - health->usual_ns / SMOOTHING + took_ns / SMOOTHING;
     }
     health->usual_ns += health->usual_ns == 0;
+    health->aged = false;
 }
 
 bool kh_health_good(kh_health *health, uint64_t now_ns, uint64_t took_ns)
@@ -94,7 +95,9 @@ bool kh_health_silent(const kh_health *health, uint64_t now_ns)
     uint64_t patience = 2 * health->usual_ns, silence = now_ns - health->heard_ns;
 
     patience = patience > KH_HEALTH_PATIENCE_NS ? patience : KH_HEALTH_PATIENCE_NS;
-    if (health->outstanding < KH_HEALTH_FAILURES && patience < KH_HEALTH_SILENCE_NS) {
+    /* What is usual has to be known, and of late: a burst after a pause may meet a slow HSM. */
+    if ((health->outstanding < KH_HEALTH_FAILURES || health->usual_ns == 0 || health->aged) &&
+        patience < KH_HEALTH_SILENCE_NS) {
         patience = KH_HEALTH_SILENCE_NS;
     }
     return health->outstanding > 0 && now_ns > health->heard_ns && silence > patience;
@@ -104,6 +107,7 @@ void kh_health_age(kh_health *health)
 {
     if (health->outstanding == 0) {
         health->usual_ns -= health->usual_ns / 16;
+        health->aged = true;
     }
 }
 

@@ -22,6 +22,7 @@ typedef struct kh_health {
     uint32_t outstanding; /* records that it has */
     uint32_t failures;    /* in a row */
     uint64_t usual_ns;    /* from sending to the answer, smoothed; 0: not known */
+    bool aged;            /* nothing was measured since it was idle: usual_ns is a memory */
     uint64_t heard_ns;    /* when it last answered, or began to have something to answer */
     bool out;             /* left out */
     bool lost;            /* and it was told so; false with `out`: new, and has not proved itself */

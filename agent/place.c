@@ -11,11 +11,22 @@ static bool in_time(const kh_front *front, const kh_job *job)
     return job->conn != NULL && job->deadline_ns > front->now_ns;
 }
 
+/* Partitions that operations go to. */
+static uint32_t in_use(const kh_place *place)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < place->count; i++) {
+        count += place->members[i]->keystore != NULL && !place->members[i]->health.out;
+    }
+    return count;
+}
+
 static void log_lost(const kh_place *place, const kh_backend *backend, const char *why, uint32_t moved, uint32_t failed)
 {
     kh_log(KH_LOG_WARN, "partition_lost", KH_LT("pool", place->name), KH_LT("token", backend->token),
            KH_LT("why", why), KH_LN("operations_moved", moved), KH_LN("operations_failed", failed),
-           KH_LN("partitions_left", kh_place_up(place)));
+           KH_LN("partitions_left", in_use(place)));
 }
 
 /* ---- Sending ---- */
@@ -226,7 +237,7 @@ static void log_back(const kh_place *place, const kh_backend *backend)
 {
     kh_log(KH_LOG_NOTICE, "partition_back", KH_LT("pool", place->name), KH_LT("token", backend->token),
            KH_LN("after_ms", (backend->front->now_ns - backend->health.lost_ns) / KH_MS),
-           KH_LN("partitions", kh_place_up(place)));
+           KH_LN("partitions", in_use(place)));
 }
 
 /* What the answer says of the partition. */
@@ -274,6 +285,9 @@ void kh_place_done(kh_backend *backend, const kh_completion *completion)
     }
     learn(backend, verdict, job->last == member ? front->now_ns - job->submitted_ns : 0);
     job->asked &= ~(1u << member);
+    if (job->asked != 0 && member != job->last && verdict >= KH_VERDICT_ELSEWHERE) {
+        return; /* a copy: the one that was asked last is still at work */
+    }
     if (place->is_pool && verdict >= KH_VERDICT_ELSEWHERE && (send_again(front, place, job) || job->asked != 0)) {
         return;
     }

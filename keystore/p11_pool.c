@@ -301,29 +301,33 @@ static kh_result unwrap_private(kh_p11_session *session, CK_OBJECT_HANDLE pool_k
     return result;
 }
 
-/* KH_OK: the key with that CKA_ID is there, belongs to the public key, and stays in the token. */
-static kh_result judge(kh_p11_session *session, const kh_p11_locator *locator, EVP_PKEY *pkey)
+/*
+ * KH_OK: the key with that CKA_ID is there, belongs to the public key, and stays in the token. *unfit: it is known to be another
+ * one, one of several, or one that could leave the token, so that another in its place makes good. A token that refuses to sign
+ * (a policy, an approval that is missing) says nothing about the key.
+ */
+static kh_result judge(kh_p11_session *session, const kh_p11_locator *locator, EVP_PKEY *pkey, bool *unfit)
 {
     kh_p11_key key;
     kh_result result = kh_p11_find(session, locator, &key);
 
+    *unfit = result == KH_E_INVALID;
     if (result == KH_OK) {
         result = kh_p11_is_kept(session, key.handle);
+        *unfit = result == KH_E_FORBIDDEN;
     }
-    return result == KH_OK ? try_key(session, &key, pkey) : result;
-}
-
-/* Whether what a judgement found can be made good by another key in its place. */
-static bool unfit(kh_result result)
-{
-    return result == KH_E_INVALID || result == KH_E_MISMATCH || result == KH_E_FORBIDDEN ||
-           result == KH_E_UNSUPPORTED || result == KH_E_USAGE;
+    if (result == KH_OK) {
+        result = try_key(session, &key, pkey);
+        *unfit = result == KH_E_MISMATCH;
+    }
+    return result;
 }
 
 static kh_result place(kh_p11_session *session, const char *pool, const uint8_t *blob, size_t blob_len,
                        const kh_p11_locator *locator, uint32_t usage, EVP_PKEY *pkey)
 {
     CK_OBJECT_HANDLE pool_key = CK_INVALID_HANDLE, object = CK_INVALID_HANDLE;
+    bool unfit = false;
     kh_result result = find_pool_key(session, pool, &pool_key);
 
     if (result == KH_OK) {
@@ -332,7 +336,7 @@ static kh_result place(kh_p11_session *session, const char *pool, const uint8_t 
     if (result != KH_OK) {
         return result;
     }
-    result = judge(session, locator, pkey);
+    result = judge(session, locator, pkey, &unfit);
     if (result != KH_OK) {
         session->p11->f->C_DestroyObject(session->handle, object);
     }
@@ -346,6 +350,8 @@ kh_result kh_p11_pool_unwrap(kh_p11_session *session, const char *pool, const ui
     const uint8_t *at = spki;
     uint8_t there[KH_SPKI_MAX];
     size_t there_len = 0;
+    CK_OBJECT_HANDLE pool_key = CK_INVALID_HANDLE;
+    bool unfit = false;
     EVP_PKEY *pkey = NULL;
     kh_result result = KH_E_DAMAGED;
 
@@ -360,8 +366,8 @@ kh_result kh_p11_pool_unwrap(kh_p11_session *session, const char *pool, const ui
         result = kh_p11_refuse(session, KH_E_UNSUPPORTED, KH_HEAL_NONE, "that is no public key of a pool");
         goto done;
     }
-    result = judge(session, locator, pkey);
-    if (unfit(result)) {
+    result = judge(session, locator, pkey, &unfit);
+    if (unfit && (result = find_pool_key(session, pool, &pool_key)) == KH_OK) { /* else there is nothing to put in its place */
         result = kh_p11_destroy(session, locator);
         result = result == KH_OK ? KH_E_NOT_FOUND : result;
     }

@@ -27,6 +27,7 @@ typedef struct kh_store_token {
     uint8_t destroying[KH_P11_ID_LEN]; /* what it was asked to destroy */
     bool repairing; /* its pools' keys are being placed */
     bool repair_again;
+    unsigned repair_pause, repair_failures; /* as those of cleaning */
     uint32_t repair_pool; /* index in places */
     uint64_t repaired_to;
     unsigned repair_left;             /* keys that it may still place before the next tick */

@@ -15,6 +15,7 @@
  * is missing is placed at its first use anyway, and mostly none is.
  */
 #define REPAIRS_PER_TICK 32
+#define REPAIR_FAILURES 8 /* passes that failed, until the pause grows no more: about four minutes */
 
 /* ---- Objects that are to be destroyed ------------------------------------------------------------------ */
 
@@ -96,6 +97,16 @@ static void on_placed(kh_keeper *keeper, void *ctx, kh_store_token *token, const
     repair_next(keeper, token);
 }
 
+static bool is_partition(const kh_keeper_places *places, uint32_t pool, const char *token)
+{
+    for (uint32_t i = 0; i < places->pools[pool].partition_count; i++) {
+        if (strcmp(places->tokens[places->pools[pool].partitions[i]], token) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The next key that belongs there, of the pools that the token is in. */
 static bool next_key(kh_keeper *keeper, kh_store_token *token, kh_link_key **key, size_t *len)
 {
@@ -104,7 +115,7 @@ static bool next_key(kh_keeper *keeper, kh_store_token *token, kh_link_key **key
     for (; token->repair_pool < places->pool_count; token->repair_pool++, token->repaired_to = 0) {
         const char *pool = places->pools[token->repair_pool].name;
 
-        while (kh_store_next_at(keeper->store, pool, &token->repaired_to) == KH_OK) {
+        while (is_partition(places, token->repair_pool, token->name) && kh_store_next_at(keeper->store, pool, &token->repaired_to) == KH_OK) {
             if (kh_links_describe(keeper, token, token->repaired_to, true, key, len) == KH_OK) {
                 return true;
             }
@@ -122,6 +133,8 @@ static void repair_end(kh_keeper *keeper, kh_store_token *token)
                 (unsigned long long)token->repaired, (unsigned long long)token->repair_failed);
     }
     token->repair_again = token->repair_again || token->repair_failed > 0;
+    token->repair_failures = token->repair_failed > 0 ? token->repair_failures + (token->repair_failures < REPAIR_FAILURES) : 0;
+    token->repair_pause = token->repair_failures > 0 ? 1u << token->repair_failures : 0;
 }
 
 static void repair_next(kh_keeper *keeper, kh_store_token *token)
@@ -180,9 +193,10 @@ void kh_links_tick(kh_keeper *keeper)
         token->repair_left = REPAIRS_PER_TICK;
         if (paused) {
             repair_next(keeper, token);
-        } else if (token->repair_again && !token->repairing) {
+        } else if (token->repair_again && !token->repairing && token->repair_pause == 0) {
             kh_links_repair(keeper, token);
         }
+        token->repair_pause -= token->repair_pause > 0;
         token->clean_pause -= token->clean_pause > 0;
         if (token->clean_again && !token->cleaning && token->clean_pause == 0) {
             kh_links_clean(keeper, token);

@@ -114,6 +114,7 @@ static const ctl_option pool_add_options[] = {
 };
 static const ctl_option pool_remove_options[] = {
     {"yes", NULL, "yes, take the pool's key out of the token"},
+    {"last", NULL, "although no other partition has it: what is wrapped under it is lost"},
     {NULL, NULL, NULL},
 };
 static const ctl_option ping_options[] = {

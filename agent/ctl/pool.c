@@ -326,6 +326,23 @@ kh_result ctl_cmd_pool_add(ctl_run *ctl)
 
 /* ---- pool remove, repair, status ---- */
 
+/* What is wrapped under a key that nobody has any more is lost. */
+static kh_result another_has_it(ctl_run *ctl, const kh_config *config, const kh_config_pool *pool, const kh_config_token *token)
+{
+    for (size_t i = 0; i < pool->partition_count; i++) {
+        const kh_config_token *other = partition(config, pool, i);
+
+        if (other != token && check(ctl, config, other, pool->name, "cannot look") == KH_OK) {
+            return KH_OK;
+        }
+        memset(&ctl->error, 0, sizeof(ctl->error));
+    }
+    return ctl_fail(&ctl->error, KH_E_FORBIDDEN,
+                    "no other partition has the key of pool %s: without it no key of the pool can be placed anywhere any more. Say "
+                    "--last if you mean it",
+                    pool->name);
+}
+
 kh_result ctl_cmd_pool_remove(ctl_run *ctl)
 {
     kh_config *config = NULL;
@@ -342,6 +359,9 @@ kh_result ctl_cmd_pool_remove(ctl_run *ctl)
             "token %s would lose the key of pool %s, and be of use again only after keyholdctl pool add; say "
             "--yes if you mean it",
             token->name, pool->name);
+    }
+    if (result == KH_OK && ctl_args_value(&ctl->args, "last") == NULL) {
+        result = another_has_it(ctl, config, pool, token);
     }
     if (result == KH_OK) {
         result =

@@ -96,7 +96,7 @@ static kh_result work_in(kh_p11 *p11, const ctl_token_work *work, char *error)
     return result;
 }
 
-static void child(const kh_config *config, const kh_config_token *token, const ctl_secret *pin,
+static void child(pid_t parent, const kh_config *config, const kh_config_token *token, const ctl_secret *pin,
                   const ctl_token_work *work, int fd)
 {
     child_answer answer = {.result = KH_E_FORBIDDEN};
@@ -109,8 +109,8 @@ static void child(const kh_config *config, const kh_config_token *token, const c
                                .log_ctx = answer.error};
     kh_p11 *p11 = NULL;
 
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (!become_keeper(config, token) || !take_environment(token)) {
+    if (!become_keeper(config, token) || !take_environment(token) ||
+        prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) { /* a change of user clears that signal */
         (void)snprintf(answer.error, sizeof(answer.error), "cannot become the keeper's user");
     } else {
         answer.result = kh_p11_open(&how, &p11);
@@ -206,7 +206,7 @@ kh_result ctl_token_do(ctl_run *ctl, const kh_config *config, const kh_config_to
 {
     ctl_secret pin = {0};
     int fds[2] = {-1, -1};
-    pid_t pid = -1;
+    pid_t parent = getpid(), pid = -1;
     kh_result result = load_pin(ctl, token, &pin);
 
     if (result == KH_OK && (pipe(fds) != 0 || (pid = fork()) < 0)) {
@@ -214,7 +214,7 @@ kh_result ctl_token_do(ctl_run *ctl, const kh_config *config, const kh_config_to
     }
     if (pid == 0) {
         (void)close(fds[0]);
-        child(config, token, &pin, work, fds[1]);
+        child(parent, config, token, &pin, work, fds[1]);
     }
     ctl_secret_free(&pin);
     if (fds[1] >= 0) {

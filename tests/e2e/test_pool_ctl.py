@@ -40,6 +40,13 @@ def test_the_life_of_a_pool(ws):
         check(done.returncode == code, "the officer's PIN decides:", done.stderr)
         check(code == 0 or "PIN_INCORRECT" in done.stderr, "and the error says so:", done.stderr)
     check(states(agent)[1] == 0, "all have it again")
+    for name in names[1:]:
+        agent.ctl("pool", "remove", "pool", name, "--yes")
+    last = agent.ctl("pool", "remove", "pool", names[0], "--yes", ok=False)
+    check(last.returncode == 1 and "--last" in last.stderr, "the last one stays:", last.stderr)
+    for name in names[1:]:
+        agent.ctl("pool", "add", "pool", name, "--so-pin-file", pin)
+    check(states(agent)[1] == 0, "all have it again")
     agent.ctl("pool", "repair", "pool")
     wait_until(lambda: hsm.signs(agent, "site"), "signs on")
 

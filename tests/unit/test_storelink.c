@@ -37,14 +37,14 @@ typedef struct peer {
     pthread_t thread;
     bool running;
     pthread_mutex_t lock;
-    uint32_t silent_on; /* an operation that is not answered */
-    uint32_t fail_on;   /* one that is answered with KH_E_UNSUPPORTED */
-    uint32_t die_on;    /* one at which the link is closed; */
-    bool die_after;     /* after it was done and answered, or not even looked at */
+    _Atomic uint32_t silent_on; /* an operation that is not answered */
+    _Atomic uint32_t fail_on;   /* one that is answered with KH_E_UNSUPPORTED */
+    _Atomic uint32_t die_on;    /* one at which the link is closed; */
+    _Atomic bool die_after;     /* after it was done and answered, or not even looked at */
     kh_link_message held; /* the question that was not answered */
     unsigned seen[32];  /* by operation */
     uint8_t objects[OBJECTS][KH_P11_ID_LEN]; /* in the token */
-    unsigned count;
+    _Atomic unsigned count;
     kh_link_key last; /* of the last question that had one */
     uint8_t pkcs8[KH_IMPORT_PKCS8_MAX];
     size_t pkcs8_len;
@@ -282,6 +282,25 @@ static void wait_objects(peer *self, unsigned count)
     assert_int_equal(now, count);
 }
 
+/* What a peer has seen up to now: a copy, good until the next call. */
+static const peer *meet(int i)
+{
+    static peer copy;
+
+    pthread_mutex_lock(&peers[i].lock);
+    memcpy((void *)&copy, (const void *)&peers[i], sizeof(copy));
+    pthread_mutex_unlock(&peers[i].lock);
+    return &copy;
+}
+
+/* As if the last question had made its object. */
+static void put_last(int i)
+{
+    pthread_mutex_lock(&peers[i].lock);
+    add_object(&peers[i], peers[i].last.locator.id);
+    pthread_mutex_unlock(&peers[i].lock);
+}
+
 /* ---- The keeper ----------------------------------------------------------------------------------------- */
 
 static void start_keeper(unsigned first, unsigned last)
@@ -428,10 +447,10 @@ static void test_create(void **state)
     assert_int_equal(create("www", KH_TIER_HSM, "", &info), KH_OK);
     assert_int_equal(info.tier, KH_TIER_HSM);
     assert_string_equal(info.place, "t1");
-    assert_int_equal(peers[0].last.locator.id_len, KH_P11_ID_LEN);
-    assert_string_equal(peers[0].last.locator.label, "www");
-    assert_string_equal(peers[0].last.pool, "");
-    assert_int_equal(peers[0].last.info.usage, KH_USAGE_SIGN);
+    assert_int_equal(meet(0)->last.locator.id_len, KH_P11_ID_LEN);
+    assert_string_equal(meet(0)->last.locator.label, "www");
+    assert_string_equal(meet(0)->last.pool, "");
+    assert_int_equal(meet(0)->last.info.usage, KH_USAGE_SIGN);
     assert_int_equal(peers[0].count, 1);
     expect_report("ok 1 keys\n");
     /* It is no key of this process. */
@@ -467,7 +486,7 @@ static void test_token_dies(void **state)
             assert_int_equal(create("www", KH_TIER_HSM, "t1", &info), KH_OK); /* its last word counts */
         }
         end_peer(&peers[0]);
-        add_object(&peers[0], peers[0].last.locator.id); /* as if it had been made */
+        put_last(0); /* as if it had been made */
         connect_peer(&peers[0]);
         if (after == 0) {
             wait_seen(&peers[0], KH_LINK_DESTROY, 1);
@@ -501,7 +520,7 @@ static void test_t6_killed(void **state)
         rig_kill(&rig);
         result = end_call(&call);
         if (silent) { /* made, and the answer lost */
-            add_object(&peers[0], peers[0].last.locator.id);
+            put_last(0);
         }
         end_peers();
         start_keeper(0, 0);
@@ -533,7 +552,7 @@ static void test_disable(void **state)
         peers[0].silent_on = KH_LINK_CHANGED;
         begin_call(&call, KH_STORE_SET_STATE, &asked);
         wait_seen(&peers[0], KH_LINK_CHANGED, 1);
-        assert_int_equal(peers[0].held.ref, info.ref);
+        assert_int_equal(meet(0)->held.ref, info.ref);
         for (int i = 0; i < 50; i++) {
             pause_briefly();
         }
@@ -541,7 +560,7 @@ static void test_disable(void **state)
         /* Meanwhile it tells anew whoever asks, and others are served. */
         assert_int_equal(by_name(KH_STORE_LOOKUP, "x"), KH_E_INVALID);
         if (dies == 0) {
-            answer(&peers[0], &peers[0].held, KH_OK, NULL, 0);
+            answer(&peers[0], &meet(0)->held, KH_OK, NULL, 0);
         } else {
             end_peer(&peers[0]);
         }
@@ -585,7 +604,7 @@ static void test_key_question(void **state)
             assert_int_equal(message.data_len, sizeof(*key));
             assert_int_equal(key->info.ref, info.ref);
             assert_string_equal(key->info.name, "www");
-            assert_memory_equal(key->locator.id, peers[0].last.locator.id, KH_P11_ID_LEN);
+            assert_memory_equal(key->locator.id, meet(0)->last.locator.id, KH_P11_ID_LEN);
         }
         close(fds[1]);
     }
@@ -633,7 +652,7 @@ static void test_move(void **state)
     memcpy(&moved, got->data, sizeof(moved));
     assert_int_equal(moved.tier, KH_TIER_HSM);
     assert_memory_equal(moved.id, info.id, sizeof(info.id));
-    assert_int_equal(kh_pkcs8_parse(peers[0].pkcs8, peers[0].pkcs8_len, &pkey), KH_OK);
+    assert_int_equal(kh_pkcs8_parse(meet(0)->pkcs8, meet(0)->pkcs8_len, &pkey), KH_OK);
     assert_int_equal(public_of(pkey, spki), info.spki_len);
     assert_memory_equal(spki, info.spki, info.spki_len);
     EVP_PKEY_free(pkey);
@@ -667,8 +686,8 @@ static void test_import(void **state)
         record.data_len = (uint32_t)(sizeof(asked) + len);
         assert_int_equal(rig_admin(&rig, &record)->result, honest != 0 ? KH_OK : KH_E_CRYPTO);
     }
-    assert_int_equal(peers[0].pkcs8_len, material.pkcs8_len);
-    assert_memory_equal(peers[0].pkcs8, pkcs8, material.pkcs8_len);
+    assert_int_equal(meet(0)->pkcs8_len, material.pkcs8_len);
+    assert_memory_equal(meet(0)->pkcs8, pkcs8, material.pkcs8_len);
     EVP_PKEY_free(pkey);
     expect_report("ok 1 keys\n");
 }
@@ -687,7 +706,7 @@ static void test_adopt_and_certify(void **state)
     assert_int_equal(got->result, KH_OK);
     memcpy(&info, got->data, sizeof(info));
     assert_int_equal(info.tier, KH_TIER_HSM);
-    assert_string_equal(peers[0].last.locator.label, "made elsewhere");
+    assert_string_equal(meet(0)->last.locator.label, "made elsewhere");
     certify.key_ref = info.ref;
     got = rig_admin(&rig, &certify);
     assert_int_equal(got->result, KH_OK);
