@@ -57,6 +57,22 @@ void store_keep_first(void *text, const char *finding)
     }
 }
 
+/* The live store is a file of the same kind as a backup, locked by its agent, and named by the configuration. */
+static bool is_in_use(ctl_run *ctl, const char *path)
+{
+    kh_config *config = NULL;
+    struct stat live, named;
+    bool same = false;
+
+    if (ctl_load_config(ctl, &config) == KH_OK) {
+        same = stat(config->store, &live) == 0 && stat(path, &named) == 0 && live.st_dev == named.st_dev &&
+               live.st_ino == named.st_ino;
+    }
+    memset(&ctl->error, 0, sizeof(ctl->error)); /* there may be none: the lock tells, too */
+    kh_config_free(config);
+    return same || kh_storefile_holder(path) != 0;
+}
+
 kh_result ctl_cmd_store_backup(ctl_run *ctl)
 {
     const char *path = ctl->args.operands[0];
@@ -71,8 +87,7 @@ kh_result ctl_cmd_store_backup(ctl_run *ctl)
     if (result == KH_OK) {
         result = ctl_newfile_open(path, KH_FILE_STORE, &file, &ctl->error);
     }
-    /* The live store is a file of the same kind, and locked. */
-    if (result == KH_OK && kh_storefile_holder(path) != 0) {
+    if (result == KH_OK && is_in_use(ctl, path)) {
         result = ctl_fail(&ctl->error, KH_E_LOCKED, "%s is the store of a running agent; choose another name",
                           path);
     }

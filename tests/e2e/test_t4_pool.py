@@ -62,6 +62,7 @@ def fault(name, begin, end, token):
     while during["measured"] < CLIENTS / 10 and during["failed"] == 0:  # a machine that is busy
         time.sleep(LASTS_S)
         during = load.window()
+    wait_until(lambda: any(token.name in line for line in agent.log()[logged:].splitlines()), f"the log tells of {token.name}")
     end()
     begun = time.monotonic()
     in_use()
