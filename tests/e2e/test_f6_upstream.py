@@ -180,7 +180,7 @@ def test_f6_exit_after_clients_have_left(ws):
 
 def test_f6_timeouts(ws):
     """keyhold_timeout before nginx's own, and nginx's own before that: an error for the client, no more."""
-    front = Front(ws, "--silent", settings="    keyhold_timeout 600ms;\n    proxy_connect_timeout 300ms;\n")
+    front = Front(ws, "--silent", settings="    keyhold_timeout 1500ms;\n    proxy_connect_timeout 300ms;\n")
     threads, results = front.several(12)
     for thread in threads:
         thread.join()
