@@ -180,13 +180,16 @@ def test_f6_exit_after_clients_have_left(ws):
 
 def test_f6_timeouts(ws):
     """keyhold_timeout before nginx's own, and nginx's own before that: an error for the client, no more."""
-    front = Front(ws, "--silent", settings="    keyhold_timeout 1500ms;\n    proxy_connect_timeout 300ms;\n")
+    front = Front(ws, "--silent", settings="    keyhold_timeout 600ms;\n    proxy_connect_timeout 300ms;\n")
     threads, results = front.several(12)
     for thread in threads:
         thread.join()
     check(not any(front.good(body) for _, body in results), results)
     lines = [line for line in front.nginx.log().splitlines() if "[error]" in line]
-    check(sum("keyhold: handshake failed" in line for line in lines) == 9, "one line each, but none where nginx gave up:", lines)
+    said = [line for line in lines if "keyhold: handshake failed" in line]
+    gone = "does not answer" in front.nginx.log()  # on a busy machine the agent counts as gone before: then one line a second
+    check(len(said) == 9 or (gone and 0 < len(said) < 9), "one line each, but none where nginx gave up:", lines)
+    check(not any("/proxy" in line for line in said), "nginx gave up there:", said)
     check(sum("upstream timed out" in line and "/proxy" in line for line in lines) == 3, lines)
     front.agent.stop()
     front.agent.start("--delay-ms", 10)
