@@ -240,6 +240,30 @@ void kh_ring_end_data(const kh_ring_end *end, const kh_ring_copy *copy, uint8_t 
     memcpy(data, end->map.slot[copy->slot].data, copy->record.data_len);
 }
 
+kh_result kh_ring_end_take(const kh_ring_end *end, const kh_ring_copy *copy, kh_record *record, uint8_t *space,
+                           size_t space_len, uint8_t **longer)
+{
+    uint8_t *data = space;
+
+    *record = copy->record;
+    *longer = NULL;
+    record->data = space;
+    record->data_len = 0;
+    if (copy->record.data_len > KH_RECORD_DATA_MAX) {
+        return KH_E_TOO_LARGE;
+    }
+    if (copy->record.data_len > space_len) {
+        data = *longer = malloc(copy->record.data_len);
+        if (data == NULL) {
+            return KH_E_MEMORY;
+        }
+    }
+    kh_ring_end_data(end, copy, data);
+    record->data = data;
+    record->data_len = copy->record.data_len;
+    return KH_OK;
+}
+
 void kh_ring_end_result(const kh_ring_end *end, uint32_t index, kh_result result, const uint8_t *data,
                         size_t len, uint32_t batch)
 {

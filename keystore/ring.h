@@ -102,6 +102,12 @@ bool kh_ring_end_pending(const kh_ring_end *end);
 bool kh_ring_end_next(kh_ring_end *end, kh_ring_copy *copy);
 /* Copies its data: at most copy->record.data_len bytes, which the caller has checked against its buffer. */
 void kh_ring_end_data(const kh_ring_end *end, const kh_ring_copy *copy, uint8_t *data);
+/*
+ * The record of a copy into private memory, with its data: in space, or, where that is too small, in *longer (the caller's to wipe
+ * and free; NULL: not used). Nothing is looked at before it is copied. KH_E_TOO_LARGE, KH_E_MEMORY: without data.
+ */
+KH_MUST_USE kh_result kh_ring_end_take(const kh_ring_end *end, const kh_ring_copy *copy, kh_record *record, uint8_t *space,
+                                       size_t space_len, uint8_t **longer);
 /* Writes a result into a slot; needs no lock. */
 void kh_ring_end_result(const kh_ring_end *end, uint32_t slot, kh_result result, const uint8_t *data,
                         size_t len, uint32_t batch);

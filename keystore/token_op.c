@@ -86,27 +86,17 @@ void kh_token_answer(kh_token *token, kh_token_op *op, kh_result result)
 /* A private operation out of a record; its data is copied here, before anything looks at it. */
 static kh_result take_record(kh_token_ring *ring, const kh_ring_copy *copy, kh_token_op *op)
 {
+    kh_result result = KH_OK;
+
     op->next = NULL;
     op->ring = ring;
     op->slot = copy->slot;
     op->is_slow = false;
-    op->record = copy->record;
     op->out_len = 0;
-    op->long_data = NULL;
-    op->record.data = op->inline_data;
-    if (copy->record.data_len > KH_RECORD_DATA_MAX) {
-        op->record.data_len = 0;
-        return KH_E_TOO_LARGE;
+    result = kh_ring_end_take(&ring->end, copy, &op->record, op->inline_data, sizeof(op->inline_data), &op->long_data);
+    if (result != KH_OK) {
+        return result;
     }
-    if (copy->record.data_len > sizeof(op->inline_data)) {
-        op->long_data = malloc(copy->record.data_len);
-        if (op->long_data == NULL) {
-            op->record.data_len = 0;
-            return KH_E_MEMORY;
-        }
-        op->record.data = op->long_data;
-    }
-    kh_ring_end_data(&ring->end, copy, (uint8_t *)(uintptr_t)op->record.data);
     return op->record.op == KH_STORE_SIGN || op->record.op == KH_STORE_TLS_RSA_KX || op->record.op == KH_STORE_DECRYPT
                ? KH_OK
                : KH_E_UNSUPPORTED;

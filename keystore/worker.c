@@ -83,33 +83,18 @@ static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_s
 static kh_result take_record(kh_keeper_ring *ring, const kh_ring_copy *copy, kh_op *op)
 {
     op->slot = copy->slot;
-    op->record = copy->record;
     op->admin_fd = op->file_fd = -1;
     op->key = NULL;
     op->result = KH_E_INTERNAL;
     op->batch = 0;
     op->out_len = 0;
-    op->long_data = op->long_out = NULL;
+    op->long_out = NULL;
     op->material = NULL;
     op->task = NULL;
     op->generated = false;
     op->run = NULL;
     op->answered = NULL;
-    op->record.data = op->inline_data;
-    if (copy->record.data_len > KH_RECORD_DATA_MAX) {
-        op->record.data_len = 0;
-        return KH_E_TOO_LARGE;
-    }
-    if (copy->record.data_len > sizeof(op->inline_data)) {
-        op->long_data = malloc(copy->record.data_len);
-        if (op->long_data == NULL) {
-            op->record.data_len = 0;
-            return KH_E_MEMORY;
-        }
-        op->record.data = op->long_data;
-    }
-    kh_ring_end_data(&ring->end, copy, (uint8_t *)(uintptr_t)op->record.data);
-    return KH_OK;
+    return kh_ring_end_take(&ring->end, copy, &op->record, op->inline_data, sizeof(op->inline_data), &op->long_data);
 }
 
 /* Under the lock. */
