@@ -39,6 +39,9 @@ void kh_links_free(kh_links *links)
     for (size_t i = 0; links != NULL && i < KH_PLACES_TOKENS; i++) {
         free_token(links->tokens[i]);
     }
+    if (links != NULL) {
+        kh_rotate_soon(links);
+    }
     free(links);
 }
 
@@ -280,6 +283,7 @@ static void hello(kh_keeper *keeper, kh_store_token *token, const uint8_t *data,
     kh_links_clean(keeper, token);
     kh_links_repair(keeper, token);
     kh_links_retry(keeper, true);
+    kh_rotate_soon(keeper->links); /* what failed for the want of it need not wait */
 }
 
 /* ---- Operations that wait for a token ------------------------------------------------------------------- */

@@ -74,7 +74,9 @@ typedef struct kh_links {
     uint64_t last_number;
     struct kh_making *makings; /* storemake.c */
     kh_clean_wait *clean_waits;
-    uint64_t rotate_at;        /* Unix time of the next look at rotations */
+    uint64_t rotate_at;        /* Unix time of the next look at rotations, */
+    uint64_t rotate_clock;     /* and of the last tick */
+    struct kh_rotate_pause *rotate_pauses; /* storerotate.c */
     char rotate_from[KH_NAME_MAX + 1];
     unsigned rotating; /* versions that are being made */
     kh_touched touched[KH_PLACES_TOKENS * 2]; /* places whose keys changed and nobody was told yet */
@@ -179,6 +181,8 @@ void kh_links_forget(kh_keeper *keeper, kh_store_token *token);
 
 /* Makes new versions of keys that are due. */
 void kh_rotate_due(kh_keeper *keeper, uint64_t now);
+/* Looks at all of them with the next tick, those that failed included: something changed. */
+void kh_rotate_soon(kh_links *links);
 
 /* ---- storemake.c */
 

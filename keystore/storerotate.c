@@ -7,13 +7,66 @@
 #include "process.h"
 #include "row.h"
 
+#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define EVERY_S 60
 #define AFTER_FAILURE_S 600
 #define NAMES_PER_TURN 64
+#define AT_A_TIME 4 /* versions that are being made: a token may take a minute for one */
 #define DAY_S UINT64_C(86400)
+
+/* A name whose policy failed: others go on. */
+struct kh_rotate_pause {
+    struct kh_rotate_pause *next;
+    uint64_t until;
+    char name[KH_NAME_MAX + 1];
+};
+
+static void pause_name(kh_links *links, const char *name)
+{
+    struct kh_rotate_pause *more = calloc(1, sizeof(*more));
+
+    if (more == NULL) {
+        links->rotate_at = links->rotate_clock + AFTER_FAILURE_S; /* then all of them */
+        return;
+    }
+    memcpy(more->name, name, sizeof(more->name));
+    more->until = links->rotate_clock + AFTER_FAILURE_S;
+    more->next = links->rotate_pauses;
+    links->rotate_pauses = more;
+}
+
+/* Ends pauses that are over. */
+static bool is_paused(kh_links *links, const char *name)
+{
+    struct kh_rotate_pause **at = &links->rotate_pauses;
+    bool found = false;
+
+    while (*at != NULL) {
+        struct kh_rotate_pause *one = *at;
+
+        if (one->until <= links->rotate_clock) {
+            *at = one->next;
+            free(one);
+        } else {
+            found = found || strcmp(one->name, name) == 0;
+            at = &one->next;
+        }
+    }
+    return found;
+}
+
+void kh_rotate_soon(kh_links *links)
+{
+    struct kh_rotate_pause *one = NULL;
+
+    links->rotate_at = 0;
+    while ((one = links->rotate_pauses) != NULL) {
+        links->rotate_pauses = one->next;
+        free(one);
+    }
+}
 
 static void on_rotated(kh_keeper *keeper, kh_op *op)
 {
@@ -33,7 +86,7 @@ static void on_rotated(kh_keeper *keeper, kh_op *op)
     kh_logf(config->log, config->ctx, KH_LOG_ERROR,
             "keeper: the rotation policy of %s could not make a new version: %s; it is tried again in %d minutes", info.name,
             kh_result_text(op->result), AFTER_FAILURE_S / 60);
-    keeper->links->rotate_at = (uint64_t)time(NULL) + AFTER_FAILURE_S;
+    pause_name(keeper->links, info.name);
 }
 
 _Static_assert(sizeof(kh_key_info) > KH_SIGNATURE_MAX, "an answer with it is in long_out");
@@ -62,7 +115,8 @@ static void look_at(kh_keeper *keeper, const char *name, uint64_t now)
     kh_name_policy policy;
     kh_key_info newest;
 
-    if (kh_store_policy(keeper->store, name, &policy) != KH_OK || policy.rotate_days == 0 || name[0] == '\0') {
+    if (kh_store_policy(keeper->store, name, &policy) != KH_OK || policy.rotate_days == 0 || name[0] == '\0' ||
+        is_paused(keeper->links, name)) {
         return;
     }
     if (kh_store_newest(keeper->store, name, true, &newest) != KH_OK || newest.state != STATE_ENABLED) {
@@ -78,11 +132,12 @@ void kh_rotate_due(kh_keeper *keeper, uint64_t now)
     kh_links *links = keeper->links;
     char name[KH_NAME_MAX + 1];
 
+    links->rotate_clock = now;
     if (now < links->rotate_at || links->rotating > 0 || links->stopping) {
         return;
     }
     memcpy(name, links->rotate_from, sizeof(name));
-    for (unsigned i = 0; i < NAMES_PER_TURN; i++) {
+    for (unsigned i = 0; i < NAMES_PER_TURN && links->rotating < AT_A_TIME; i++) {
         if (kh_store_next_named(keeper->store, name) != KH_OK) {
             name[0] = '\0';
             links->rotate_at = now + EVERY_S;

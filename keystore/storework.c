@@ -242,7 +242,7 @@ static kh_result set(kh_keeper *keeper, kh_op *op)
     memcpy(&change, op->record.data, sizeof(change));
     result = kh_store_set(keeper->store, &change, &info);
     if (result == KH_OK) {
-        keeper->links->rotate_at = 0;
+        kh_rotate_soon(keeper->links);
         result = kh_storework_give_infos(op, &info, 1);
     }
     return settle(keeper, op, result, false);
