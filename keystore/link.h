@@ -19,7 +19,7 @@
     X(KH_LINK_CHANGED, 16, "changed", 0)  /* ref, 0: all. Answered when no operation with what was known before runs */ \
     X(KH_LINK_GENERATE, 17, "generate", 0) /* kh_link_key (type, bits, usage, locator; pool) → spki, or pool: spki and blob */ \
     X(KH_LINK_IMPORT, 18, "import", 0)    /* kh_link_key, PKCS#8 → nothing, or pool: blob */                 \
-    X(KH_LINK_PLACE, 19, "place", 0)      /* pool: kh_link_key with blob: unwraps it into this partition → nothing */ \
+    X(KH_LINK_PLACE, 19, "place", 0)      /* pool: kh_link_key with blob: unwraps it into this partition → nothing, or why not */ \
     X(KH_LINK_DESTROY, 20, "destroy", 0)  /* kh_link_key (locator) → nothing */                              \
     X(KH_LINK_SIGN, 21, "sign", 0)        /* for root (certify): ref, scheme, message → signature */         \
     X(KH_LINK_FIND, 22, "find", 0)        /* kh_link_key (locator of a key made elsewhere) → spki: to be adopted */ \

@@ -13,6 +13,8 @@
 #include "link.h"
 #include "locator.h"
 
+#define KH_REPAIR_REASONS 4
+
 /* A token of the configuration. */
 typedef struct kh_store_token {
     char name[KH_PLACE_MAX + 1];
@@ -31,7 +33,11 @@ typedef struct kh_store_token {
     uint32_t repair_pool; /* index in places */
     uint64_t repaired_to;
     unsigned repair_left;             /* keys that it may still place before the next tick */
-    uint64_t repaired, repair_failed; /* of this walk */
+    uint64_t repaired, repair_failed; /* of this walk, */
+    struct {
+        char why[120];
+        uint64_t keys;
+    } repair_reasons[KH_REPAIR_REASONS]; /* and why those failed; the last one: for whatever other reasons */
 } kh_store_token;
 
 typedef struct kh_link_answer {

@@ -6,6 +6,7 @@
 #include "storelink.h"
 #include "process.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -89,11 +90,42 @@ void kh_links_clean(kh_keeper *keeper, kh_store_token *token)
 
 static void repair_next(kh_keeper *keeper, kh_store_token *token);
 
+/* What a token's keeper says is another process's: it fits, and can be shown. */
+static void take_reason(const kh_link_answer *answer, char *why, size_t size)
+{
+    size_t len = answer->len < size ? answer->len : size - 1;
+
+    if (len == 0) {
+        (void)snprintf(why, size, "%s", kh_result_text(answer->result));
+        return;
+    }
+    for (size_t i = 0; i < len; i++) {
+        why[i] = answer->data[i] >= ' ' && answer->data[i] <= '~' ? (char)answer->data[i] : '?';
+    }
+    why[len] = '\0';
+}
+
+static void count_reason(kh_store_token *token, const kh_link_answer *answer)
+{
+    char why[sizeof(token->repair_reasons[0].why)];
+    size_t i = 0;
+
+    take_reason(answer, why, sizeof(why));
+    while (i < KH_REPAIR_REASONS - 1 && token->repair_reasons[i].keys > 0 && strcmp(token->repair_reasons[i].why, why) != 0) {
+        i++;
+    }
+    (void)snprintf(token->repair_reasons[i].why, sizeof(why), "%s", i == KH_REPAIR_REASONS - 1 ? "other reasons" : why);
+    token->repair_reasons[i].keys++;
+}
+
 static void on_placed(kh_keeper *keeper, void *ctx, kh_store_token *token, const kh_link_answer *answer)
 {
     (void)ctx;
     token->repaired += answer->result == KH_OK;
-    token->repair_failed += answer->result != KH_OK;
+    if (answer->result != KH_OK) {
+        token->repair_failed++;
+        count_reason(token, answer);
+    }
     repair_next(keeper, token);
 }
 
@@ -124,17 +156,32 @@ static bool next_key(kh_keeper *keeper, kh_store_token *token, kh_link_key **key
     return false;
 }
 
+/* A line, or one for each reason. */
+static void say_repaired(kh_keeper *keeper, const kh_store_token *token)
+{
+    const unsigned long long all = token->repaired + token->repair_failed;
+
+    if (token->repair_failed == 0 && all > 0) {
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_NOTICE, "keeper: partition %s has all %llu keys of its pool",
+                token->name, all);
+    }
+    for (size_t i = 0; i < KH_REPAIR_REASONS && token->repair_reasons[i].keys > 0; i++) {
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_WARN,
+                "keeper: partition %s lacks %llu of %llu keys of its pool, which cannot be placed: %s; tried again in %u s",
+                token->name, (unsigned long long)token->repair_reasons[i].keys, all, token->repair_reasons[i].why,
+                token->repair_pause);
+    }
+}
+
 static void repair_end(kh_keeper *keeper, kh_store_token *token)
 {
     token->repairing = false;
-    if (token->repaired + token->repair_failed > 0 && token->open) {
-        kh_logf(keeper->config->log, keeper->config->ctx, token->repair_failed > 0 ? KH_LOG_WARN : KH_LOG_NOTICE,
-                "keeper: partition %s has %llu keys of its pool; %llu could not be placed", token->name,
-                (unsigned long long)token->repaired, (unsigned long long)token->repair_failed);
-    }
     token->repair_again = token->repair_again || token->repair_failed > 0;
     token->repair_failures = token->repair_failed > 0 ? token->repair_failures + (token->repair_failures < REPAIR_FAILURES) : 0;
     token->repair_pause = token->repair_failures > 0 ? 1u << token->repair_failures : 0;
+    if (token->open) {
+        say_repaired(keeper, token);
+    }
 }
 
 static void repair_next(kh_keeper *keeper, kh_store_token *token)
@@ -169,6 +216,7 @@ void kh_links_repair(kh_keeper *keeper, kh_store_token *token)
     token->repair_again = false;
     token->repair_pool = 0;
     token->repaired_to = token->repaired = token->repair_failed = 0;
+    memset(token->repair_reasons, 0, sizeof(token->repair_reasons));
     token->repair_left = REPAIRS_PER_TICK;
     repair_next(keeper, token);
 }

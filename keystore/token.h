@@ -155,6 +155,11 @@ typedef struct kh_token {
     pthread_t maker;
 
     pthread_mutex_t heal_lock; /* logging in again, and unwrapping into the token: one at a time */
+    struct {                   /* under heal_lock: why keys could not be brought into it, as the log has it */
+        char why[160];
+        uint64_t said_ns;
+        unsigned more; /* since then */
+    } not_placed;
     _Atomic uint32_t logins;
     kh_token_worker *workers;
     uint32_t worker_count;

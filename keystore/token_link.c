@@ -391,6 +391,7 @@ static void serve(kh_token *token, const kh_token_task *task)
         uint8_t blob[KH_P11_BLOB_MAX];
     } out = {0};
     const uint8_t *blob = NULL, *pkcs8 = NULL;
+    const char *why = NULL;
     size_t blob_len = 0, len = 0;
     kh_result result = KH_OK;
 
@@ -408,7 +409,7 @@ static void serve(kh_token *token, const kh_token_task *task)
             break;
         }
     }
-    if (result != KH_OK && token->maker_session != NULL) {
+    if (result != KH_OK && token->maker_session != NULL && task->message.op != KH_LINK_PLACE) {
         kh_logf(token->config->log, token->config->ctx, KH_LOG_WARN, "token %s: %s of %s failed: %s (%s)", token->config->name,
                 kh_link_op_name(task->message.op), out.key.info.name, kh_result_name(result),
                 kh_p11_session_error(token->maker_session));
@@ -417,8 +418,14 @@ static void serve(kh_token *token, const kh_token_task *task)
     out.key.pkcs8_len = 0;
     memmove((uint8_t *)&out + sizeof(out.key), out.blob, blob_len);
     len = result == KH_OK && tells(task->message.op) ? sizeof(out.key) + blob_len : 0;
+    if (result != KH_OK && task->message.op == KH_LINK_PLACE && token->maker_session != NULL) {
+        /* Of thousands of keys it is the same: the store's keeper counts, and says it once. */
+        why = kh_p11_session_error(token->maker_session);
+        len = strlen(why);
+    }
     pthread_mutex_lock(&token->lock);
-    kh_token_link_answer(token, task->link_life, task->message.op, task->message.number, result, &out, len);
+    kh_token_link_answer(token, task->link_life, task->message.op, task->message.number, result,
+                         why != NULL ? (const void *)why : &out, len);
     pthread_mutex_unlock(&token->lock);
 }
 

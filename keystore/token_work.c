@@ -9,12 +9,34 @@
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #define TRIES 4 /* session, login and handle may all be lost at once */
 #define PLACE_MS 10000 /* unwrapping a key makes an object of the token, which some do slowly */
 
+#define SAY_AGAIN_NS UINT64_C(60000000000)
+
 /* ---- Finding the key */
+
+/* Under heal_lock: once in a while for a reason, since it mostly is the same for all keys. */
+static void say_not_placed(kh_token *token, const kh_token_key *key, const char *why)
+{
+    const uint64_t now_ns = kh_now_ns();
+    const bool same = strncmp(token->not_placed.why, why, sizeof(token->not_placed.why) - 1) == 0;
+
+    if (same && now_ns - token->not_placed.said_ns < SAY_AGAIN_NS) {
+        token->not_placed.more++;
+        return;
+    }
+    kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR,
+            "token %s: %s/%u cannot be brought into it: %s (%u more such failures before)", token->config->name, key->info.name,
+            key->info.version, why, same ? token->not_placed.more : 0);
+    snprintf(token->not_placed.why, sizeof(token->not_placed.why), "%s", why);
+    token->not_placed.said_ns = now_ns;
+    token->not_placed.more = 0;
+}
 
 /*
  * A partition that came back empty or stale: the key is unwrapped from the copy that the store keeps. One at a time, so that no
@@ -33,8 +55,7 @@ static kh_result place(kh_token_worker *worker, kh_token_key *key)
         result = kh_p11_pool_unwrap(session, key->pool, key->blob, key->blob_len, &key->locator, key->info.usage,
                                     key->info.spki, key->info.spki_len);
         if (result != KH_OK) {
-            kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR, "token %s: %s/%u cannot be brought into it: %s",
-                    token->config->name, key->info.name, key->info.version, kh_p11_session_error(session));
+            say_not_placed(token, key, kh_p11_session_error(session));
         }
         kh_p11_session_free(session);
     }

@@ -39,7 +39,8 @@ typedef struct peer {
     bool running;
     pthread_mutex_t lock;
     _Atomic uint32_t silent_on; /* an operation that is not answered */
-    _Atomic uint32_t fail_on;   /* one that is answered with KH_E_UNSUPPORTED */
+    _Atomic uint32_t fail_on;   /* one that is answered with KH_E_UNSUPPORTED, */
+    const char *why;            /* and this */
     _Atomic uint32_t die_on;    /* one at which the link is closed; */
     _Atomic bool die_after;     /* after it was done and answered, or not even looked at */
     kh_link_message held; /* the question that was not answered */
@@ -172,7 +173,7 @@ static bool serve(peer *self, const kh_link_message *question, const uint8_t *da
         return true;
     }
     if (self->fail_on == question->op) {
-        answer(self, question, KH_E_UNSUPPORTED, NULL, 0);
+        answer(self, question, KH_E_UNSUPPORTED, (const uint8_t *)self->why, strlen(self->why));
         return true;
     }
     len = perform(self, question, data, out);
@@ -318,7 +319,7 @@ static int set_up(void **state)
     (void)state;
     rig_init(&rig, NULL);
     for (int i = 0; i < PEERS; i++) {
-        peers[i] = (peer){.name = places.tokens[i], .fd = -1};
+        peers[i] = (peer){.name = places.tokens[i], .fd = -1, .why = ""};
         pthread_mutex_init(&peers[i].lock, NULL);
     }
     return 0;
@@ -774,6 +775,53 @@ static void test_pool_without_quorum(void **state)
     expect_report("ok 1 keys\n");
 }
 
+/* How many lines the log has with that text. */
+static unsigned logged(const char *text)
+{
+    char line[1024];
+    FILE *file = fopen(rig.log, "r");
+    unsigned count = 0;
+
+    assert_non_null(file);
+    while (fgets(line, sizeof(line), file) != NULL) {
+        count += strstr(line, text) != NULL;
+    }
+    fclose(file);
+    return count;
+}
+
+/* What a partition cannot take is said in one line for all keys, and not each second. */
+static void test_repair_that_fails(void **state)
+{
+    const kh_record repair = {.op = KH_STORE_REPAIR, .data = (const uint8_t *)"pool", .data_len = 4};
+    kh_key_info info;
+
+    (void)state;
+    start_keeper(1, 2);
+    for (int i = 0; i < 10; i++) {
+        char name[8];
+
+        snprintf(name, sizeof(name), "k%d", i);
+        assert_int_equal(create(name, KH_TIER_HSM_POOL, "", &info), KH_OK);
+    }
+    peers[3].fail_on = KH_LINK_PLACE;
+    peers[3].why = "no such\n mechanism";
+    connect_peer(&peers[3]);
+    wait_seen(&peers[3], KH_LINK_PLACE, 10);
+    for (int i = 0; i < 5000 && logged("lacks") == 0; i++) {
+        pause_briefly();
+    }
+    assert_int_equal(logged("partition p3 lacks 10 of 10 keys of its pool, which cannot be placed: no such? mechanism; tried again in 2 s"), 1);
+    assert_int_equal(logged("p3"), 2); /* it is there; and that */
+    peers[3].fail_on = 0;
+    (void)rig_admin(&rig, &repair);
+    wait_objects(&peers[3], 10);
+    for (int i = 0; i < 5000 && logged("p3 has all 10 keys") == 0; i++) {
+        pause_briefly();
+    }
+    assert_int_equal(logged("p3 has all 10 keys"), 1);
+}
+
 /* ---- Rotation policies ---------------------------------------------------------------------------------- */
 
 static void no_log(void *ctx, kh_log_level level, const char *text)
@@ -932,6 +980,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_adopt_and_certify, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pool, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pool_without_quorum, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_repair_that_fails, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_rotation, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_rotation_that_fails, set_up, tear_down),
     };
