@@ -225,6 +225,7 @@ static void put_keeper(text *out, const kh_front *front, const kh_keeper_stats *
           stats->keys_loaded);
     alone(out, "keyhold_keys_evicted_total", "counter", "Private keys that made room for others.",
           stats->keys_evicted);
+    alone(out, "keyhold_objects_to_destroy", "gauge", "Objects of purged keys that tokens still have.", stats->orders);
     alone(out, "keyhold_usage_refusals_total", "counter",
           "Operations that the keeper refused because the key's usage does not allow these bytes.",
           stats->refused_usage);

@@ -91,6 +91,7 @@ static json_t *store_json(const kh_keeper_stats *stats)
     }
     json_object_set_new(json, "id", json_string(id));
     json_object_set_new(json, "last_backup", number(stats->last_backup));
+    json_object_set_new(json, "objects_to_destroy", number(stats->orders));
     return json;
 }
 

@@ -109,6 +109,9 @@ KH_MUST_USE kh_result kh_store_intent_done(kh_store *store, const char *token, c
 /* The next of that token after `object` (16 zeros: the first), into the same. KH_E_NOT_FOUND: none. */
 KH_MUST_USE kh_result kh_store_intent_next(kh_store *store, const char *token, uint8_t *object, bool *destroy);
 
+/* What tokens have yet to destroy: out[0..max), *count of them, and *all objects, also of tokens for which there was no room. */
+KH_MUST_USE kh_result kh_store_orders(kh_store *store, kh_order *out, size_t max, size_t *count, uint64_t *all);
+
 /* ---- store_names.c: what is said of names ----------------------------------------------------------------- */
 
 /* "": the store's. Nothing said: zeros. KH_E_DAMAGED: it is not as it was sealed (logged). */

@@ -8,6 +8,8 @@
 #include "process.h"
 #include "store_sql.h"
 
+#include <string.h>
+
 kh_result kh_store_intend(kh_store *store, const char *token, const uint8_t *object, bool destroy)
 {
     sqlite3_stmt *st = store->statement[ST_INTEND];
@@ -48,6 +50,30 @@ kh_result kh_store_intent_next(kh_store *store, const char *token, uint8_t *obje
     }
     sqlite3_reset(st);
     sqlite3_clear_bindings(st);
+    return result;
+}
+
+kh_result kh_store_orders(kh_store *store, kh_order *out, size_t max, size_t *count, uint64_t *all)
+{
+    sqlite3_stmt *st = store->statement[ST_ORDERS];
+    kh_result result = KH_OK;
+    int code = SQLITE_OK;
+
+    *count = 0;
+    *all = 0;
+    while ((code = sqlite3_step(st)) == SQLITE_ROW) {
+        const char *token = (const char *)sqlite3_column_text(st, 0);
+        const uint64_t objects = (uint64_t)sqlite3_column_int64(st, 1);
+
+        *all += objects;
+        if (*count < max && token != NULL) {
+            out[*count] = (kh_order){.objects = objects};
+            strncpy(out[*count].token, token, KH_PLACE_MAX);
+            ++*count;
+        }
+    }
+    result = kh_store_error(store, code, "reading what is to be destroyed");
+    sqlite3_reset(st);
     return result;
 }
 

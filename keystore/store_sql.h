@@ -36,6 +36,7 @@
                  " not_before = ?7, expires = ?8, deleted = ?9 WHERE ref = ?1")                              \
     X(ST_INTEND, "INSERT OR REPLACE INTO intents (token, object, destroy) VALUES (?1, ?2, ?3)")              \
     X(ST_INTENT_DONE, "DELETE FROM intents WHERE token = ?1 AND object = ?2")                                \
+    X(ST_ORDERS, "SELECT token, count(*) FROM intents WHERE destroy <> 0 GROUP BY token ORDER BY token")     \
     X(ST_INTENT_FULFILLED, "DELETE FROM intents WHERE object = ?1")                                          \
     X(ST_NEXT_INTENT, "SELECT object, destroy FROM intents WHERE token = ?1 AND object > ?2"                 \
                       " ORDER BY object LIMIT 1")                                                            \

@@ -213,7 +213,7 @@ static bool lives_there(kh_keeper *keeper, const kh_store_token *token, const kh
         return info->tier == KH_TIER_HSM && strcmp(info->place, token->name) == 0;
     }
     memcpy(pool, of->name, sizeof(of->name));
-    for (uint32_t i = 0; i < of->partition_count; i++) {
+    for (uint32_t i = 0; i < of->partition_count && strcmp(of->name, token->left_pool) != 0; i++) {
         if (keeper->links->tokens[of->partitions[i]] == token) {
             return true;
         }
@@ -261,6 +261,9 @@ static void tell_key(kh_keeper *keeper, kh_store_token *token, const kh_link_mes
     size_t len = 0;
     kh_result result = kh_links_describe(keeper, token, question->ref, false, &key, &len);
 
+    if (result == KH_E_NOT_FOUND && token->left_pool[0] != '\0') {
+        result = KH_E_UNAVAILABLE; /* until the configuration says so, too, another partition is to be asked, and this one left out */
+    }
     answer.result = (uint32_t)result;
     answer.data_len = (uint32_t)len;
     result = kh_link_send(token->fd, &answer, key); /* whoever is not answered asks again */
@@ -433,6 +436,11 @@ static void on_places(kh_keeper *keeper, const kh_keeper_places *places)
         }
     }
     for (uint32_t i = 0; i < places->token_count; i++) {
+        const kh_keeper_pool *left = kh_links_pool(keeper, links->tokens[i]->left_pool);
+
+        if (left == NULL || !in_pool(left, i)) {
+            links->tokens[i]->left_pool[0] = '\0'; /* as the configuration has it */
+        }
         kh_links_repair(keeper, links->tokens[i]); /* it may be in a pool that it was not in */
     }
 }

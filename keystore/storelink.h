@@ -27,6 +27,8 @@ typedef struct kh_store_token {
     unsigned clean_failures;
     uint8_t cleaned_to[KH_P11_ID_LEN];
     uint8_t destroying[KH_P11_ID_LEN]; /* what it was asked to destroy */
+    unsigned clean_failed;             /* objects that it did not, of this pass, */
+    kh_result clean_result;            /* and what it said last */
     bool repairing; /* its pools' keys are being placed */
     bool repair_again;
     unsigned repair_pause, repair_failures; /* as those of cleaning */
@@ -38,6 +40,8 @@ typedef struct kh_store_token {
         char why[120];
         uint64_t keys;
     } repair_reasons[KH_REPAIR_REASONS]; /* and why those failed; the last one: for whatever other reasons */
+    char left_pool[KH_PLACE_MAX + 1]; /* of which it gets no key any more, though it is in the configuration; empty: none */
+    bool leaving;                     /* what it has of it is being destroyed */
 } kh_store_token;
 
 typedef struct kh_link_answer {
@@ -182,6 +186,11 @@ void kh_links_tick(kh_keeper *keeper);
 void kh_links_judge(kh_keeper *keeper);
 /* It is gone: nothing is under way with it. */
 void kh_links_forget(kh_keeper *keeper, kh_store_token *token);
+
+/* ---- storeleave.c */
+
+/* KH_STORE_LEAVE. KH_AGAIN: the operation is not the caller's any more. */
+kh_result kh_links_leave(kh_keeper *keeper, kh_op *op);
 
 /* ---- storerotate.c */
 

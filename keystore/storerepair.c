@@ -16,6 +16,7 @@
  * is missing is placed at its first use anyway, and mostly none is.
  */
 #define REPAIRS_PER_TICK 32
+#define CLEAN_FAILURES 12 /* passes that failed, until the pause grows no more: about an hour */
 #define REPAIR_FAILURES 8 /* passes that failed, until the pause grows no more: about four minutes */
 
 /* ---- Objects that are to be destroyed ------------------------------------------------------------------ */
@@ -29,16 +30,28 @@ static void on_destroyed(kh_keeper *keeper, void *ctx, kh_store_token *token, co
         kh_result result = kh_store_intent_done(keeper->store, token->name, token->destroying);
 
         (void)result; /* logged; it is destroyed once more, then */
-        token->clean_failures = 0;
     } else {
-        token->clean_again = token->open; /* later, and each time later */
-        token->clean_failures += token->clean_failures < 12;
-        token->clean_pause = 1u << token->clean_failures;
-        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_WARN,
-                "keeper: an object in token %s that is to be destroyed is still there (%s); it is tried again", token->name,
-                kh_result_name(answer->result));
+        token->clean_failed++;
+        token->clean_result = answer->result;
     }
     clean_next(keeper, token);
+}
+
+/* What is left is tried again later, and each time later. */
+static void clean_end(kh_keeper *keeper, kh_store_token *token)
+{
+    token->cleaning = false;
+    if (token->clean_failed == 0) {
+        token->clean_failures = 0;
+    } else if (token->open) {
+        token->clean_again = true;
+        token->clean_failures += token->clean_failures < CLEAN_FAILURES;
+        token->clean_pause = 1u << token->clean_failures;
+        kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_WARN,
+                "keeper: %u objects in token %s that are to be destroyed are still there (%s); tried again in %u s",
+                token->clean_failed, token->name, kh_result_name(token->clean_result), token->clean_pause);
+    }
+    kh_links_cleaned(keeper, token);
 }
 
 /* The next object that is intended for destruction, or that nobody is making any more. */
@@ -68,8 +81,7 @@ static void clean_next(kh_keeper *keeper, kh_store_token *token)
         asked = kh_link_ask(keeper, token, &message, &key, on_destroyed, NULL) == KH_OK;
     }
     if (!asked) {
-        token->cleaning = false;
-        kh_links_cleaned(keeper, token);
+        clean_end(keeper, token);
     }
 }
 
@@ -82,6 +94,7 @@ void kh_links_clean(kh_keeper *keeper, kh_store_token *token)
     }
     token->cleaning = true;
     token->clean_again = false;
+    token->clean_failed = 0;
     memset(token->cleaned_to, 0, sizeof(token->cleaned_to));
     clean_next(keeper, token);
 }
@@ -147,7 +160,8 @@ static bool next_key(kh_keeper *keeper, kh_store_token *token, kh_link_key **key
     for (; token->repair_pool < places->pool_count; token->repair_pool++, token->repaired_to = 0) {
         const char *pool = places->pools[token->repair_pool].name;
 
-        while (is_partition(places, token->repair_pool, token->name) && kh_store_next_at(keeper->store, pool, &token->repaired_to) == KH_OK) {
+        while (is_partition(places, token->repair_pool, token->name) && strcmp(pool, token->left_pool) != 0 &&
+               kh_store_next_at(keeper->store, pool, &token->repaired_to) == KH_OK) {
             if (kh_links_describe(keeper, token, token->repaired_to, true, key, len) == KH_OK) {
                 return true;
             }
@@ -230,6 +244,20 @@ void kh_links_forget(kh_keeper *keeper, kh_store_token *token)
     kh_links_cleaned(keeper, token);
 }
 
+/* For status and metrics. */
+static void show_orders(kh_keeper *keeper)
+{
+    size_t count = 0;
+    uint64_t all = 0;
+
+    if (kh_store_orders(keeper->store, NULL, 0, &count, &all) == KH_OK && all != keeper->stats.orders) {
+        pthread_mutex_lock(&keeper->lock);
+        keeper->stats.orders = all;
+        kh_keeper_publish(keeper);
+        pthread_mutex_unlock(&keeper->lock);
+    }
+}
+
 void kh_links_tick(kh_keeper *keeper)
 {
     kh_links *links = keeper->links;
@@ -250,6 +278,7 @@ void kh_links_tick(kh_keeper *keeper)
             kh_links_clean(keeper, token);
         }
     }
+    show_orders(keeper);
     kh_links_judge(keeper);
     kh_links_retry(keeper, false);
     kh_rotate_due(keeper, (uint64_t)time(NULL));

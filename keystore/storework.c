@@ -14,6 +14,7 @@
 
 #define STORE_WAITING_MAX (2 * KH_RING_SLOTS_MAX)
 #define GENERATOR_WAITING_MAX 64
+#define ORDERS_MAX 64 /* tokens, in one answer */
 
 kh_store_asker kh_storework_asker(const kh_op *op)
 {
@@ -285,9 +286,26 @@ static kh_result repair(kh_keeper *keeper, kh_op *op)
     memcpy(name, op->record.data, op->record.data_len);
     pool = kh_links_pool(keeper, name);
     for (uint32_t i = 0; pool != NULL && i < pool->partition_count; i++) {
+        keeper->links->tokens[pool->partitions[i]]->left_pool[0] = '\0'; /* one that left is asked to be back */
         kh_links_repair(keeper, keeper->links->tokens[pool->partitions[i]]);
     }
     return pool != NULL ? KH_OK : KH_E_NOT_FOUND;
+}
+
+static kh_result orders(kh_keeper *keeper, kh_op *op)
+{
+    uint8_t *out = kh_op_out(op, ORDERS_MAX * sizeof(kh_order));
+    kh_order *list = calloc(ORDERS_MAX, sizeof(*list));
+    size_t count = 0;
+    uint64_t all = 0;
+    kh_result result = out != NULL && list != NULL ? kh_store_orders(keeper->store, list, ORDERS_MAX, &count, &all) : KH_E_MEMORY;
+
+    if (result == KH_OK && count > 0) {
+        memcpy(out, list, count * sizeof(*list));
+        op->out_len = count * sizeof(*list);
+    }
+    free(list);
+    return result;
 }
 
 /* ---- Keys ---------------------------------------------------------------------------------------------- */
@@ -380,6 +398,8 @@ static const struct {
     [KH_STORE_ADOPT] = {adopt, KH_DESK_ADMIN, true},
     [KH_STORE_REPAIR] = {repair, KH_DESK_ADMIN, false},
     [KH_STORE_KEK] = {change_kek, KH_DESK_ADMIN, false},
+    [KH_STORE_ORDERS] = {orders, KH_DESK_ADMIN, false},
+    [KH_STORE_LEAVE] = {kh_links_leave, KH_DESK_ADMIN, false},
 };
 
 static bool known(uint32_t op)

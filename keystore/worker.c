@@ -71,6 +71,8 @@ static void route(kh_keeper *keeper, kh_op *op, answers *out, kh_op_queue *for_s
     case KH_STORE_ADOPT:
     case KH_STORE_REPAIR:
     case KH_STORE_KEK:
+    case KH_STORE_ORDERS:
+    case KH_STORE_LEAVE:
         answer(out, op, KH_E_FORBIDDEN);
         break;
     default:

@@ -237,6 +237,42 @@ static bool may_otherwise(ctl_run *ctl, ctl_agent *agent, const char *name)
     return may;
 }
 
+/* What tokens have yet to destroy, of this key and perhaps of others: a purge is done, and not yet there. */
+static kh_result take_orders(ctl_agent *agent, const char *what, json_t *left)
+{
+    const kh_record record = {.op = KH_STORE_ORDERS};
+    kh_order orders[64];
+    size_t len = 0;
+    kh_result result = ctl_agent_admin(agent, &record, what, (uint8_t *)orders, sizeof(orders), &len);
+
+    for (size_t i = 0; result == KH_OK && i < len / sizeof(orders[0]); i++) {
+        orders[i].token[KH_PLACE_MAX] = '\0';
+        (void)json_object_set_new(left, orders[i].token, json_integer((json_int_t)orders[i].objects));
+    }
+    return result;
+}
+
+static kh_result say_purged(ctl_run *ctl, ctl_agent *agent, const char *name)
+{
+    json_t *left = json_object(), *objects = NULL;
+    const char *token = NULL;
+    kh_result result = take_orders(agent, "cannot see what tokens have yet to destroy", left);
+
+    if (result == KH_OK && ctl->json) {
+        result = output_json(json_pack("{s:s, s:s, s:O}", "name", name, "state", "purged", "objects_left", left), &ctl->error);
+    } else if (result == KH_OK) {
+        (void)printf("%s purged\n", name);
+        json_object_foreach(left, token, objects)
+        {
+            (void)printf("token %s still has %lld objects of purged keys; it is told again until it has destroyed them (keyholdctl "
+                         "status shows how many are left, the agent's log why)\n",
+                         token, (long long)json_integer_value(objects));
+        }
+    }
+    json_decref(left);
+    return result;
+}
+
 /* Recover and purge: only the admin socket has them. */
 static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, const char *done_word)
 {
@@ -264,6 +300,8 @@ static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, c
                  "cannot purge %s: it was deleted too lately; deleted keys are retained for a time that key set %s --retain or "
                  "store set --retain said",
                  name, name);
+    } else if (result == KH_OK && op == KH_STORE_PURGE) {
+        result = say_purged(ctl, agent, name);
     } else if (result == KH_OK && ctl->json) {
         result = output_json(json_pack("{s:s, s:s}", "name", name, "state", done_word), &ctl->error);
     } else if (result == KH_OK) {

@@ -112,8 +112,13 @@ static const ctl_option pool_add_options[] = {
      "the PIN of the security officer of a partition that has the key is the first line of FILE (default: ask)"},
     {NULL, NULL, NULL},
 };
+static const ctl_option pool_init_options[] = {
+    {"force", NULL, "although the store has keys of an older pool of that name, which are lost then"},
+    {NULL, NULL, NULL},
+};
 static const ctl_option pool_remove_options[] = {
-    {"yes", NULL, "yes, take the pool's key out of the token"},
+    {"yes", NULL, "yes, take the pool's key and the pool's keys out of the token"},
+    {"keep", NULL, "the pool's key alone: the other keys stay in the token"},
     {"last", NULL, "although no other partition has it: what is wrapped under it is lost"},
     {NULL, NULL, NULL},
 };
@@ -189,10 +194,10 @@ static const ctl_command commands[] = {
      ctl_cmd_token_create},
     {"kek", "rotate", "", 0, 0, kek_rotate_options, "seal the store under a new key-encryption key while it serves (admin socket)",
      ctl_cmd_kek_rotate},
-    {"pool", "init", "POOL", 1, 1, NULL, "make the key of a new pool in all its partitions", ctl_cmd_pool_init},
+    {"pool", "init", "POOL", 1, 1, pool_init_options, "make the key of a new pool in all its partitions", ctl_cmd_pool_init},
     {"pool", "add", "POOL PARTITION", 2, 2, pool_add_options, "give a partition the key of the pool that the others have",
      ctl_cmd_pool_add},
-    {"pool", "remove", "POOL PARTITION", 2, 2, pool_remove_options, "take the pool's key out of a partition",
+    {"pool", "remove", "POOL PARTITION", 2, 2, pool_remove_options, "destroy what a token has of a pool (admin socket)",
      ctl_cmd_pool_remove},
     {"pool", "repair", "POOL", 1, 1, NULL, "place keys that partitions lack (admin socket)", ctl_cmd_pool_repair},
     {"pool", "status", "POOL", 1, 1, NULL, "say which partitions have the pool's key, asking each token",

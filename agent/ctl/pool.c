@@ -1,22 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pool init, add, remove, status, repair: the pool key of a pool's partitions. It is made in one token and
+ * pool init, add, status, repair: the pool key of a pool's partitions. It is made in one token and
  * goes to the others under keys that they make; keyholdctl carries it sealed and never has it.
  */
 #include "agent.h"
 #include "output.h"
+#include "pool.h"
 #include "secret.h"
-#include "tokenwork.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define MAKE_MS 120000 /* an RSA-3072 pair is made, in a slow token */
-
 static const char on_init[] = "cannot set up the pool", on_add[] = "cannot add the partition";
 
-/* The pool that the first operand names. */
-static kh_result take_pool(ctl_run *ctl, kh_config **config, const kh_config_pool **pool)
+kh_result pool_take(ctl_run *ctl, kh_config **config, const kh_config_pool **pool)
 {
     const char *name = ctl->args.operands[0];
     kh_result result = ctl_load_config(ctl, config);
@@ -32,7 +29,7 @@ static kh_result take_pool(ctl_run *ctl, kh_config **config, const kh_config_poo
                : ctl_fail(&ctl->error, KH_E_NOT_FOUND, "%s has no pool \"%s\"", (*config)->path, name);
 }
 
-static const kh_config_token *partition(const kh_config *config, const kh_config_pool *pool, size_t i)
+const kh_config_token *pool_partition(const kh_config *config, const kh_config_pool *pool, size_t i)
 {
     return &config->tokens[pool->partitions[i]];
 }
@@ -52,14 +49,6 @@ static kh_result receive_step(kh_p11 *p11, kh_p11_session *session, const void *
     (void)p11;
     (void)error;
     return kh_p11_poolkey_receive(session, pool, out);
-}
-
-static kh_result forget_step(kh_p11 *p11, kh_p11_session *session, const void *pool, void *out, char *error)
-{
-    (void)p11;
-    (void)out;
-    (void)error;
-    return kh_p11_poolkey_forget(session, pool);
 }
 
 typedef struct begin_in {
@@ -106,7 +95,7 @@ static kh_result give_step(kh_p11 *p11, kh_p11_session *session, const void *in,
                                     error);
 }
 
-static kh_result run_step(ctl_run *ctl, const kh_config *config, const kh_config_token *token,
+kh_result pool_step(ctl_run *ctl, const kh_config *config, const kh_config_token *token,
                           const char *what, ctl_token_fn step, const void *in, void *out, size_t out_len)
 {
     const ctl_token_work work = {
@@ -115,8 +104,7 @@ static kh_result run_step(ctl_run *ctl, const kh_config *config, const kh_config
     return ctl_token_do(ctl, config, token, &work);
 }
 
-/* KH_OK: it has the pool key. KH_E_NOT_FOUND: it has none. */
-static kh_result check(ctl_run *ctl, const kh_config *config, const kh_config_token *token, const char *pool,
+kh_result pool_check(ctl_run *ctl, const kh_config *config, const kh_config_token *token, const char *pool,
                        const char *what)
 {
     const ctl_token_work work = {.run = check_step, .in = pool, .what = what, .timeout_ms = ctl->timeout_ms};
@@ -130,8 +118,8 @@ static kh_result check(ctl_run *ctl, const kh_config *config, const kh_config_to
 static kh_result expect_empty(ctl_run *ctl, const kh_config *config, const kh_config_pool *pool)
 {
     for (size_t i = 0; i < pool->partition_count; i++) {
-        const kh_config_token *token = partition(config, pool, i);
-        kh_result result = check(ctl, config, token, pool->name, on_init);
+        const kh_config_token *token = pool_partition(config, pool, i);
+        kh_result result = pool_check(ctl, config, token, pool->name, on_init);
 
         if (result == KH_OK || result == KH_E_FORBIDDEN) {
             return ctl_fail(
@@ -147,24 +135,70 @@ static kh_result expect_empty(ctl_run *ctl, const kh_config *config, const kh_co
     return KH_OK;
 }
 
+typedef struct counting {
+    const char *pool;
+    size_t keys;
+} counting;
+
+static kh_result count_key(void *ctx, const kh_key_info *info)
+{
+    counting *of = ctx;
+
+    of->keys += info->tier == KH_TIER_HSM_POOL && strcmp(info->place, of->pool) == 0;
+    return KH_OK;
+}
+
+/* Nor in the store: keys that an older pool key of that name wrapped would be opened by nobody any more. */
+static kh_result expect_no_keys(ctl_run *ctl, const kh_config_pool *pool)
+{
+    counting of = {.pool = pool->name};
+    ctl_agent *agent = NULL;
+    kh_result result = KH_OK;
+
+    if (ctl_args_value(&ctl->args, "force") != NULL) {
+        return KH_OK;
+    }
+    result = ctl_agent_open(ctl, CTL_WAY_ADMIN, &agent);
+    if (result == KH_OK) {
+        result = ctl_agent_list(agent, "*", count_key, &of);
+    }
+    ctl_agent_close(agent);
+    if (result == KH_E_UNAVAILABLE) { /* no agent: nothing is lost that repair could have brought back meanwhile */
+        memset(&ctl->error, 0, sizeof(ctl->error));
+        (void)fprintf(stderr, "keyholdctl: the agent does not answer, so nobody has looked whether the store has keys of pool %s\n",
+                      pool->name);
+        return KH_OK;
+    }
+    return result != KH_OK || of.keys == 0
+               ? result
+               : ctl_fail(&ctl->error, KH_E_EXISTS,
+                          "%s: the store has %zu keys of pool %s, wrapped under a pool key that no partition here has: with a new "
+                          "one they could never be placed again. If a token still has the old one, put it into `partitions` and "
+                          "say keyholdctl pool add for the others; if none has, delete and purge these keys, or say --force",
+                          on_init, of.keys, pool->name);
+}
+
 static kh_result init_pool(ctl_run *ctl, const kh_config *config, const kh_config_pool *pool, begin_in *begin,
                            kh_p11_transfer *transfers)
 {
     kh_result result = expect_empty(ctl, config, pool);
 
+    if (result == KH_OK) {
+        result = expect_no_keys(ctl, pool);
+    }
     for (size_t i = 0; i < pool->partition_count && result == KH_OK; i++) {
-        result = run_step(ctl, config, partition(config, pool, i), on_init, receive_step, pool->name,
+        result = pool_step(ctl, config, pool_partition(config, pool, i), on_init, receive_step, pool->name,
                           &begin->offers[i], sizeof(begin->offers[i]));
         begin->count++;
     }
     if (result == KH_OK) {
-        result = run_step(ctl, config, partition(config, pool, 0), on_init, begin_step, begin, transfers,
+        result = pool_step(ctl, config, pool_partition(config, pool, 0), on_init, begin_step, begin, transfers,
                           begin->count * sizeof(*transfers));
     }
     for (size_t i = 0; i < pool->partition_count && result == KH_OK; i++) {
         const accept_in accept = {pool->name, &transfers[i]};
 
-        result = run_step(ctl, config, partition(config, pool, i), on_init, accept_step, &accept, NULL, 0);
+        result = pool_step(ctl, config, pool_partition(config, pool, i), on_init, accept_step, &accept, NULL, 0);
     }
     return result;
 }
@@ -176,7 +210,7 @@ kh_result ctl_cmd_pool_init(ctl_run *ctl)
     begin_in *begin = calloc(1, sizeof(*begin));
     kh_p11_transfer *transfers = calloc(KH_PARTITIONS_MAX, sizeof(*transfers));
     kh_result result = begin != NULL && transfers != NULL
-                           ? take_pool(ctl, &config, &pool)
+                           ? pool_take(ctl, &config, &pool)
                            : ctl_fail(&ctl->error, KH_E_MEMORY, "out of memory");
 
     if (result != KH_OK) {
@@ -188,7 +222,7 @@ kh_result ctl_cmd_pool_init(ctl_run *ctl)
         ctl_error first = ctl->error;
 
         for (size_t i = 0; i < pool->partition_count; i++) {
-            (void)!run_step(ctl, config, partition(config, pool, i), on_init, forget_step, pool->name, NULL,
+            (void)!pool_step(ctl, config, pool_partition(config, pool, i), on_init, pool_forget_step, pool->name, NULL,
                             0);
         }
         ctl->error = first;
@@ -217,8 +251,8 @@ static kh_result take_partition(ctl_run *ctl, const kh_config *config, const kh_
     const char *name = ctl->args.operands[1];
 
     for (size_t i = 0; i < pool->partition_count; i++) {
-        if (strcmp(partition(config, pool, i)->name, name) == 0) {
-            *token = partition(config, pool, i);
+        if (strcmp(pool_partition(config, pool, i)->name, name) == 0) {
+            *token = pool_partition(config, pool, i);
             return KH_OK;
         }
     }
@@ -232,9 +266,9 @@ static kh_result find_giver(ctl_run *ctl, const kh_config *config, const kh_conf
                             const kh_config_token *joins, const kh_config_token **giver)
 {
     for (size_t i = 0; i < pool->partition_count; i++) {
-        const kh_config_token *token = partition(config, pool, i);
+        const kh_config_token *token = pool_partition(config, pool, i);
 
-        if (token != joins && check(ctl, config, token, pool->name, on_add) == KH_OK) {
+        if (token != joins && pool_check(ctl, config, token, pool->name, on_add) == KH_OK) {
             *giver = token;
             return KH_OK;
         }
@@ -272,13 +306,13 @@ static kh_result add(ctl_run *ctl, const kh_config *config, const kh_config_pool
         result = ctl_secret_passphrase(&source, &so_pin, &ctl->error);
     }
     if (result == KH_OK) {
-        result = run_step(ctl, config, joins, on_add, receive_step, pool->name, &offer, sizeof(offer));
+        result = pool_step(ctl, config, joins, on_add, receive_step, pool->name, &offer, sizeof(offer));
     }
     if (result == KH_OK) {
         result = ctl_token_do(ctl, config, giver, &giving);
     }
     if (result == KH_OK) {
-        result = run_step(ctl, config, joins, on_add, accept_step, &accept, NULL, 0);
+        result = pool_step(ctl, config, joins, on_add, accept_step, &accept, NULL, 0);
     }
     ctl_secret_free(&so_pin);
     return result;
@@ -305,7 +339,7 @@ kh_result ctl_cmd_pool_add(ctl_run *ctl)
     kh_config *config = NULL;
     const kh_config_pool *pool = NULL;
     const kh_config_token *token = NULL;
-    kh_result result = take_pool(ctl, &config, &pool);
+    kh_result result = pool_take(ctl, &config, &pool);
 
     if (result == KH_OK) {
         result = take_partition(ctl, config, pool, &token);
@@ -324,64 +358,13 @@ kh_result ctl_cmd_pool_add(ctl_run *ctl)
     return result;
 }
 
-/* ---- pool remove, repair, status ---- */
-
-/* What is wrapped under a key that nobody has any more is lost. */
-static kh_result another_has_it(ctl_run *ctl, const kh_config *config, const kh_config_pool *pool, const kh_config_token *token)
-{
-    for (size_t i = 0; i < pool->partition_count; i++) {
-        const kh_config_token *other = partition(config, pool, i);
-
-        if (other != token && check(ctl, config, other, pool->name, "cannot look") == KH_OK) {
-            return KH_OK;
-        }
-        memset(&ctl->error, 0, sizeof(ctl->error));
-    }
-    return ctl_fail(&ctl->error, KH_E_FORBIDDEN,
-                    "no other partition has the key of pool %s: without it no key of the pool can be placed anywhere any more. Say "
-                    "--last if you mean it",
-                    pool->name);
-}
-
-kh_result ctl_cmd_pool_remove(ctl_run *ctl)
-{
-    kh_config *config = NULL;
-    const kh_config_pool *pool = NULL;
-    const kh_config_token *token = NULL;
-    kh_result result = take_pool(ctl, &config, &pool);
-
-    if (result == KH_OK) {
-        result = take_partition(ctl, config, pool, &token);
-    }
-    if (result == KH_OK && ctl_args_value(&ctl->args, "yes") == NULL) {
-        result = ctl_fail_usage(
-            &ctl->error,
-            "token %s would lose the key of pool %s, and be of use again only after keyholdctl pool add; say "
-            "--yes if you mean it",
-            token->name, pool->name);
-    }
-    if (result == KH_OK && ctl_args_value(&ctl->args, "last") == NULL) {
-        result = another_has_it(ctl, config, pool, token);
-    }
-    if (result == KH_OK) {
-        result =
-            run_step(ctl, config, token, "cannot remove the partition", forget_step, pool->name, NULL, 0);
-    }
-    if (result == KH_OK) {
-        (void)printf("token %s has no key of pool %s any more; the sites' keys in it stay until it is "
-                     "initialized anew. Take it "
-                     "out of `partitions` in %s, then reload\n",
-                     token->name, pool->name, config->path);
-    }
-    kh_config_free(config);
-    return result;
-}
+/* ---- pool repair, status ---- */
 
 kh_result ctl_cmd_pool_repair(ctl_run *ctl)
 {
     kh_config *config = NULL;
     const kh_config_pool *pool = NULL;
-    kh_result result = take_pool(ctl, &config, &pool);
+    kh_result result = pool_take(ctl, &config, &pool);
 
     if (result == KH_OK) {
         result = repair(ctl, pool->name);
@@ -420,11 +403,11 @@ kh_result ctl_cmd_pool_status(ctl_run *ctl)
     output_table *table = output_table_new(headings, 3);
     json_t *list = json_array();
     size_t good = 0;
-    kh_result result = take_pool(ctl, &config, &pool);
+    kh_result result = pool_take(ctl, &config, &pool);
 
     for (size_t i = 0; result == KH_OK && i < pool->partition_count; i++) {
-        const kh_config_token *token = partition(config, pool, i);
-        kh_result found = check(ctl, config, token, pool->name, "cannot look");
+        const kh_config_token *token = pool_partition(config, pool, i);
+        kh_result found = pool_check(ctl, config, token, pool->name, "cannot look");
         const char *state = state_of(ctl, found);
         const char *cells[] = {token->name, token->label != NULL ? token->label : "", state};
 

@@ -56,6 +56,10 @@ static void print_store(FILE *out, const json_t *store)
         (void)fprintf(out, "store %.8s, %s%s\n", text(store, "id"), last > 0 ? "backed up " : "never backed up",
                      last > 0 ? output_time((uint64_t)last, when) : "");
     }
+    if (number(store, "objects_to_destroy") > 0) {
+        (void)fprintf(out, "%lld objects of purged keys are still in tokens that are away, or did not destroy them: see the agent's log\n",
+                     (long long)number(store, "objects_to_destroy"));
+    }
 }
 
 static void print_head(FILE *out, const json_t *status)

@@ -28,7 +28,13 @@ def test_the_life_of_a_pool(ws):
 
     asked = agent.ctl("pool", "remove", "pool", names[1], ok=False)
     check(asked.returncode == 2 and "--yes" in asked.stderr, "it asks first:", asked.stderr)
-    agent.ctl("pool", "remove", "pool", names[1], "--yes")
+    ours = tokens[1].objects()
+    kept = agent.ctl("pool", "remove", "pool", names[1], "--yes", "--keep")
+    check(len(ours) == 1 and tokens[1].objects() == ours and "stay" in kept.stdout, "with --keep the key stays:", kept.stdout)
+    removed = agent.ctl("pool", "remove", "pool", names[1], "--yes")
+    check(tokens[1].objects() == [] == tokens[1].objects("pubkey") and "`partitions`" in removed.stdout,
+          "without, nothing of the pool is in it:", tokens[1].objects(), removed.stdout)
+    check(tokens[2].objects() == ours and hsm.signs(agent, "site"), "the others have it, and it signs")
     found, code = states(agent)
     check(found == {names[0]: True, names[1]: False, names[2]: True} and code == 1, "one lacks it:", found, code)
 
@@ -41,6 +47,7 @@ def test_the_life_of_a_pool(ws):
         check(done.returncode == code, "the officer's PIN decides:", done.stderr)
         check(code == 0 or "PIN_INCORRECT" in done.stderr, "and the error says so:", done.stderr)
     check(states(agent)[1] == 0, "all have it again")
+    wait_until(lambda: tokens[1].objects() == ours, "and the key is placed there again")
     for name in names[1:]:
         agent.ctl("pool", "remove", "pool", name, "--yes")
     last = agent.ctl("pool", "remove", "pool", names[0], "--yes", ok=False)
@@ -50,6 +57,15 @@ def test_the_life_of_a_pool(ws):
     check(states(agent)[1] == 0, "all have it again")
     agent.ctl("pool", "repair", "pool")
     wait_until(lambda: hsm.signs(agent, "site"), "signs on")
+
+    # A pool key that is nowhere any more: a new one would not open what the store has.
+    for number, name in enumerate(names):
+        agent.ctl("pool", "remove", "pool", name, "--yes", "--keep", *(("--last",) if number == 2 else ()))
+    fresh = agent.ctl("pool", "init", "pool", ok=False)
+    check(fresh.returncode == 1 and "the store has 1 keys of pool pool" in fresh.stderr and "--force" in fresh.stderr, fresh.stderr)
+    check(states(agent)[0] == {name: False for name in names}, "and nothing changed")
+    agent.ctl("pool", "init", "pool", "--force")
+    check(states(agent)[1] == 0, "root may")
 
 
 def test_a_partition_comes_back_to_an_idle_pool(ws):
@@ -72,7 +88,20 @@ def test_a_partition_comes_back_to_an_idle_pool(ws):
 
 def test_what_is_not_there(ws):
     agent, tokens = hsm.agent_with_pool(ws)
+    agent.ctl("key", "create", "site", "--type", "p256", "--tier", "hsm-pool")
+    tokens[1].hide()
+    wait_until(lambda: "token p2: cannot be opened" in agent.log(), "it is away")
+    done = agent.ctl("pool", "remove", "pool", "p2", "--yes", ok=False)
+    check(done.returncode == 1 and "Nothing was changed" in done.stderr and "initialize" in done.stderr, "says what stays:", done.stderr)
+    agent.ctl("key", "delete", "site")
+    done = agent.ctl("key", "purge", "site", "--yes")
+    check("token p2 still has 1 objects of purged keys" in done.stdout, "a purge says what is left:", done.stdout)
+    wait_until(lambda: "1 objects of purged keys" in agent.ctl("status").stdout, "and so does status")
+    tokens[1].bring_back()
+    wait_until(lambda: "objects of purged keys" not in agent.ctl("status").stdout, "until it is done")
+    check(tokens[1].objects() == [], "it is gone:", tokens[1].objects())
     for args, word in ((("status", "other"), "no pool"), (("add", "pool", "other"), "no partition"),
+                       (("remove", "pool", "other", "--yes"), "no block token"),
                        (("repair", "other"), "no pool")):
         done = agent.ctl("pool", *args, ok=False)
         check(done.returncode == 1 and word in done.stderr, args, done.stderr)

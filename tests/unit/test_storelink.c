@@ -370,6 +370,21 @@ static void expect_report(const char *wanted)
     assert_memory_equal(got->data, wanted, got->len);
 }
 
+/* How many lines the log has with that text. */
+static unsigned logged(const char *text)
+{
+    char line[1024];
+    FILE *file = fopen(rig.log, "r");
+    unsigned count = 0;
+
+    assert_non_null(file);
+    while (fgets(line, sizeof(line), file) != NULL) {
+        count += strstr(line, text) != NULL;
+    }
+    fclose(file);
+    return count;
+}
+
 /* A call in another thread, to see that it is not answered yet. */
 typedef struct calling {
     pthread_t thread;
@@ -755,6 +770,123 @@ static void test_pool(void **state)
     }
 }
 
+static kh_result leave(const char *pool, const char *token, kh_left *left)
+{
+    kh_pool_leave asked = {.pool = ""};
+    const kh_record record = {.op = KH_STORE_LEAVE, .data = (const uint8_t *)&asked, .data_len = sizeof(asked)};
+    const rig_answer *got = NULL;
+
+    strcpy(asked.pool, pool);
+    strcpy(asked.token, token);
+    got = rig_admin(&rig, &record);
+    if (got->result == KH_OK) {
+        memcpy(left, got->data, sizeof(*left));
+    }
+    return got->result;
+}
+
+/* One that leaves is told of no key any more, and destroys those of that pool; a repair takes it back. */
+static void test_leave(void **state)
+{
+    const kh_record repair = {.op = KH_STORE_REPAIR, .data = (const uint8_t *)"pool", .data_len = 4};
+    const uint8_t own[KH_P11_ID_LEN] = "made by others";
+    kh_key_info info;
+    kh_left left;
+
+    (void)state;
+    start_keeper(0, 3);
+    for (int i = 0; i < 5; i++) {
+        char name[8];
+
+        snprintf(name, sizeof(name), "k%d", i);
+        assert_int_equal(create(name, KH_TIER_HSM_POOL, "", &info), KH_OK);
+    }
+    for (int i = 1; i < 4; i++) {
+        wait_objects(&peers[i], 5);
+    }
+    assert_int_equal(rig_set_state(&rig, "k1", 0, 3, &info), KH_OK); /* a deleted one has its object, too */
+    pthread_mutex_lock(&peers[3].lock);
+    add_object(&peers[3], own);
+    pthread_mutex_unlock(&peers[3].lock);
+    assert_int_equal(leave("pool", "p9", &left), KH_E_NOT_FOUND);
+    assert_int_equal(leave("pool", "p3", &left), KH_OK);
+    assert_int_equal(left.gone, 5);
+    assert_int_equal(left.kept, 0);
+    assert_true(seen(&peers[3], KH_LINK_CHANGED) > 0);
+    wait_objects(&peers[3], 1);
+    assert_int_equal(find_object(&peers[3], own), 0);
+    wait_objects(&peers[2], 5);
+    assert_int_equal(leave("pool", "p3", &left), KH_OK); /* said again, it is as before */
+    end_peer(&peers[3]);
+    assert_int_equal(leave("pool", "p3", &left), KH_E_UNAVAILABLE);
+    connect_peer(&peers[3]); /* it comes back, and gets nothing */
+    assert_int_equal(create("k5", KH_TIER_HSM_POOL, "", &info), KH_OK);
+    wait_objects(&peers[2], 6);
+    peers[3].fail_on = KH_LINK_DESTROY;
+    assert_int_equal(leave("pool", "p3", &left), KH_OK);
+    assert_int_equal(left.gone, 0);
+    assert_int_equal(left.kept, 6);
+    peers[3].fail_on = 0;
+    assert_int_equal(rig_admin(&rig, &repair)->result, KH_OK);
+    wait_objects(&peers[3], 7);
+}
+
+static uint64_t orders(const char *token)
+{
+    const kh_record record = {.op = KH_STORE_ORDERS};
+    const rig_answer *got = rig_admin(&rig, &record);
+    kh_order order;
+
+    assert_int_equal(got->result, KH_OK);
+    for (size_t at = 0; at < got->len; at += sizeof(order)) {
+        memcpy(&order, got->data + at, sizeof(order));
+        if (strcmp(order.token, token) == 0) {
+            return order.objects;
+        }
+    }
+    return 0;
+}
+
+/* What a token would not destroy, or could not since it was away, is counted until it is gone. */
+static void test_orders(void **state)
+{
+    kh_key_info info;
+
+    (void)state;
+    start_keeper(1, 3);
+    for (int i = 0; i < 3; i++) {
+        char name[8];
+
+        snprintf(name, sizeof(name), "k%d", i);
+        assert_int_equal(create(name, KH_TIER_HSM_POOL, "", &info), KH_OK);
+        assert_int_equal(rig_set_state(&rig, name, 0, 3, &info), KH_OK);
+    }
+    for (int i = 1; i < 4; i++) {
+        wait_objects(&peers[i], 3);
+    }
+    assert_int_equal(orders("p1") + orders("p2") + orders("p3"), 0);
+    end_peer(&peers[3]);
+    peers[2].fail_on = KH_LINK_DESTROY;
+    for (int i = 0; i < 3; i++) {
+        char name[8];
+
+        snprintf(name, sizeof(name), "k%d", i);
+        assert_int_equal(by_name(KH_STORE_PURGE, name), KH_OK);
+    }
+    assert_int_equal(orders("p1"), 0);
+    assert_int_equal(orders("p2"), 3);
+    assert_int_equal(orders("p3"), 3);
+    assert_true(logged("objects in token p2 that are to be destroyed are still there") > 0);
+    peers[2].fail_on = 0;
+    connect_peer(&peers[3]);
+    wait_objects(&peers[3], 0);
+    wait_objects(&peers[2], 0);
+    for (int i = 0; i < 5000 && orders("p2") + orders("p3") > 0; i++) {
+        pause_briefly();
+    }
+    assert_int_equal(orders("p2") + orders("p3"), 0);
+}
+
 /* Without the quorum nothing stays behind. */
 static void test_pool_without_quorum(void **state)
 {
@@ -773,21 +905,6 @@ static void test_pool_without_quorum(void **state)
     wait_objects(&peers[2], 1);
     wait_objects(&peers[3], 1);
     expect_report("ok 1 keys\n");
-}
-
-/* How many lines the log has with that text. */
-static unsigned logged(const char *text)
-{
-    char line[1024];
-    FILE *file = fopen(rig.log, "r");
-    unsigned count = 0;
-
-    assert_non_null(file);
-    while (fgets(line, sizeof(line), file) != NULL) {
-        count += strstr(line, text) != NULL;
-    }
-    fclose(file);
-    return count;
 }
 
 /* What a partition cannot take is said in one line for all keys, and not each second. */
@@ -811,7 +928,9 @@ static void test_repair_that_fails(void **state)
     for (int i = 0; i < 5000 && logged("lacks") == 0; i++) {
         pause_briefly();
     }
-    assert_int_equal(logged("partition p3 lacks 10 of 10 keys of its pool, which cannot be placed: no such? mechanism; tried again in 2 s"), 1);
+    assert_int_equal(logged("partition p3 lacks 10 of 10 keys of its pool, which cannot be placed: no such? mechanism; "
+                            "tried again in 2 s"),
+                     1);
     assert_int_equal(logged("p3"), 2); /* it is there; and that */
     peers[3].fail_on = 0;
     (void)rig_admin(&rig, &repair);
@@ -981,6 +1100,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pool, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_pool_without_quorum, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_repair_that_fails, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_leave, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_orders, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_rotation, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_rotation_that_fails, set_up, tear_down),
     };

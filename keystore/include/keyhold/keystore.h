@@ -43,7 +43,9 @@ extern "C" {
     X(KH_STORE_MOVE, 42, "move", 1)                                                                         \
     X(KH_STORE_ADOPT, 43, "adopt", 1)                                                                       \
     X(KH_STORE_REPAIR, 45, "repair", 1)                                                                     \
-    X(KH_STORE_KEK, 46, "kek", 1)
+    X(KH_STORE_KEK, 46, "kek", 1)                                                                           \
+    X(KH_STORE_ORDERS, 47, "orders", 1)                                                                     \
+    X(KH_STORE_LEAVE, 48, "leave", 1)
 
 typedef enum kh_store_op {
 #define KH_X(constant, number, name, admin) constant = number,
@@ -109,6 +111,9 @@ typedef struct kh_key_info {
  *                   KH_E_NOT_FOUND: no such token, or key in it
  * Keys of tokens: KH_E_UNAVAILABLE while the token, or the pool's quorum, is not there.
  *   repair (admin) data = name of a pool: its keys are looked for in all its partitions, and placed → nothing, at once
+ *   leave (admin) data = kh_pool_leave: the token gets no key of the pool any more, and what it has of them is destroyed, until
+ *                a repair of the pool → kh_left. KH_E_NOT_FOUND, KH_E_UNAVAILABLE: there is no such token, or it is not there
+ *   orders (admin) → kh_order for each token that has something to be destroyed
  *   kek (admin) data = the KEK and the next one, 32 bytes each: from then on either opens the store → nothing
  *                data = a KEK, 32 bytes: only it opens the store any more → nothing. KH_E_PASSPHRASE: it did not before
  * The following go in slices, and others are served between them; they end when the asker hangs up:
@@ -176,6 +181,23 @@ typedef struct kh_store_report {
     uint64_t stored;  /* of them, by this import */
     uint64_t present; /* of them, there before */
 } kh_store_report;
+
+/* Objects of keys that are no more, which a token still has: it was away, or did not destroy them. They are tried again. */
+typedef struct kh_order {
+    char token[KH_PLACE_MAX + 1];
+    uint64_t objects;
+} kh_order;
+
+/* A token that is no partition of that pool any more. */
+typedef struct kh_pool_leave {
+    char pool[KH_PLACE_MAX + 1];
+    char token[KH_PLACE_MAX + 1];
+} kh_pool_leave;
+
+/* Keys of the pool: destroyed there, or not there; and those that the token would not destroy. */
+typedef struct kh_left {
+    uint64_t gone, kept;
+} kh_left;
 
 #define KH_LOOKUP_MAX 8
 #define KH_LIST_PAGE 16
@@ -277,6 +299,7 @@ typedef struct kh_keeper_stats {
     uint32_t running;          /* 1 while a keeper serves this ring */
     uint32_t kernels_failed;   /* 1: they failed their test at start, and OpenSSL computes all */
     uint64_t last_backup;      /* Unix time; 0: never */
+    uint64_t orders;           /* objects in tokens that are to be destroyed and are not yet */
     uint8_t store_id[KH_STORE_ID_LEN];
 } kh_keeper_stats;
 
