@@ -28,6 +28,7 @@ typedef struct rotation {
     char next[PATH_LEN]; /* where the next one is made */
     char old[PATH_LEN];  /* where the one before is kept */
     const char *token;   /* that is to wrap the next one, by its name in the configuration; NULL: none */
+    bool made;           /* and this run made it: no store knows of it */
     ctl_secret keys;     /* both, KEK_LEN each */
 } rotation;
 
@@ -129,13 +130,15 @@ static kh_result make_in_token(ctl_run *ctl, const kh_config *config, const rota
 /* One that an interrupted run made is taken. */
 static kh_result make_next(ctl_run *ctl, const kh_config *config, rotation *r)
 {
+    const bool there = access(r->next, F_OK) == 0;
     kh_result result = KH_OK;
 
-    if (access(r->next, F_OK) != 0 && r->token != NULL) {
+    if (!there && r->token != NULL) {
         result = make_in_token(ctl, config, r);
-    } else if (access(r->next, F_OK) != 0 && (result = kh_kek_file_create(r->next)) != KH_OK) {
+    } else if (!there && (result = kh_kek_file_create(r->next)) != KH_OK) {
         ctl_fail(&ctl->error, result, "%s: %s cannot be written: %s", what, r->next, strerror(errno));
     }
+    r->made = !there && result == KH_OK;
     return result == KH_OK ? load(ctl, config, r->next, r->keys.data + KEK_LEN) : result;
 }
 
@@ -181,6 +184,20 @@ static kh_result tell(ctl_agent *agent, const uint8_t *keys, size_t len)
     return ctl_agent_admin(agent, &record, what, NULL, 0, &out_len);
 }
 
+/*
+ * After a refusal: a key that this run made, and that the store certainly has not, is a secret for nothing. What an earlier run
+ * left, or what is not known to be refused (the agent gone, no answer in time), may be the one that opens the store.
+ */
+static void drop_next(const rotation *r, bool told, kh_result result)
+{
+    const bool refused = result == KH_E_PASSPHRASE || result == KH_E_INVALID || result == KH_E_UNSUPPORTED ||
+                         result == KH_E_FORBIDDEN || result == KH_E_VERSION;
+
+    if (r->made && (!told || refused)) {
+        (void)unlink(r->next);
+    }
+}
+
 kh_result ctl_cmd_kek_rotate(ctl_run *ctl)
 {
     rotation *r = calloc(1, sizeof(*r));
@@ -201,11 +218,10 @@ kh_result ctl_cmd_kek_rotate(ctl_run *ctl)
     if (result == KH_OK) {
         result = load(ctl, config, r->path, r->keys.data);
     }
-    if (result == KH_OK) {
-        result = make_next(ctl, config, r);
-    }
-    if (result == KH_OK) {
-        result = tell(agent, r->keys.data, 2 * KEK_LEN);
+    if (result == KH_OK && (result = make_next(ctl, config, r)) != KH_OK) {
+        drop_next(r, false, result);
+    } else if (result == KH_OK && (result = tell(agent, r->keys.data, 2 * KEK_LEN)) != KH_OK) {
+        drop_next(r, true, result);
     }
     if (result == KH_OK) {
         result = put_in_place(ctl, r);

@@ -76,7 +76,13 @@ def test_refuses(ws):
     with open(kek, "w", encoding="ascii") as file:
         file.write("keyhold-kek-1 " + "00" * 32 + "\n")
     done = agent.ctl("kek", "rotate", ok=False)
-    check(done.returncode == 1 and "passphrase" not in read(kek), "a key that does not open the store changes nothing:", done.stderr)
+    check(done.returncode == 1 and "00" * 32 in read(kek), "a key that does not open the store changes nothing:", done.stderr)
+    check(not os.path.exists(kek + ".next"), "and no key that nobody needs is left")
+    with open(kek + ".next", "w", encoding="ascii") as file:  # perhaps of an interrupted run, and in use
+        file.write("keyhold-kek-1 " + "11" * 32 + "\n")
+    os.chmod(kek + ".next", 0o600)
+    done = agent.ctl("kek", "rotate", ok=False)
+    check(done.returncode == 1 and os.path.exists(kek + ".next"), "one that was there before stays:", done.stderr)
 
 
 if __name__ == "__main__":
