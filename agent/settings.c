@@ -42,7 +42,7 @@ static kh_result seal_text(const kh_config *config, int *fd)
     return KH_OK;
 }
 
-kh_result kh_settings_load(const char *path, kh_settings *settings, char *error)
+kh_result kh_settings_load(const char *path, bool with_pins, kh_settings *settings, char *error)
 {
     kh_result result = KH_OK;
 
@@ -60,7 +60,7 @@ kh_result kh_settings_load(const char *path, kh_settings *settings, char *error)
         result = kh_tokens_load(settings->config, settings->credentials, error);
     }
     if (result == KH_OK) {
-        result = kh_pins_load(settings->config, settings->pins, error);
+        result = with_pins ? kh_pins_load(settings->config, settings->pins, error) : KH_OK;
     }
     if (result == KH_OK) {
         result = kh_materials_load(settings->config, &settings->materials, error);
@@ -475,26 +475,29 @@ static void warn_restart(const kh_supervisor *supervisor, const kh_config *old, 
     const struct {
         const char *name;
         bool changed;
+        const char *means; /* NULL: as most */
     } table[] = {
-        {"store", differs(old->store, new->store)},
-        {"kek_file", differs(old->kek_file, new->kek_file)},
-        {"kek_passphrase_file", differs(old->kek_passphrase_file, new->kek_passphrase_file)},
-        {"admin_socket", differs(old->admin_socket, new->admin_socket)},
-        {"front_user", differs(old->front_user, new->front_user)},
-        {"keeper_user", differs(old->keeper_user, new->keeper_user)},
-        {"workers", old->workers != new->workers},
-        {"kernels", old->kernels != new->kernels},
-        {"batch_window_us", old->batch_window_us != new->batch_window_us},
-        {"cache_keys", old->cache_keys != new->cache_keys},
-        {"token", !supervisor->has_tokens && new->token_count > 0}, /* it is confined too tightly to start one */
+        {"store", differs(old->store, new->store), NULL},
+        {"kek_file", differs(old->kek_file, new->kek_file), NULL},
+        {"kek_passphrase_file", differs(old->kek_passphrase_file, new->kek_passphrase_file), NULL},
+        {"admin_socket", differs(old->admin_socket, new->admin_socket), NULL},
+        {"front_user", differs(old->front_user, new->front_user), NULL},
+        {"keeper_user", differs(old->keeper_user, new->keeper_user), NULL},
+        {"workers", old->workers != new->workers, NULL},
+        {"kernels", old->kernels != new->kernels, NULL},
+        {"batch_window_us", old->batch_window_us != new->batch_window_us, NULL},
+        {"cache_keys", old->cache_keys != new->cache_keys, NULL},
+        {"token", !supervisor->has_tokens && new->token_count > 0,
+         "an agent that began without tokens is confined too tightly to start a vendor's library: no token is there until it is "
+         "restarted; from then on SIGHUP adds others"},
         {"max_connections",
-         old->max_connections < new->max_connections}, /* the front's limit of descriptors */
+         old->max_connections < new->max_connections, NULL}, /* the front's limit of descriptors */
     };
 
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (table[i].changed) {
             kh_log(KH_LOG_WARN, "restart_needed", KH_LT("option", table[i].name),
-                   KH_LT("means", "the old value stays until the agent is restarted"));
+                   KH_LT("means", table[i].means != NULL ? table[i].means : "the old value stays until the agent is restarted"));
         }
     }
 }
@@ -503,7 +506,8 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
 {
     size_t before = supervisor->socket_count;
     kh_settings next, old = supervisor->settings;
-    kh_result result = kh_settings_load(supervisor->options->config_path, &next, error);
+    /* Where no token may be started its PIN is of no use, and its file perhaps out of reach (kh_settings_confine). */
+    kh_result result = kh_settings_load(supervisor->options->config_path, supervisor->has_tokens, &next, error);
 
     if (result != KH_OK) {
         return result;

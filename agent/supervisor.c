@@ -241,7 +241,7 @@ static int check(const kh_options *options)
     char error[KH_CONFIG_ERROR_MAX] = "";
     kh_settings settings;
 
-    if (kh_settings_load(options->config_path, &settings, error) != KH_OK) {
+    if (kh_settings_load(options->config_path, true, &settings, error) != KH_OK) {
         fprintf(stderr, "%s\n", error);
         return 1;
     }
@@ -268,7 +268,7 @@ static int check(const kh_options *options)
 static kh_result start(kh_supervisor *supervisor, char *error)
 {
     const kh_config *config = NULL;
-    kh_result result = kh_settings_load(supervisor->options->config_path, &supervisor->settings, error);
+    kh_result result = kh_settings_load(supervisor->options->config_path, true, &supervisor->settings, error);
 
     if (result != KH_OK) {
         return result;

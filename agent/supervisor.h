@@ -113,7 +113,8 @@ void kh_supervisor_note_ready(kh_supervisor *supervisor);
 void kh_supervisor_note_stopped(kh_supervisor *supervisor, kh_child *child);
 
 /* ---- settings.c; error: KH_CONFIG_ERROR_MAX bytes */
-KH_MUST_USE kh_result kh_settings_load(const char *path, kh_settings *settings, char *error);
+/* with_pins: also the PINs of tokens. */
+KH_MUST_USE kh_result kh_settings_load(const char *path, bool with_pins, kh_settings *settings, char *error);
 /* What starting needs besides, without starting: the users, the store, the key-encryption key's file. */
 KH_MUST_USE kh_result kh_settings_check(const kh_config *config, char *error);
 void kh_settings_free(kh_settings *settings);

@@ -111,6 +111,20 @@ def test_reload(ws):
     check(agent.stop() == 0 and "process_kill" not in agent.log(), agent.log())
 
 
+def test_the_first_token_needs_a_restart(ws):
+    """An agent without tokens forbids itself more, so the reload says what to do."""
+    one = hsm.SoftToken(ws, "one")
+    agent = ws.agent()
+    text = read(agent.conf)
+    reload(agent, text, text, text + "\n" + one.block())
+    check(re.search(r'restart_needed option=token means="an agent that began without tokens', agent.log()), agent.log())
+    wait_until(lambda: [token["state"] for token in agent.status()["tokens"]] == ["down"], "it is known, and not there")
+    check(one.keeper(agent) is None, "and has no keeper")
+    agent.stop()
+    agent.start()
+    settle(agent, one)
+
+
 def test_mistakes_are_named(ws):
     token = hsm.SoftToken(ws, "one")
     agent = hsm.agent_with(ws, [token], start=False)
