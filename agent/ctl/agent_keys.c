@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TIER_UNKNOWN UINT32_MAX
+
 static kh_bytes bytes_of(const char *text)
 {
     return (kh_bytes){(const uint8_t *)text, strlen(text)};
@@ -166,16 +168,60 @@ static kh_result list_admin(ctl_agent *agent, const char *glob,
     return result;
 }
 
-kh_result ctl_agent_list(ctl_agent *agent, const char *glob,
-                         kh_result (*each)(void *ctx, const kh_key_info *info), void *ctx)
+/* What a list over the wire does not tell: where the key lives, and how long it is valid. An agent that knows no tiers: nothing. */
+static void add_place(ctl_agent *agent, kh_key_info *info, bool *known)
 {
-    char mark[KH_NAME_MAX + 16] = "";
+    const ctl_error before = *agent->error;
+    kh_request request = {.op = KH_OP_DESCRIBE};
+    char mark[KH_NAME_MAX + 16];
+    kh_key_info more = {0};
     kh_result result = KH_OK;
-    bool more = true;
 
-    if (agent->client == NULL) {
-        return list_admin(agent, glob, each, ctx);
+    if (!*known) {
+        return;
     }
+    if (info->state == KH_STATE_DELETED) { /* nobody is told of it */
+        info->tier = TIER_UNKNOWN;
+        return;
+    }
+    page_mark(info, mark);
+    request.key = bytes_of(mark);
+    result = wire_entry(agent, &request, "cannot list keys", &more);
+    if (result == KH_OK && memcmp(more.id, info->id, sizeof(info->id)) == 0) {
+        info->tier = more.tier;
+        memcpy(info->place, more.place, sizeof(info->place));
+        info->not_before = more.not_before;
+        info->expires = more.expires;
+    }
+    *known = result != KH_E_UNSUPPORTED;
+    *agent->error = before; /* it may be gone, or this caller may not look: what the list says stays */
+}
+
+/* One page. The reply is valid until the next request, so it is taken first. */
+static kh_result take_page(ctl_agent *agent, const kh_reply *reply, kh_key_info *page)
+{
+    kh_result result = KH_OK;
+
+    for (uint32_t i = 0; result == KH_OK && i < reply->entry_count; i++) {
+        kh_key_entry entry = {0};
+
+        result = kh_reply_entry(reply, i, &entry);
+        if (result == KH_OK) {
+            result = entry_to_info(&entry, &page[i]);
+        }
+    }
+    return result == KH_OK
+               ? result
+               : ctl_fail(agent->error, result, "cannot list keys: the agent's answer is malformed; see its log");
+}
+
+static kh_result list_wire(ctl_agent *agent, const char *glob, kh_result (*each)(void *ctx, const kh_key_info *info), void *ctx)
+{
+    kh_key_info *page = calloc(KH_LIST_MAX, sizeof(*page));
+    char mark[KH_NAME_MAX + 16] = "";
+    kh_result result = page != NULL ? KH_OK : ctl_fail(agent->error, KH_E_MEMORY, "cannot list keys: out of memory");
+    bool more = true, tiers = true;
+
     while (result == KH_OK && more) {
         kh_request request = {
             .op = KH_OP_LIST, .name = bytes_of(glob), .after = bytes_of(mark), .arg = KH_LIST_MAX};
@@ -183,21 +229,23 @@ kh_result ctl_agent_list(ctl_agent *agent, const char *glob,
 
         result = ctl_agent_wire(agent, &request, "cannot list keys", &reply);
         more = result == KH_OK && reply.more && reply.entry_count > 0;
-        for (uint32_t i = 0; result == KH_OK && i < reply.entry_count; i++) {
-            kh_key_entry entry = {0};
-            kh_key_info info = {0};
-
-            result = kh_reply_entry(&reply, i, &entry);
-            if (result == KH_OK && (result = entry_to_info(&entry, &info)) == KH_OK) {
-                result = each(ctx, &info);
-                page_mark(&info, mark);
-            } else {
-                ctl_fail(agent->error, result,
-                         "cannot list keys: the agent's answer is malformed; see its log");
-            }
+        if (result == KH_OK) {
+            result = take_page(agent, &reply, page);
+        }
+        for (uint32_t i = 0, count = reply.entry_count; result == KH_OK && i < count; i++) {
+            add_place(agent, &page[i], &tiers);
+            result = each(ctx, &page[i]);
+            page_mark(&page[i], mark);
         }
     }
+    free(page);
     return result;
+}
+
+kh_result ctl_agent_list(ctl_agent *agent, const char *glob,
+                         kh_result (*each)(void *ctx, const kh_key_info *info), void *ctx)
+{
+    return agent->client == NULL ? list_admin(agent, glob, each, ctx) : list_wire(agent, glob, each, ctx);
 }
 
 /* An older agent is asked as it knows it, as long as nothing is asked for that it does not know. */

@@ -177,8 +177,12 @@ kh_result keyplace_explain(ctl_run *ctl, const kh_key_info *wanted, const char *
                         "%s: %s %s is not there now, so nothing was made; see keyholdctl status and the agent's log", what,
                         pool ? "the quorum of pool" : "token", which);
     case KH_E_UNSUPPORTED:
-        return ctl_fail(&ctl->error, result, "%s: the token cannot make, or take, a key of this type; choose another type or "
-                                             "tier", what);
+        return pool && wanted->type == KH_KEY_ED25519
+                   ? ctl_fail(&ctl->error, result,
+                              "%s: a pool's keys go from token to token wrapped, and tokens wrap no Ed25519 keys. In a pool use p256 or "
+                              "rsa3072; Ed25519 lives with --tier hsm in a single token, or in software", what)
+                   : ctl_fail(&ctl->error, result,
+                              "%s: the token cannot make, or take, a key of this type; choose another type or tier", what);
     case KH_E_NOT_FOUND:
         return ctl_fail(&ctl->error, result, "%s: the agent's configuration has no %s %s; see its token and pool blocks", what,
                         pool ? "pool" : "token", which);

@@ -21,6 +21,11 @@ def test_the_life_of_a_pool(ws):
     check(states(agent) == ({name: True for name in names}, 0), "all have the pool's key:", states(agent))
     agent.ctl("key", "create", "site", "--type", "p256", "--tier", "hsm-pool")
     check(hsm.signs(agent, "site"), "signs")
+    wrong = agent.ctl("key", "create", "odd", "--type", "ed25519", "--tier", "hsm-pool", ok=False)
+    check(wrong.returncode == 1 and "--tier hsm" in wrong.stderr and "p256" in wrong.stderr, "what can be done instead:", wrong.stderr)
+    for way in ((), ("--socket", "unix:" + agent.socket)):
+        listed = json.loads(agent.ctl("key", "list", "--json", *way).stdout)
+        check([(key["tier"], key["place"]) for key in listed] == [("hsm-pool", "pool")], "a list says where it lives:", listed)
 
     again = agent.ctl("pool", "init", "pool", ok=False)
     check(again.returncode == 1 and "already" in again.stderr, "a pool begins once:", again.stderr)
