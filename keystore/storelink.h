@@ -138,24 +138,18 @@ void kh_links_event(kh_keeper *keeper, kh_link_event_kind kind, const kh_control
 
 KH_MUST_USE kh_result kh_links_new(kh_links **links);
 void kh_links_free(kh_links *links); /* NULL is fine; closes */
-/* Asks an open token. data: len bytes, copied. KH_E_UNAVAILABLE: it is not there; then nobody is called. KH_E_MEMORY. */
-KH_MUST_USE kh_result kh_link_ask(kh_keeper *keeper, kh_store_token *token, const kh_link_message *message, const void *data,
-                                  kh_link_answered_fn answered, void *ctx);
 /* The token of that name; NULL: the configuration has none. */
 kh_store_token *kh_links_token(kh_keeper *keeper, const char *name);
 const kh_keeper_pool *kh_links_pool(const kh_keeper *keeper, const char *name);
+/* Whether the token with that index is a partition. */
+bool kh_pool_has(const kh_keeper_pool *pool, uint32_t token);
+/* Ends its link; what it was asked is answered. */
+void kh_links_close(kh_keeper *keeper, kh_store_token *token);
 /*
  * What tier and place of a request mean here: the only token that is no pool's, or the only pool, if none is named.
  * KH_E_NOT_FOUND: there is no such. KH_E_INVALID: several could be meant.
  */
 KH_MUST_USE kh_result kh_links_resolve(const kh_keeper *keeper, kh_key_info *info);
-/* Notes whose keys changed; the store's on_change. */
-void kh_links_touch(kh_keeper *keeper, const kh_touched *touched);
-/*
- * Tells the tokens' keepers what changed, and answers the operation with the result when none of them works with what was before,
- * and, clean, when what was to be destroyed is. KH_AGAIN: it is not the caller's any more; else what to answer now.
- */
-kh_result kh_links_settle(kh_keeper *keeper, kh_op *op, kh_result result, bool clean);
 /*
  * An operation for which a token was not there: it is tried again when one comes, and ends so if none does in a few seconds. A
  * token that is just being opened is not worth a failure. false: it has waited enough, or nobody is to come.
@@ -163,16 +157,42 @@ kh_result kh_links_settle(kh_keeper *keeper, kh_op *op, kh_result result, bool c
 bool kh_links_await(kh_keeper *keeper, kh_op *op);
 /* Tries them again (any: a token came), or ends those that waited enough. */
 void kh_links_retry(kh_keeper *keeper, bool any);
-/* A private operation of root's with a key of a token. As above. */
-kh_result kh_links_sign(kh_keeper *keeper, kh_op *op, const kh_key_info *info);
-/* Nothing is left to be destroyed in it, or nobody is there to do it. */
-void kh_links_cleaned(kh_keeper *keeper, const kh_store_token *token);
+/* ---- storeask.c */
+
+/* Asks an open token. data: len bytes, copied. KH_E_UNAVAILABLE: it is not there; then nobody is called. KH_E_MEMORY. */
+KH_MUST_USE kh_result kh_link_ask(kh_keeper *keeper, kh_store_token *token, const kh_link_message *message, const void *data,
+                                  kh_link_answered_fn answered, void *ctx);
+/* An answer came. */
+void kh_links_answered(kh_keeper *keeper, kh_store_token *token, const kh_link_message *message, const uint8_t *data);
+/* Nobody answers what that token was asked any more. Whoever is called may ask others anew. */
+void kh_links_fail_questions(kh_keeper *keeper, kh_store_token *token);
+/* Ends links whose questions are not answered. */
+void kh_links_judge(kh_keeper *keeper);
+/* The answer to KH_LINK_KEY. */
+void kh_links_tell_key(kh_keeper *keeper, kh_store_token *token, const kh_link_message *question);
 /*
  * All that is said of a key to that token's keeper, of pkcs8_len bytes more in its tail; the caller frees. any_state: also of one
  * that is disabled or deleted.
  */
 KH_MUST_USE kh_result kh_links_describe(kh_keeper *keeper, const kh_store_token *token, uint64_t ref, bool any_state,
                                         kh_link_key **key, size_t *len);
+
+/* ---- storetell.c */
+
+/* Notes whose keys changed; the store's on_change. */
+void kh_links_touch(kh_keeper *keeper, const kh_touched *touched);
+/*
+ * Tells the tokens' keepers what changed, and answers the operation with the result when none of them works with what was before,
+ * and, clean, when what was to be destroyed is. KH_AGAIN: it is not the caller's any more; else what to answer now.
+ */
+kh_result kh_links_settle(kh_keeper *keeper, kh_op *op, kh_result result, bool clean);
+/* Nothing is left to be destroyed in it, or nobody is there to do it. */
+void kh_links_cleaned(kh_keeper *keeper, const kh_store_token *token);
+
+/* ---- storesign.c */
+
+/* A private operation of root's with a key of a token. KH_AGAIN: the operation is not the caller's any more. */
+kh_result kh_links_sign(kh_keeper *keeper, kh_op *op, const kh_key_info *info);
 
 /* ---- storerepair.c */
 
@@ -182,8 +202,6 @@ void kh_links_clean(kh_keeper *keeper, kh_store_token *token);
 void kh_links_repair(kh_keeper *keeper, kh_store_token *token);
 /* Once a second, or once in a while when there are no tokens. */
 void kh_links_tick(kh_keeper *keeper);
-/* Ends links whose questions are not answered. */
-void kh_links_judge(kh_keeper *keeper);
 /* It is gone: nothing is under way with it. */
 void kh_links_forget(kh_keeper *keeper, kh_store_token *token);
 

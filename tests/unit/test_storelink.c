@@ -967,6 +967,12 @@ static kh_keeper *open_keeper(void)
 
 static void close_keeper(kh_keeper *keeper)
 {
+    while (keeper->store_desk.waiting > 0) {
+        kh_op *op = kh_desk_pop(&keeper->store_desk);
+
+        free(op->long_data);
+        free(op);
+    }
     kh_store_close(keeper->store);
     kh_links_free(keeper->links);
     kh_desk_destroy(&keeper->store_desk);
