@@ -573,7 +573,10 @@ def test_tokens(ws):
 def test_both_ways_say_the_same(ws):
     ctl("key", "create", "ways", "--type", "p256")
     wire = ["--socket", "unix:" + agent.socket]
-    check(ctl(*wire, "--json", "key", "list").stdout == ctl("--json", "key", "list").stdout, "list")
+    lists = [json.loads(ctl(*way, "--json", "key", "list").stdout) for way in (wire, [])]
+    for far, near in zip(*lists):
+        check(far == near or (near["state"] == "deleted" and far == near | {"tier": "unknown"}), "list", far, near)
+    check(len(lists[0]) == len(lists[1]), "list", lists)
     check(ctl(*wire, "key", "show", "ways").stdout == ctl("key", "show", "ways").stdout, "show")
     check(ctl(*wire, "key", "public", "ways").stdout == ctl("key", "public", "ways").stdout, "public")
     ctl(*wire, "key", "disable", "ways")
