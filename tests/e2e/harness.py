@@ -158,15 +158,28 @@ def alive(pid):
     return state[0] not in "XZ"
 
 
+def parents():
+    """Who is whose child now: process to parent, by one look at each process."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        stat = read(f"/proc/{entry}/stat") if entry.isdigit() else ""
+        if stat:
+            found[int(entry)] = int(stat.rpartition(")")[2].split()[1])
+    return found
+
+
 def children(pid):
-    return [int(entry) for entry in os.listdir("/proc")
-            if entry.isdigit() and status_of(entry).get("PPid", "").strip() == str(pid)]
+    return [child for child, parent in parents().items() if parent == pid]
 
 
 def descendants(pid):
-    found = []
-    for child in children(pid):
-        found += [child] + descendants(child)
+    of, found = {}, []
+    for child, parent in parents().items():
+        of.setdefault(parent, []).append(child)
+    left = of.get(pid, [])[::-1]
+    while left:
+        found.append(left.pop())
+        left += of.get(found[-1], [])[::-1]
     return found
 
 
