@@ -235,6 +235,7 @@ void kh_backends_watch(kh_front *front)
             watch(backend, backend->done, backend->health.outstanding,
                   STILL_TICKS + (uint32_t)(config->tokens[i].call_timeout_ms * TICKS_PER_S / 1000));
             kh_health_age(&backend->health);
+            kh_place_rest(backend);
         }
     }
 }

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How a keeper of a token does, and which is asked next. */
 #include "health.h"
+#include <string.h>
 
 #define SMOOTHING 8
 
 void kh_health_begin(kh_health *health, uint64_t now_ns, bool trusted)
 {
     health->outstanding = 0;
-    health->failures = 0;
+    health->failures = health->row_keys = 0;
+    memset(health->failing, 0, sizeof health->failing); /* whatever they lacked, it may be there now */
     health->heard_ns = now_ns;
     health->out = health->lost || !trusted;
     health->probe_ns = now_ns;
@@ -38,24 +40,102 @@ static void learn(kh_health *health, uint64_t took_ns)
     health->aged = false;
 }
 
-bool kh_health_good(kh_health *health, uint64_t now_ns, uint64_t took_ns)
+/* ---- Whose fault a failure is */
+
+static bool is_failing(const kh_health *health, uint64_t key, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < KH_HEALTH_KEYS; i++) {
+        if (health->failing[i].key == key && now_ns < health->failing[i].until_ns) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The partition has served `good` after a row of failures: those were the other keys' fault. */
+static void end_row(kh_health *health, uint64_t good, uint64_t now_ns)
+{
+    for (uint32_t i = 0; i < health->row_keys && health->failures >= KH_HEALTH_FAILURES && good != 0; i++) {
+        if (health->row[i] != good && !is_failing(health, health->row[i], now_ns)) {
+            health->failing[health->failing_at].key = health->row[i];
+            health->failing[health->failing_at].until_ns = now_ns + KH_HEALTH_KEYS_NS;
+            health->failing_at = (health->failing_at + 1) % KH_HEALTH_KEYS;
+        }
+    }
+    for (uint32_t i = 0; i < KH_HEALTH_KEYS; i++) {
+        if (health->failing[i].key == good) {
+            health->failing[i].until_ns = 0;
+        }
+    }
+    health->failures = health->row_keys = 0;
+}
+
+static void add_to_row(kh_health *health, uint64_t key)
+{
+    health->failures++;
+    for (uint32_t i = 0; i < health->row_keys; i++) {
+        if (health->row[i] == key) {
+            return;
+        }
+    }
+    if (health->row_keys < KH_HEALTH_FAILURES) {
+        health->row[health->row_keys++] = key;
+    }
+}
+
+/* ---- What is heard */
+
+bool kh_health_good(kh_health *health, uint64_t key, uint64_t now_ns, uint64_t took_ns)
 {
     bool back = health->lost;
 
     kh_health_heard(health, now_ns);
-    health->failures = 0;
+    end_row(health, key, now_ns);
+    if (key != 0) {
+        health->good_key = key;
+        health->good_ns = now_ns;
+    }
     health->out = health->lost = false;
     health->pause_ns = KH_HEALTH_PROBE_FIRST_NS;
+    health->quiet_ns = KH_HEALTH_QUIET_NS;
     if (took_ns > 0) {
         learn(health, took_ns);
     }
     return back;
 }
 
-bool kh_health_bad(kh_health *health, uint64_t now_ns)
+bool kh_health_bad(kh_health *health, uint64_t key, uint64_t now_ns)
 {
-    kh_health_heard(health, now_ns);
-    return ++health->failures >= KH_HEALTH_FAILURES && kh_health_lose(health, now_ns);
+    if (is_failing(health, key, now_ns)) {
+        return false;
+    }
+    add_to_row(health, key);
+    if (health->failures < KH_HEALTH_FAILURES) {
+        return false;
+    }
+    if (health->row_keys == 1 && health->good_key != key && health->good_ns != 0 &&
+        now_ns - health->good_ns < KH_HEALTH_LATELY_NS) {
+        return false; /* it may be the key: the next one that is served says so, or that none is */
+    }
+    return kh_health_lose(health, now_ns);
+}
+
+bool kh_health_rest(kh_health *health, uint64_t now_ns)
+{
+    if (!health->lost || health->outstanding > 0) {
+        return false;
+    }
+    if (health->quiet_ns == 0) {
+        health->quiet_ns = KH_HEALTH_QUIET_NS;
+    }
+    if (now_ns - health->heard_ns < health->quiet_ns) {
+        return false;
+    }
+    health->quiet_ns = 2 * health->quiet_ns < KH_HEALTH_QUIET_MOST_NS ? 2 * health->quiet_ns : KH_HEALTH_QUIET_MOST_NS;
+    health->failures = health->row_keys = 0;
+    health->lost = false; /* but out: it proves itself with the next operations */
+    health->probe_ns = now_ns;
+    return true;
 }
 
 void kh_health_slow(kh_health *health, uint64_t waited_ns)
@@ -111,11 +191,12 @@ void kh_health_age(kh_health *health)
     }
 }
 
-bool kh_health_probe(kh_health *health, uint64_t now_ns)
+bool kh_health_probe(kh_health *health, uint64_t key, uint64_t now_ns)
 {
     if (!health->out || now_ns < health->probe_ns) {
         return false;
     }
+    health->probe_key = key;
     health->probe_ns = now_ns + health->pause_ns;
     health->pause_ns *= 2;
     if (health->pause_ns > KH_HEALTH_PROBE_MOST_NS) {

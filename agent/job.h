@@ -48,6 +48,7 @@ struct kh_job {
     struct kh_place *place;   /* the token or pool that its key is in; NULL: the store's keeper */
     struct kh_keyflow *flow;  /* QUEUED and RING of a place: keyqueue.h */
     uint32_t tried, asked;    /* RING of a place: members that have had it, and that have not answered yet */
+    uint32_t failed;          /* members that said it cannot be done, and should have */
     uint32_t last;            /* the member that had it last, at submitted_ns */
     void *extra;         /* the operation's own state (list), owned by the front's part that set it */
     uint32_t heap_index; /* deadline.h; UINT32_MAX: not in it */

@@ -11,13 +11,13 @@ static bool in_time(const kh_front *front, const kh_job *job)
     return job->conn != NULL && job->deadline_ns > front->now_ns;
 }
 
-/* Partitions that operations go to. */
+/* Partitions that are there, and not lost. */
 static uint32_t in_use(const kh_place *place)
 {
     uint32_t count = 0;
 
     for (uint32_t i = 0; i < place->count; i++) {
-        count += place->members[i]->keystore != NULL && !place->members[i]->health.out;
+        count += (place->active >> i & 1) != 0 && place->members[i]->keystore != NULL && !place->members[i]->health.lost;
     }
     return count;
 }
@@ -88,7 +88,7 @@ static void probe(kh_front *front, kh_place *place, kh_job *job)
         kh_backend *backend = place->members[i];
 
         if (backend->health.out && (usable(place, job->tried) >> i & 1) != 0 &&
-            kh_health_probe(&backend->health, front->now_ns)) {
+            kh_health_probe(&backend->health, job->key_ref, front->now_ns)) {
             (void)copy_to(front, place, job, i);
         }
     }
@@ -233,31 +233,68 @@ static void log_failing(const kh_place *place, const kh_backend *backend)
     log_lost(place, backend, "its operations fail", 0, 0);
 }
 
-static void log_back(const kh_place *place, const kh_backend *backend)
+static void log_is_back(const kh_place *place, const kh_backend *backend, const char *why)
 {
-    kh_log(KH_LOG_NOTICE, "partition_back", KH_LT("pool", place->name), KH_LT("token", backend->token),
+    kh_log(KH_LOG_NOTICE, "partition_back", KH_LT("pool", place->name), KH_LT("token", backend->token), KH_LT("why", why),
            KH_LN("after_ms", (backend->front->now_ns - backend->health.lost_ns) / KH_MS),
            KH_LN("partitions", in_use(place)));
 }
 
-/* What the answer says of the partition. */
-static void learn(kh_backend *backend, kh_verdict verdict, uint64_t took_ns)
+static void log_answers(const kh_place *place, const kh_backend *backend)
+{
+    log_is_back(place, backend, "it answers");
+}
+
+static void log_open(const kh_place *place, const kh_backend *backend)
+{
+    log_is_back(place, backend, "its token is open, and nothing was asked of it");
+}
+
+/* Another did what it failed at. */
+static void blame(kh_backend *backend, uint64_t key)
+{
+    if (kh_health_bad(&backend->health, key, backend->front->now_ns)) {
+        pools_of(backend, log_failing);
+    }
+}
+
+/* What the answer says of the partition. key 0: nobody knows any more of which. */
+static void learn(kh_backend *backend, kh_verdict verdict, uint64_t key, uint64_t took_ns)
 {
     uint64_t now_ns = backend->front->now_ns;
 
     backend->done++;
-    if (verdict == KH_VERDICT_FAULT) {
-        backend->failed++;
-        if (kh_health_bad(&backend->health, now_ns)) {
-            pools_of(backend, log_failing);
-        }
-    } else if (verdict == KH_VERDICT_DONE) {
-        kh_histogram_add(&backend->took, took_ns / 1000);
-        if (kh_health_good(&backend->health, now_ns, took_ns)) {
-            pools_of(backend, log_back);
-        }
-    } else {
+    backend->failed += verdict == KH_VERDICT_FAULT;
+    if (verdict != KH_VERDICT_DONE) {
         kh_health_heard(&backend->health, now_ns);
+        return;
+    }
+    kh_histogram_add(&backend->took, took_ns / 1000);
+    if (kh_health_good(&backend->health, key, now_ns, took_ns)) {
+        pools_of(backend, log_answers);
+    }
+}
+
+/* Whoever failed at it before is to blame, since it can be done. */
+static void learn_of_others(const kh_place *place, const kh_job *job)
+{
+    for (uint32_t i = 0; job->failed != 0 && i < place->count; i++) {
+        if ((job->failed >> i & 1) != 0) {
+            blame(place->members[i], job->key_ref);
+        }
+    }
+}
+
+void kh_place_rest(kh_backend *backend)
+{
+    kh_keeper_stats stats = {0};
+
+    if (!backend->in_pool || !backend->health.lost || backend->keystore == NULL) {
+        return;
+    }
+    kh_keystore_stats(backend->keystore, &stats);
+    if (stats.running != 0 && kh_health_rest(&backend->health, backend->front->now_ns)) {
+        pools_of(backend, log_open);
     }
 }
 
@@ -280,16 +317,23 @@ void kh_place_done(kh_backend *backend, const kh_completion *completion)
     kh_verdict verdict = kh_health_verdict(completion->result, job != NULL && job->op == KH_OP_SIGN);
 
     if (member == KH_MEMBERS_MAX || (job->asked >> member & 1) == 0) { /* another was faster, or nobody waits */
-        learn(backend, verdict, 0);
+        learn(backend, verdict, 0, 0);
+        if (verdict == KH_VERDICT_FAULT && backend->health.out) { /* of what it was copied from, the answer is there */
+            blame(backend, backend->health.probe_key);
+        }
         return;
     }
-    learn(backend, verdict, job->last == member ? front->now_ns - job->submitted_ns : 0);
+    learn(backend, verdict, job->key_ref, job->last == member ? front->now_ns - job->submitted_ns : 0);
     job->asked &= ~(1u << member);
+    job->failed |= verdict == KH_VERDICT_FAULT ? 1u << member : 0;
     if (job->asked != 0 && member != job->last && verdict >= KH_VERDICT_ELSEWHERE) {
         return; /* a copy: the one that was asked last is still at work */
     }
     if (place->is_pool && verdict >= KH_VERDICT_ELSEWHERE && (send_again(front, place, job) || job->asked != 0)) {
         return;
+    }
+    if (verdict == KH_VERDICT_DONE) {
+        learn_of_others(place, job);
     }
     leave_ring(place, job);
     kh_dispatch_answer(front, job, completion);

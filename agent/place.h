@@ -52,6 +52,8 @@ uint64_t kh_places_due(const struct kh_front *front);
 void kh_places_check(struct kh_front *front);
 /* A completion of a token's keeper. */
 void kh_place_done(kh_backend *backend, const kh_completion *completion);
+/* Four times a second: a partition that is lost and of which nothing is asked may be back. */
+void kh_place_rest(kh_backend *backend);
 /* Its ring is gone. Returns how many operations failed for it. */
 uint32_t kh_place_lost(kh_backend *backend);
 /* Milliseconds after which a refused caller may try again. */

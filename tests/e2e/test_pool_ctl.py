@@ -3,10 +3,11 @@
 """keyholdctl pool: init, status, remove, add, repair, while the agent serves."""
 import json
 import os
+import signal
 
 import harness
 import hsm
-from harness import check, wait_until
+from harness import check, kill_pid, wait_until
 
 
 def states(agent):
@@ -49,6 +50,24 @@ def test_the_life_of_a_pool(ws):
     check(states(agent)[1] == 0, "all have it again")
     agent.ctl("pool", "repair", "pool")
     wait_until(lambda: hsm.signs(agent, "site"), "signs on")
+
+
+def test_a_partition_comes_back_to_an_idle_pool(ws):
+    """Nobody asks anything of it: status and log say within 2 s that it is back, and it takes part afterwards."""
+    agent, tokens = hsm.agent_with_pool(ws)
+    name = tokens[1].name
+    agent.ctl("key", "create", "site", "--type", "p256", "--tier", "hsm-pool")
+    opened = agent.log().count(f"token {name}: open")
+    kill_pid(tokens[1].keeper(agent), signal.SIGKILL)
+    wait_until(lambda: "partition_lost" in agent.log(), "it is lost")
+    wait_until(lambda: agent.log().count(f"token {name}: open") > opened, "its keeper has the token again")
+    wait_until(lambda: "partition_back" in agent.log(), "it is back", hsm.BACK_S)
+    check(agent.log().count("partition_back") == 1 == agent.log().count("partition_lost"), "a line each:", agent.log())
+    partitions = json.loads(agent.ctl("status", "--json").stdout)["pools"][0]["partitions"]
+    check([one["state"] for one in partitions] == ["up"] * 3, "status says so:", partitions)
+    for _ in range(10):
+        check(hsm.signs(agent, "site"), "signs")
+    check(agent.log().count("partition_lost") == 1, "and it was right:", agent.log())
 
 
 def test_what_is_not_there(ws):

@@ -336,9 +336,10 @@ static void test_partition_fails(void **state)
     warm_up(r);
     ask(r, r->in_pool, 1, POOL_WINDOW);
     answer(r, 0, KH_E_UNAVAILABLE, take(r, 0));
-    assert_true(health(r, 0)->lost);
+    assert_false(health(r, 0)->lost); /* perhaps nobody can do it */
     answer_all(r, 1);
     answer_all(r, 2);
+    assert_true(health(r, 0)->lost);
     assert_int_equal(results(r, KH_OK), POOL_WINDOW);
     before = r->keepers[0].got;
     for (int i = 0; i < 30; i++) {
@@ -391,6 +392,81 @@ static void test_all_fail(void **state)
     }
     assert_int_equal(results(r, KH_E_NOT_FOUND), 1);
     assert_int_equal(r->in_pool->moved, 2);
+}
+
+/* A key that no partition can operate with leaves none out; one that a single partition cannot does not, either. */
+static void test_broken_key(void **state)
+{
+    rig *r = *state;
+
+    warm_up(r);
+    for (int i = 0; i < 20; i++) {
+        ask(r, r->in_pool, 13, 1);
+        for (int round = 0; round < 3; round++) {
+            for (int token = 0; token < 3; token++) {
+                answer(r, token, KH_E_UNAVAILABLE, take(r, token));
+            }
+        }
+    }
+    assert_int_equal(results(r, KH_E_UNAVAILABLE), 20);
+    for (int i = 0; i < 200; i++) {
+        ask(r, r->in_pool, 13, 3);
+        pass_ms(r, 2);
+        answer(r, 0, KH_E_UNAVAILABLE, take(r, 0));
+        answer_all(r, 1);
+        answer_all(r, 2);
+        ask(r, r->in_pool, 1, 3);
+        for (int token = 0; token < 3; token++) {
+            answer_all(r, token);
+        }
+        for (int token = 0; token < 3; token++) {
+            assert_false(health(r, token)->out);
+        }
+    }
+    assert_int_equal(results(r, KH_OK), 200 * 6);
+}
+
+/* Nobody asks anything: a partition whose keeper came back is back, and proves itself later. */
+static void test_idle(void **state)
+{
+    rig *r = *state;
+    kh_backend *backend = kh_backend_find(r->front, "b");
+    kh_keeper_stats stats = {.running = 0};
+
+    warm_up(r);
+    stop_keeper(r, 1);
+    assert_true(health(r, 1)->lost);
+    start_keeper(r, 1);
+    r->front->now_ns += 10 * KH_HEALTH_QUIET_NS;
+    kh_place_rest(backend);
+    assert_true(health(r, 1)->lost); /* it has not opened its token yet */
+    assert_string_equal(kh_place_state(r->in_pool, 1), "down");
+    stats.running = 1;
+    for (size_t i = 0; i < KH_STATS_WORDS; i++) {
+        uint64_t word = 0;
+
+        memcpy(&word, (const uint8_t *)&stats + i * sizeof word, sizeof word);
+        atomic_store(&r->keepers[1].end.map.shared->stats[i], word);
+    }
+    assert_string_equal(kh_place_state(r->in_pool, 1), "lost");
+    kh_place_rest(backend);
+    assert_false(health(r, 1)->lost);
+    assert_string_equal(kh_place_state(r->in_pool, 1), "up");
+    ask(r, r->in_pool, 1, 3);
+    assert_int_equal(take(r, 1), 1);
+    assert_int_equal(take(r, 0) + take(r, 2), 3);
+    answer_all(r, 0);
+    answer_all(r, 2);
+    for (int i = 0; i < 2 * KH_HEALTH_FAILURES; i++) { /* the copies fail, after the others have done it */
+        answer(r, 1, KH_E_UNAVAILABLE, take(r, 1));
+        pass_ms(r, 1100);
+        ask(r, r->in_pool, 1, 1);
+        answer_all(r, 0);
+        answer_all(r, 2);
+    }
+    assert_true(health(r, 1)->lost);
+    answer_all(r, 1);
+    assert_false(health(r, 1)->out);
 }
 
 static void test_none_is_up(void **state)
@@ -521,6 +597,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_partition_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(test_final_answers, setup, teardown),
         cmocka_unit_test_setup_teardown(test_all_fail, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_broken_key, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_idle, setup, teardown),
         cmocka_unit_test_setup_teardown(test_none_is_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_hangs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deadline, setup, teardown),
