@@ -466,6 +466,14 @@ class Workspace:
         self.keys = os.path.join(self.dir, "keys")
         os.mkdir(self.keys, 0o700)
         self.count = 0
+        self.memory_dir = None
+
+    def memory(self):
+        """A directory that is no disk's, where there is such a one, for what is written often."""
+        if self.memory_dir is None:
+            self.memory_dir = tempfile.mkdtemp(prefix="keyhold-e2e.", dir="/dev/shm") if os.access("/dev/shm", os.W_OK) else self.dir
+            os.chmod(self.memory_dir, 0o711)
+        return self.memory_dir
 
     def new_name(self, kind):
         self.count += 1
@@ -540,7 +548,8 @@ class Workspace:
 
     def close(self):
         end_everything()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        for path in {self.dir, self.memory_dir or self.dir}:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 # ---- The runner --------------------------------------------------------------------------------------------------------------

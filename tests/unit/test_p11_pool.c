@@ -62,20 +62,32 @@ static kh_p11 *without_login(int which)
     return p11;
 }
 
-/* Each sixteenth byte: each costs an RSA operation. */
-static void check_damaged_transfers(int to, kh_p11_transfer *transfer)
+static void expect_damaged(int to, const kh_p11_transfer *transfer)
+{
+    assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, transfer), KH_E_DAMAGED);
+    assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_E_NOT_FOUND);
+}
+
+/* T9: bytes of the pool key's transfer flipped, and its end cut: refused, and no pool key is there. Each costs an RSA operation. */
+static void check_damaged_transfers(int to, kh_p11_transfer *transfer, uint32_t step)
 {
     uint8_t *parts[] = {transfer->wrapped, transfer->probe};
-    size_t lens[] = {sizeof(transfer->wrapped), transfer->probe_len};
+    const uint32_t lens[] = {sizeof(transfer->wrapped), transfer->probe_len};
 
     for (size_t part = 0; part < 2; part++) {
-        for (size_t i = 0; i < lens[part]; i += 16) {
-            parts[part][i] ^= 0x01;
-            assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, transfer), KH_E_DAMAGED);
-            assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_E_NOT_FOUND);
-            parts[part][i] ^= 0x01;
+        for (uint32_t i = 0; i < lens[part]; i += step) {
+            parts[part][i] ^= (uint8_t)(1 << (i % 8));
+            expect_damaged(to, transfer);
+            parts[part][i] ^= (uint8_t)(1 << (i % 8));
         }
     }
+    for (transfer->probe_len = 0; transfer->probe_len < lens[1]; transfer->probe_len += step) {
+        expect_damaged(to, transfer);
+    }
+    transfer->probe_len = lens[1];
+    transfer->hash ^= 3; /* the other hash */
+    expect_damaged(to, transfer);
+    transfer->hash ^= 3;
 }
 
 static void receive(int to, kh_p11_offer *offer)
@@ -87,12 +99,12 @@ static void receive(int to, kh_p11_offer *offer)
     detach(to);
 }
 
-static void accept_it(int to, kh_p11_transfer *transfer)
+static void accept_it(int to, kh_p11_transfer *transfer, uint32_t step)
 {
     kh_p11_offer offer;
 
     attach(to);
-    check_damaged_transfers(to, transfer);
+    check_damaged_transfers(to, transfer, step);
     assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, transfer), KH_OK);
     assert_int_equal(kh_p11_poolkey_check(partitions[to].session, POOL), KH_OK);
     assert_int_equal(kh_p11_poolkey_accept(partitions[to].session, POOL, transfer), KH_E_EXISTS);
@@ -119,7 +131,7 @@ static void join(int from, int to)
     assert_int_equal(
         kh_p11_poolkey_hand_over(p11, (const uint8_t *)SO_PIN, 8, POOL, &offer, &transfer, error), KH_OK);
     kh_p11_close(p11);
-    accept_it(to, &transfer);
+    accept_it(to, &transfer, 16);
 }
 
 static void a_pool_begins(void **state)
@@ -139,7 +151,7 @@ static void a_pool_begins(void **state)
     assert_int_equal(kh_p11_poolkey_accept(partitions[1].session, POOL, &other), KH_E_DAMAGED);
     detach(1);
     for (int i = 0; i < 3; i++) {
-        accept_it(i, &transfers[i]);
+        accept_it(i, &transfers[i], i == 0 ? 1 : 16); /* every byte once */
     }
 }
 
