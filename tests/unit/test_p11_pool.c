@@ -277,6 +277,59 @@ static void damaged_blobs_are_refused(void **state)
     detach(1);
 }
 
+static CK_SLOT_ID slot_of(CK_FUNCTION_LIST *f, const char *label)
+{
+    CK_SLOT_ID slots[16], slot = 0;
+    CK_ULONG count = 16;
+    CK_TOKEN_INFO info;
+
+    assert_int_equal(f->C_GetSlotList(CK_TRUE, slots, &count), CKR_OK);
+    for (CK_ULONG i = 0; i < count; i++) {
+        if (f->C_GetTokenInfo(slots[i], &info) == CKR_OK && memcmp(info.label, label, strlen(label)) == 0) {
+            slot = slots[i];
+        }
+    }
+    return slot;
+}
+
+/* What a keeper that was killed leaves of a key: it has its names, and is on no curve. */
+static void leave_half_a_key(const char *label, const kh_p11_locator *locator)
+{
+    CK_FUNCTION_LIST *f = NULL;
+    CK_C_GetFunctionList get = NULL;
+    CK_SESSION_HANDLE session = 0;
+    CK_OBJECT_CLASS class = CKO_PRIVATE_KEY;
+    CK_KEY_TYPE type = CKK_EC;
+    CK_BBOOL yes = CK_TRUE;
+    CK_OBJECT_HANDLE object = 0;
+    CK_ATTRIBUTE half[] = {{CKA_CLASS, &class, sizeof(class)}, {CKA_KEY_TYPE, &type, sizeof(type)}, {CKA_TOKEN, &yes, 1},
+                           {CKA_ID, (void *)(uintptr_t)locator->id, locator->id_len},
+                           {CKA_EC_PARAMS, (uint8_t[]){5, 0}, 2}, {CKA_VALUE, (uint8_t[]){1}, 1}};
+
+    *(void **)&get = rig_symbol("C_GetFunctionList");
+    assert_int_equal(get(&f), CKR_OK);
+    assert_int_equal(f->C_OpenSession(slot_of(f, label), CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session), CKR_OK);
+    assert_int_equal(f->C_CreateObject(session, half, COUNT(half), &object), CKR_OK);
+    assert_int_equal(f->C_CloseSession(session), CKR_OK);
+}
+
+static void half_a_key_is_replaced(void **state)
+{
+    kh_p11_locator locator = rig_locator(4, "site");
+    kh_p11_key key;
+
+    (void)state;
+    attach(2);
+    assert_int_equal(kh_p11_destroy(partitions[2].session, &locator), KH_OK);
+    leave_half_a_key(labels[2], &locator);
+    assert_int_equal(kh_p11_find(partitions[2].session, &locator, &key), KH_E_UNSUPPORTED);
+    assert_int_equal(kh_p11_pool_unwrap(partitions[2].session, POOL, blobs[3], blob_lens[3], &locator, KH_USAGE_TLS_SERVER,
+                                        spkis[3], spki_lens[3]),
+                     KH_OK);
+    check_signs(partitions[2].session, &locator, &sorts[3], spkis[3], spki_lens[3]);
+    detach(2);
+}
+
 /* A partition that has another key under the id: replaced. One that was emptied: filled again. */
 static void partitions_are_repaired(void **state)
 {
@@ -319,9 +372,7 @@ static void the_pin_alone_opens_nothing(void **state)
 {
     CK_FUNCTION_LIST *f = NULL;
     CK_C_GetFunctionList get = NULL;
-    CK_SLOT_ID slots[16], slot = 0;
-    CK_ULONG count = 16, found = 0, len = 0;
-    CK_TOKEN_INFO info;
+    CK_ULONG found = 0, len = 0;
     CK_SESSION_HANDLE session = 0;
     CK_OBJECT_CLASS secret = CKO_SECRET_KEY, private_ = CKO_PRIVATE_KEY;
     CK_KEY_TYPE ec = CKK_EC, generic = CKK_GENERIC_SECRET, aes = CKK_AES;
@@ -336,13 +387,7 @@ static void the_pin_alone_opens_nothing(void **state)
     *(void **)&get = rig_symbol("C_GetFunctionList");
     assert_int_equal(get(&f), CKR_OK);
     assert_int_equal(f->C_Initialize(NULL), CKR_OK);
-    assert_int_equal(f->C_GetSlotList(CK_TRUE, slots, &count), CKR_OK);
-    for (CK_ULONG i = 0; i < count; i++) {
-        if (f->C_GetTokenInfo(slots[i], &info) == CKR_OK && memcmp(info.label, "part-1 ", 7) == 0) {
-            slot = slots[i];
-        }
-    }
-    assert_int_equal(f->C_OpenSession(slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session),
+    assert_int_equal(f->C_OpenSession(slot_of(f, "part-1 "), CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session),
                      CKR_OK);
     assert_int_equal(f->C_Login(session, CKU_USER, (CK_BYTE *)RIG_PIN, 4), CKR_OK);
     assert_int_equal(f->C_FindObjectsInit(session, search, 2), CKR_OK);
@@ -420,6 +465,7 @@ int main(void)
         cmocka_unit_test(keys_are_the_same_everywhere),
         cmocka_unit_test(damaged_blobs_are_refused),
         cmocka_unit_test(the_pin_alone_opens_nothing),
+        cmocka_unit_test(half_a_key_is_replaced),
         cmocka_unit_test(partitions_are_repaired),
     };
 
