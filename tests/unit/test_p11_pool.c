@@ -19,6 +19,13 @@
 #define SO_PIN "12345678"
 #define POOL "main"
 
+/* SoftHSM is slow under a sanitizer; each byte is damaged in the other builds. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define EACH 9
+#else
+#define EACH 1
+#endif
+
 static const uint8_t message[] = "what a TLS server signs";
 
 typedef struct sort {
@@ -151,7 +158,7 @@ static void a_pool_begins(void **state)
     assert_int_equal(kh_p11_poolkey_accept(partitions[1].session, POOL, &other), KH_E_DAMAGED);
     detach(1);
     for (int i = 0; i < 3; i++) {
-        accept_it(i, &transfers[i], i == 0 ? 1 : 16); /* every byte once */
+        accept_it(i, &transfers[i], i == 0 ? EACH : 16); /* every byte once */
     }
 }
 
@@ -252,7 +259,7 @@ static void damaged_blobs_are_refused(void **state)
         kh_p11_locator locator = rig_locator(100, "site");
         kh_p11_key key;
 
-        for (size_t at = 0; at < blob_lens[i]; at++) {
+        for (size_t at = 0; at < blob_lens[i]; at += EACH) {
             blobs[i][at] ^= (uint8_t)(1 << (at % 8));
             assert_int_equal(kh_p11_pool_unwrap(partitions[1].session, POOL, blobs[i], blob_lens[i], &locator,
                                                 KH_USAGE_TLS_SERVER, spkis[i], spki_lens[i]),
@@ -260,7 +267,7 @@ static void damaged_blobs_are_refused(void **state)
             blobs[i][at] ^= (uint8_t)(1 << (at % 8));
             assert_int_equal(kh_p11_find(partitions[1].session, &locator, &key), KH_E_NOT_FOUND);
         }
-        for (size_t len = 0; len < blob_lens[i]; len++) {
+        for (size_t len = 0; len < blob_lens[i]; len += EACH) {
             assert_int_equal(kh_p11_pool_unwrap(partitions[1].session, POOL, blobs[i], len, &locator,
                                                 KH_USAGE_TLS_SERVER, spkis[i], spki_lens[i]),
                              KH_E_DAMAGED);
