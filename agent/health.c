@@ -168,13 +168,13 @@ uint64_t kh_health_patience(const kh_health *health)
 
 /*
  * One operation that takes long may be a slow key; several, and no other answer meanwhile, are not. Answers come more often than
- * each takes, so silence is noticed sooner than an operation is late.
+ * each takes, so it takes fewer of these times than until an operation is late.
  */
 bool kh_health_silent(const kh_health *health, uint64_t now_ns)
 {
     uint64_t patience = 2 * health->usual_ns, silence = now_ns - health->heard_ns;
 
-    patience = patience > KH_HEALTH_PATIENCE_NS ? patience : KH_HEALTH_PATIENCE_NS;
+    patience = patience > KH_HEALTH_STILL_NS ? patience : KH_HEALTH_STILL_NS;
     /* What is usual has to be known, and of late: a burst after a pause may meet a slow HSM. */
     if ((health->outstanding < KH_HEALTH_FAILURES || health->usual_ns == 0 || health->aged) &&
         patience < KH_HEALTH_SILENCE_NS) {

@@ -17,6 +17,7 @@
 
 #define KH_MS UINT64_C(1000000)                 /* nanoseconds */
 #define KH_HEALTH_PATIENCE_NS (50 * KH_MS)      /* at least so long is waited before another is asked as well */
+#define KH_HEALTH_STILL_NS (200 * KH_MS)       /* of several operations, on one that is usually fast: shorter, and a busy machine looks like a loss */
 #define KH_HEALTH_SILENCE_NS (700 * KH_MS)      /* of one single operation, until it is no longer called slow but lost */
 #define KH_HEALTH_FAILURES 3                    /* in a row leave a partition out */
 #define KH_HEALTH_PROBE_FIRST_NS (100 * KH_MS)

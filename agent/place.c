@@ -347,8 +347,11 @@ static void check_members(kh_front *front, kh_place *place)
         kh_backend *backend = place->members[i];
         uint32_t moved = 0, failed = 0;
 
-        if (backend->keystore != NULL && kh_health_silent(&backend->health, front->now_ns) &&
-            kh_health_lose(&backend->health, front->now_ns)) {
+        if (backend->keystore == NULL || !kh_health_silent(&backend->health, front->now_ns)) {
+            continue;
+        }
+        kh_backend_collect(backend); /* a front that stood still itself does not blame a partition that has answered */
+        if (kh_health_silent(&backend->health, front->now_ns) && kh_health_lose(&backend->health, front->now_ns)) {
             give_up_on(front, place, i, false, &moved, &failed);
             log_lost(place, backend, "it does not answer", moved, failed);
         }

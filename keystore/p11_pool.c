@@ -303,15 +303,15 @@ static kh_result unwrap_private(kh_p11_session *session, CK_OBJECT_HANDLE pool_k
 
 /*
  * KH_OK: the key with that CKA_ID is there, belongs to the public key, and stays in the token. *unfit: it is known to be another
- * one, one of several, or one that could leave the token, so that another in its place makes good. A token that refuses to sign
- * (a policy, an approval that is missing) says nothing about the key.
+ * one, one of several, one that could leave the token, or half of one (a process that was killed while it was made), so that
+ * another in its place makes good. A token that refuses to sign (a policy, an approval that is missing) says nothing about the key.
  */
 static kh_result judge(kh_p11_session *session, const kh_p11_locator *locator, EVP_PKEY *pkey, bool *unfit)
 {
     kh_p11_key key;
     kh_result result = kh_p11_find(session, locator, &key);
 
-    *unfit = result == KH_E_INVALID;
+    *unfit = result == KH_E_INVALID || result == KH_E_UNSUPPORTED || result == KH_E_NOT_FOUND;
     if (result == KH_OK) {
         result = kh_p11_is_kept(session, key.handle);
         *unfit = result == KH_E_FORBIDDEN;
@@ -368,7 +368,7 @@ kh_result kh_p11_pool_unwrap(kh_p11_session *session, const char *pool, const ui
     }
     result = judge(session, locator, pkey, &unfit);
     if (unfit && (result = find_pool_key(session, pool, &pool_key)) == KH_OK) { /* else there is nothing to put in its place */
-        result = kh_p11_destroy(session, locator);
+        result = kh_p11_destroy(session, locator); /* whatever there is: half a key may not count as found */
         result = result == KH_OK ? KH_E_NOT_FOUND : result;
     }
     if (result == KH_E_NOT_FOUND) {

@@ -158,15 +158,28 @@ def alive(pid):
     return state[0] not in "XZ"
 
 
+def parents():
+    """Who is whose child now: process to parent, by one look at each process."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        stat = read(f"/proc/{entry}/stat") if entry.isdigit() else ""
+        if stat:
+            found[int(entry)] = int(stat.rpartition(")")[2].split()[1])
+    return found
+
+
 def children(pid):
-    return [int(entry) for entry in os.listdir("/proc")
-            if entry.isdigit() and status_of(entry).get("PPid", "").strip() == str(pid)]
+    return [child for child, parent in parents().items() if parent == pid]
 
 
 def descendants(pid):
-    found = []
-    for child in children(pid):
-        found += [child] + descendants(child)
+    of, found = {}, []
+    for child, parent in parents().items():
+        of.setdefault(parent, []).append(child)
+    left = of.get(pid, [])[::-1]
+    while left:
+        found.append(left.pop())
+        left += of.get(found[-1], [])[::-1]
     return found
 
 
@@ -453,6 +466,14 @@ class Workspace:
         self.keys = os.path.join(self.dir, "keys")
         os.mkdir(self.keys, 0o700)
         self.count = 0
+        self.memory_dir = None
+
+    def memory(self):
+        """A directory that is no disk's, where there is such a one, for what is written often."""
+        if self.memory_dir is None:
+            self.memory_dir = tempfile.mkdtemp(prefix="keyhold-e2e.", dir="/dev/shm") if os.access("/dev/shm", os.W_OK) else self.dir
+            os.chmod(self.memory_dir, 0o711)
+        return self.memory_dir
 
     def new_name(self, kind):
         self.count += 1
@@ -527,7 +548,8 @@ class Workspace:
 
     def close(self):
         end_everything()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        for path in {self.dir, self.memory_dir or self.dir}:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 # ---- The runner --------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Token:
 
     def __init__(self, ws, name, module, env, shim, preset="release"):
         self.ws, self.name, self.label, self.module, self.env = ws, name, name, module, dict(env)
-        self.dir = os.path.join(ws.dir, "token-" + name)
+        self.dir = os.path.join(ws.memory(), "token-" + name)  # SoftHSM writes its files a hundred times for a key
         os.makedirs(self.dir)
         self.pin_file = os.path.join(self.dir, "pin")
         self.write_pin(PIN)
@@ -84,6 +84,12 @@ class Token:
     def objects(self, kind="privkey"):
         """CKA_IDs (hex) of the token's private or public keys."""
         return re.findall(r"^  ID: +([0-9a-f]+)", self.tool("--login", "--pin", PIN, "-O", "--type", kind).stdout, re.M)
+
+    def count(self):
+        """How many private and public keys it has. One without a CKA_ID is nobody's: SoftHSM makes an object in several steps, gives it its
+        names in the last, and leaves what it has when it is killed between them."""
+        objects = re.split(r"^(?=\w+ Key Object)", self.tool("--login", "--pin", PIN, "-O").stdout, flags=re.M)
+        return tuple(sum(one.startswith(kind) and "\n  ID:" in one for one in objects) for kind in ("Private", "Public"))
 
     def keeper(self, agent):
         """The id of its keeper's process; None while there is none."""

@@ -113,6 +113,14 @@ def purge():
     return ["key", "purge", name, "--yes"], name, {}, model.tiers[name]
 
 
+def move():
+    name = some([name for name in model.live("enabled", ["software"]) if len(model.keys[name]) == 1])
+    if name is None:
+        return create()
+    tier = random.choice(("hsm", "hsm-pool"))
+    return ["key", "move", name, "--tier", tier, *place(tier)], name, dict(model.keys[name]), tier
+
+
 def replace_kek():
     return ["kek", "rotate"], None, None, None
 
@@ -124,29 +132,37 @@ def repair():
     return ["pool", "repair", "pool"], None, None, None
 
 
-CHANGES = [create, create, bring, rotate, delete, recover, purge, replace_kek, repair]
+CHANGES = [create, create, bring, move, rotate, delete, recover, purge, replace_kek, repair]
+MANY = 25  # keys; from then on more go than come, so that the last round costs what the first did
+
+
+def change():
+    """The one that is next."""
+    return random.choice(CHANGES if len(model.keys) < MANY else CHANGES[4:] + [delete, purge, purge])
 
 
 # ---- What is there -----------------------------------------------------------------------------------------------------------------
 
 def listed():
-    """What the store has: name: {version: state}. The agent is awaited."""
+    """What the store has: name: {version: state}, and the name's tier. The agent is awaited."""
     def ask():
         done = agent.ctl("key", "list", "--json", ok=False)
         return done.returncode == 0 and (json.loads(done.stdout),)
-    found = {}
+    found, tiers = {}, {}
     for row in wait_until(ask, "the agent lists its keys")[0]:
         found.setdefault(row["name"], {})[row["version"]] = row["state"]
+        check(tiers.setdefault(row["name"], row["tier"]) == row["tier"], "versions in several tiers:", row)
         model.public.setdefault((row["name"], row["version"]), row["id"])
         check(model.public[row["name"], row["version"]] == row["id"], "another key has the name", row)
-    return found
+    return found, tiers
 
 
 def settle(name, wanted, tier, acknowledged):
     """Compares with the model; takes over what an unacknowledged change may have done."""
-    there = listed()
+    there, tiers = listed()
     for other, versions in model.keys.items():
-        check(other == name or there.get(other) == versions, other, "was", versions, "and is", there.get(other))
+        check(other == name or (there.get(other), tiers.get(other)) == (versions, model.tiers[other]), other, "was", versions,
+              model.tiers[other], "and is", there.get(other), tiers.get(other))
     extra = set(there) - set(model.keys) - {name}
     check(not extra, "keys that nobody asked for:", extra)
     if name is None:
@@ -154,9 +170,10 @@ def settle(name, wanted, tier, acknowledged):
     now, before = there.get(name, {}), model.keys.get(name, {})
     check(now == wanted or (not acknowledged and now == before), name, "was", before, "should be", wanted, "and is", now,
           "acknowledged" if acknowledged else "not acknowledged")
+    check(not now or tiers[name] == tier or (not acknowledged and tiers[name] == model.tiers.get(name)), name, "is in", tiers.get(name))
     model.keys.pop(name, None)
     if now:
-        model.keys[name], model.tiers[name] = now, tier
+        model.keys[name], model.tiers[name] = now, tiers[name]
 
 
 def look_at_everything():
@@ -168,9 +185,8 @@ def look_at_everything():
         wait_until(lambda: hsm.signs(agent, name), f"{name} signs ({model.tiers[name]})", 10)
     counts = {tier: sum(len(model.keys[name]) for name in model.live(tier=[tier])) for tier in ("hsm", "hsm-pool")}
     for token, tier in [(single, "hsm"), *((token, "hsm-pool") for token in tokens)]:
-        for kind in ("privkey", "pubkey"):
-            wait_until(lambda: len(token.objects(kind)) == counts[tier],
-                       f"{token.name} has {counts[tier]} objects of {kind}, not {len(token.objects(kind))}", 10)
+        wait_until(lambda: token.count() == (counts[tier], counts[tier]),
+                   f"{token.name} has {counts[tier]} private and public keys, not {token.count()}", 10)
     return counts
 
 
@@ -190,7 +206,7 @@ usual_s = {}  # how long a change takes that nobody disturbs
 
 def change_and_kill():
     """The kill comes at some time between the change's beginning and a little after its usual end."""
-    argv, name, wanted, tier = random.choice(CHANGES)()
+    argv, name, wanted, tier = change()()
     what = " ".join(argv[:2])
     outcome = {}
 

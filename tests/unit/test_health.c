@@ -141,18 +141,18 @@ static void test_silence(void **state)
     assert_true(kh_health_silent(&a, now + KH_HEALTH_SILENCE_NS + 1));
     kh_health_sent(&a, now);
     kh_health_sent(&a, now);
-    assert_false(kh_health_silent(&a, now + KH_HEALTH_PATIENCE_NS + 1)); /* a burst at first: it may be a slow HSM */
+    assert_false(kh_health_silent(&a, now + KH_HEALTH_STILL_NS + 1)); /* a burst at first: it may be a slow HSM */
     assert_true(kh_health_silent(&a, now + KH_HEALTH_SILENCE_NS + 1));
     a.usual_ns = KH_MS; /* known to be fast */
-    assert_false(kh_health_silent(&a, now + KH_HEALTH_PATIENCE_NS));
-    assert_true(kh_health_silent(&a, now + KH_HEALTH_PATIENCE_NS + 1));
+    assert_false(kh_health_silent(&a, now + KH_HEALTH_STILL_NS));
+    assert_true(kh_health_silent(&a, now + KH_HEALTH_STILL_NS + 1));
     a.aged = true; /* or that is a memory, from before a pause */
-    assert_false(kh_health_silent(&a, now + KH_HEALTH_PATIENCE_NS + 1));
+    assert_false(kh_health_silent(&a, now + KH_HEALTH_STILL_NS + 1));
     a.usual_ns = 0;
-    now += KH_HEALTH_PATIENCE_NS;
-    (void)kh_health_good(&a, KEY, now, KH_HEALTH_PATIENCE_NS); /* it is slow, not silent */
-    assert_true(kh_health_patience(&a) == 4 * KH_HEALTH_PATIENCE_NS);
-    assert_false(kh_health_silent(&a, now + KH_HEALTH_PATIENCE_NS + 1));
+    now += KH_HEALTH_STILL_NS;
+    (void)kh_health_good(&a, KEY, now, KH_HEALTH_STILL_NS); /* it is slow, not silent */
+    assert_true(kh_health_patience(&a) == 4 * KH_HEALTH_STILL_NS);
+    assert_false(kh_health_silent(&a, now + KH_HEALTH_STILL_NS + 1));
     assert_true(kh_health_lose(&a, now));
     assert_false(kh_health_lose(&a, now));
     kh_health_begin(&a, now + KH_MS, true); /* a new keeper proves itself at once, but proves itself */
