@@ -254,6 +254,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
     if (front->delayed.first != NULL) {
         arm(front, &front->delay_timer, front->delayed.first->release_ns, &front->delay_armed_ns);
     }
+    kh_gather(front);
 }
 
 void kh_dispatch_start(kh_front *front)

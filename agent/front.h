@@ -68,12 +68,20 @@ struct kh_identity {
     bool same_token;                  /* the last configuration left its secret as it was */
     uint32_t lists;                   /* `list` operations that gather entries */
     uint32_t connections;
+    uint32_t waiting_jobs; /* of its connections */
     uint64_t requests, refused, completed;
     kh_share share;
     /* each identity has its own: none drowns what others cause */
     kh_log_limit log_refused, log_overload, log_connections, log_place;
     kh_identity *next;
 };
+
+/* gather.c: what was seen since a time. */
+typedef struct kh_gathering {
+    bool on, together; /* several operations waited at the same time */
+    uint64_t begun;    /* operations */
+    uint64_t since_ns, stream_until_ns, prompt_until_ns;
+} kh_gathering;
 
 typedef enum kh_conn_state {
     KH_CONN_HELLO, /* has not said who it is, or not proved it */
@@ -176,7 +184,9 @@ struct kh_front {
     kh_job_list in_ring_jobs;
     kh_job_list delayed;
     ev_timer delay_timer;
-    uint32_t waiting_jobs; /* jobs with somebody who waits */
+    uint32_t waiting_jobs;       /* jobs with somebody who waits */
+    uint32_t waiting_identities; /* that have such jobs */
+    kh_gathering gather;
     kh_directory *directory;
     /* keepers */
     kh_backend store;
@@ -275,6 +285,12 @@ void kh_share_spend(const kh_conn *conn);
 bool kh_share_spend_accept(kh_front *front);
 /* Whether more may be done for this caller in this turn. */
 bool kh_share_has_time(const kh_conn *conn);
+
+/* ---- gather.c */
+/* At the end of a turn: whether the front goes on to interrupt others when it is woken (kh_turns_gather). */
+void kh_gather(kh_front *front);
+/* An operation began. */
+void kh_gather_count(kh_front *front);
 
 /* ---- auth.c */
 void kh_auth_hello(kh_conn *conn, const kh_request *req);
