@@ -33,6 +33,7 @@
 #include "config.h"
 #include "deadline.h"
 #include "directory.h"
+#include "gather.h"
 #include "histogram.h"
 #include "log.h"
 #include "place.h"
@@ -75,13 +76,6 @@ struct kh_identity {
     kh_log_limit log_refused, log_overload, log_connections, log_place;
     kh_identity *next;
 };
-
-/* gather.c: what was seen since a time. */
-typedef struct kh_gathering {
-    bool on, together; /* several operations waited at the same time */
-    uint64_t begun;    /* operations */
-    uint64_t since_ns, stream_until_ns, prompt_until_ns;
-} kh_gathering;
 
 typedef enum kh_conn_state {
     KH_CONN_HELLO, /* has not said who it is, or not proved it */
@@ -186,7 +180,7 @@ struct kh_front {
     ev_timer delay_timer;
     uint32_t waiting_jobs;       /* jobs with somebody who waits */
     uint32_t waiting_identities; /* that have such jobs */
-    kh_gathering gather;
+    kh_gather gather;
     kh_directory *directory;
     /* keepers */
     kh_backend store;
@@ -285,12 +279,6 @@ void kh_share_spend(const kh_conn *conn);
 bool kh_share_spend_accept(kh_front *front);
 /* Whether more may be done for this caller in this turn. */
 bool kh_share_has_time(const kh_conn *conn);
-
-/* ---- gather.c */
-/* At the end of a turn: whether the front goes on to interrupt others when it is woken (kh_turns_gather). */
-void kh_gather(kh_front *front);
-/* An operation began. */
-void kh_gather_count(kh_front *front);
 
 /* ---- auth.c */
 void kh_auth_hello(kh_conn *conn, const kh_request *req);

@@ -76,7 +76,7 @@ static void enter_conn(kh_conn *conn, kh_job *job)
     if (identity_of(job)->waiting_jobs++ == 0) {
         conn->front->waiting_identities++;
     }
-    kh_gather_count(conn->front);
+    kh_gather_count(&conn->front->gather, conn->front->waiting_jobs);
     kh_jobs_enter(conn->front->jobs, job);
 }
 
