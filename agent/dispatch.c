@@ -6,6 +6,7 @@
  * never crowd out signing. What tokens do is in place.c.
  */
 #include "front.h"
+#include "turns.h"
 #include <string.h>
 
 #define LOOKUP_MARK UINT32_MAX /* low half of a lookup's cookie: no job has this index */
@@ -253,6 +254,9 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
     }
     if (front->delayed.first != NULL) {
         arm(front, &front->delay_timer, front->delayed.first->release_ns, &front->delay_armed_ns);
+    }
+    if (kh_gather_turn(&front->gather, front->now_ns, front->waiting_identities)) {
+        kh_turns_gather(front->gather.on);
     }
 }
 

@@ -33,6 +33,7 @@
 #include "config.h"
 #include "deadline.h"
 #include "directory.h"
+#include "gather.h"
 #include "histogram.h"
 #include "log.h"
 #include "place.h"
@@ -68,6 +69,7 @@ struct kh_identity {
     bool same_token;                  /* the last configuration left its secret as it was */
     uint32_t lists;                   /* `list` operations that gather entries */
     uint32_t connections;
+    uint32_t waiting_jobs; /* of its connections */
     uint64_t requests, refused, completed;
     kh_share share;
     /* each identity has its own: none drowns what others cause */
@@ -176,7 +178,9 @@ struct kh_front {
     kh_job_list in_ring_jobs;
     kh_job_list delayed;
     ev_timer delay_timer;
-    uint32_t waiting_jobs; /* jobs with somebody who waits */
+    uint32_t waiting_jobs;       /* jobs with somebody who waits */
+    uint32_t waiting_identities; /* that have such jobs */
+    kh_gather gather;
     kh_directory *directory;
     /* keepers */
     kh_backend store;

@@ -56,6 +56,12 @@ static kh_job *refuse_full(kh_conn *conn, const kh_request *req, kh_result why)
     return NULL;
 }
 
+/* Whose it is, whatever has become of the connection's claim since. */
+static kh_identity *identity_of(const kh_job *job)
+{
+    return (kh_identity *)job->tenant;
+}
+
 static void enter_conn(kh_conn *conn, kh_job *job)
 {
     job->conn = conn;
@@ -67,6 +73,10 @@ static void enter_conn(kh_conn *conn, kh_job *job)
     conn->jobs = job;
     conn->job_count++;
     conn->front->waiting_jobs++;
+    if (identity_of(job)->waiting_jobs++ == 0) {
+        conn->front->waiting_identities++;
+    }
+    kh_gather_count(&conn->front->gather, conn->front->waiting_jobs);
     kh_jobs_enter(conn->front->jobs, job);
 }
 
@@ -83,6 +93,9 @@ static void leave_conn(kh_front *front, kh_job *job)
     }
     conn->job_count--;
     front->waiting_jobs--;
+    if (--identity_of(job)->waiting_jobs == 0) {
+        front->waiting_identities--;
+    }
     job->conn = NULL;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the parts of keyhold-bench share: the histogram, CPU clocks of other processes, the load engine, the subcommands.
- * One thread; nothing here is part of the product.
+ * One thread, but for the load; nothing here is part of the product.
  */
 #ifndef KH_BENCH_H
 #define KH_BENCH_H
@@ -43,6 +43,7 @@ typedef struct kh_hist {
 } kh_hist;
 
 void kh_hist_add(kh_hist *hist, uint64_t ns);
+void kh_hist_merge(kh_hist *into, const kh_hist *from);
 /* The value that `share` (0 to 1) of all values do not exceed; 0 when empty. */
 uint64_t kh_hist_quantile(const kh_hist *hist, double share);
 /* Median; sorts `values` in place. 0 when count is 0. */
@@ -109,6 +110,7 @@ typedef struct kh_load_config {
     const char *request;     /* path of a GET after each handshake; NULL: only the handshake */
     const char *expect;      /* text that the answer must contain; NULL: any answer with status 200 */
     unsigned clients;        /* connections at the same time */
+    unsigned threads;        /* that share them, at most as many as clients; 0: one */
     uint64_t interval_ns;    /* between the begins of two connections; 0: as fast as the clients allow */
     uint64_t warmup_ns;      /* not counted in rates, latencies and CPU time; errors always count */
     uint64_t duration_ns;    /* 0: until stopped or until max_handshakes */
@@ -116,7 +118,7 @@ typedef struct kh_load_config {
     uint64_t timeout_ns;     /* for a connection from connect to its end */
     kh_pids *pids;           /* whose CPU time to measure; may be NULL */
     volatile const int *stop; /* non-zero: finish what is under way and return; may be NULL */
-    volatile int *cut;        /* non-zero: close the window, and set it to 0; may be NULL */
+    volatile int *cut;        /* non-zero: close the window, and set it to 0; may be NULL; only with one thread */
     void (*on_window)(const kh_load_window *window); /* with cut: a window was closed */
 } kh_load_config;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The load engine: a fixed number of clients, each of which does one full TLS handshake after another on connections of
- * its own. One thread, edge-triggered epoll.
+ * its own. Edge-triggered epoll.
  *
  * At a rate, connections are due at even distances, and a latency counts from then: when all clients wait for a server
  * that stands still, those that could not even begin are not forgotten.
@@ -167,7 +167,7 @@ static bool loop(kh_load_engine *e)
     }
 }
 
-bool kh_load_run(const kh_load_config *config, kh_load_result *result)
+bool kh_load_run_engine(const kh_load_config *config, kh_load_result *result)
 {
     kh_load_engine e = {.config = config, .result = result, .epoll = -1};
     bool ok;

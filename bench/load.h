@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the three files of the load engine share: load_setup.c makes an engine ready, load_conn.c drives one connection,
- * load.c all of them.
+ * What the files of the load engine share: load_setup.c makes an engine ready, load_conn.c drives one connection, load.c all
+ * of them, load_threads.c shares the clients out to several engines.
  */
 #ifndef KH_BENCH_LOAD_H
 #define KH_BENCH_LOAD_H
@@ -28,6 +28,7 @@ typedef struct kh_load_client {
 typedef struct kh_load_engine {
     const kh_load_config *config;
     kh_load_result *result;
+    OSSL_LIB_CTX *lib; /* of its own: threads would wait for each other at OpenSSL's locks */
     SSL_CTX *ctx;
     X509 *pin;
     struct addrinfo *address;
@@ -43,9 +44,15 @@ typedef struct kh_load_engine {
     uint64_t client_cpu_start_ns;
 } kh_load_engine;
 
+/* load_conn.c. Counts a message; at most KH_LOAD_DETAILS different ones. */
+void kh_load_note(kh_load_result *result, const char *text, uint64_t count);
+
 /* load_setup.c. False: the reason is on standard error; kh_load_tear_down is due in either case. */
 bool kh_load_set_up(kh_load_engine *e);
 void kh_load_tear_down(kh_load_engine *e);
+
+/* load.c. One engine, in the caller's thread; as kh_load_run. */
+bool kh_load_run_engine(const kh_load_config *config, kh_load_result *result);
 
 /* load_conn.c. A client that is IDLE begins (and may fail at once, which is counted). */
 void kh_load_begin(kh_load_engine *e, kh_load_client *c);

@@ -13,6 +13,7 @@ static const char *const usage =
     "usage: keyhold-bench load --connect HOST:PORT [options]\n"
     "Does full TLS handshakes (never a resumed one), each on a connection of its own, as fast as the clients allow.\n"
     "  --clients N        connections at the same time (50)\n"
+    "  --threads N        threads that share the clients (1)\n"
     "  --rate N           begin at most N connections a second, evenly; latencies count from when each was due\n"
     "  --seconds N        how long to measure (5); 0: until SIGINT or SIGTERM\n"
     "  --count N          stop after that many connections instead\n"
@@ -29,7 +30,7 @@ static const char *const usage =
     "  --expect TEXT      and contain this text\n"
     "  --pid PID[,PID…]   measure the CPU time of these processes, per handshake; may be repeated\n"
     "  --json             report as JSON\n"
-    "SIGUSR1: a line of JSON at once about the time since the one before, or since the begin.\n"
+    "SIGUSR1: with one thread, a line of JSON at once about the time since the one before, or since the begin.\n"
     "Any connection that is refused, reset, lost or times out is counted. Exit status: 0 none, 1 some, 2 could not run.\n";
 
 static volatile int stop, cut;
@@ -205,12 +206,12 @@ static bool parse_count(const char *text, uint64_t max, uint64_t *count)
     return true;
 }
 
-enum { OPT_HELP = 1000, OPT_CONNECT, OPT_CLIENTS, OPT_RATE, OPT_SECONDS, OPT_COUNT, OPT_WARMUP, OPT_TIMEOUT, OPT_PID,
+enum { OPT_HELP = 1000, OPT_CONNECT, OPT_CLIENTS, OPT_THREADS, OPT_RATE, OPT_SECONDS, OPT_COUNT, OPT_WARMUP, OPT_TIMEOUT, OPT_PID,
        OPT_JSON, OPT_TEXT };
 
 static const struct option options[] = {
     {"help", no_argument, NULL, OPT_HELP},           {"connect", required_argument, NULL, OPT_CONNECT},
-    {"rate", required_argument, NULL, OPT_RATE},
+    {"rate", required_argument, NULL, OPT_RATE},     {"threads", required_argument, NULL, OPT_THREADS},
     {"clients", required_argument, NULL, OPT_CLIENTS}, {"seconds", required_argument, NULL, OPT_SECONDS},
     {"count", required_argument, NULL, OPT_COUNT},   {"warmup", required_argument, NULL, OPT_WARMUP},
     {"timeout", required_argument, NULL, OPT_TIMEOUT}, {"pid", required_argument, NULL, OPT_PID},
@@ -245,6 +246,7 @@ static const char **text_slot(kh_load_config *config, const char *name)
 static bool parse_option(int option, int index, kh_load_config *config, kh_pids *pids, bool *json)
 {
     uint64_t clients = config->clients;
+    uint64_t threads = 1;
     uint64_t rate = 1;
     bool ok = true;
 
@@ -254,6 +256,10 @@ static bool parse_option(int option, int index, kh_load_config *config, kh_pids 
     case OPT_CLIENTS:
         ok = parse_count(optarg, 10000, &clients);
         config->clients = (unsigned)clients;
+        return ok;
+    case OPT_THREADS:
+        ok = parse_count(optarg, 256, &threads);
+        config->threads = (unsigned)threads;
         return ok;
     case OPT_RATE:
         ok = parse_count(optarg, 1000000u, &rate);

@@ -17,7 +17,7 @@
 
 /* ---- Counting ---------------------------------------------------------------------------------------------------- */
 
-static void note_detail(kh_load_result *result, const char *text)
+void kh_load_note(kh_load_result *result, const char *text, uint64_t count)
 {
     size_t i;
 
@@ -26,7 +26,7 @@ static void note_detail(kh_load_result *result, const char *text)
             snprintf(result->details[i].text, sizeof(result->details[i].text), "%s", text);
         }
         if (strncmp(result->details[i].text, text, KH_LOAD_DETAIL_LEN - 1) == 0) {
-            result->details[i].count++;
+            result->details[i].count += count;
             return;
         }
     }
@@ -68,7 +68,7 @@ static void fail(kh_load_engine *e, kh_load_client *c, kh_load_error kind, const
     e->result->failed++;
     e->result->window.failed++;
     e->result->errors[kind]++;
-    note_detail(e->result, text);
+    kh_load_note(e->result, text, 1);
     kh_load_drop(e, c);
 }
 

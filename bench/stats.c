@@ -47,6 +47,15 @@ void kh_hist_add(kh_hist *hist, uint64_t ns)
     }
 }
 
+void kh_hist_merge(kh_hist *into, const kh_hist *from)
+{
+    into->count += from->count;
+    into->max_ns = from->max_ns > into->max_ns ? from->max_ns : into->max_ns;
+    for (size_t i = 0; i < KH_HIST_BUCKETS; i++) {
+        into->buckets[i] += from->buckets[i];
+    }
+}
+
 uint64_t kh_hist_quantile(const kh_hist *hist, double share)
 {
     uint64_t rank = (uint64_t)(share * (double)hist->count + 0.5);
