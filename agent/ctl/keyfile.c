@@ -58,17 +58,22 @@ static kh_result wrong_passphrase(load *l)
                     "the passphrase of %s is wrong; give the right one with --passphrase-file", l->name);
 }
 
-/* Whether OpenSSL's queue says that an algorithm of the file is not there: RC2-40 of old PKCS#12 files, above
- * all. */
+/*
+ * Whether OpenSSL's queue says that an algorithm of the file is not there: RC2-40 of old PKCS#12 files, above
+ * all. Reasons are numbers of their library's; and what a wrong passphrase made of the file, when its padding
+ * is right by chance, is "unsupported" too, to the decoder.
+ */
 static bool is_unsupported_algorithm(void)
 {
     unsigned long code = 0;
     bool found = false;
 
     while ((code = ERR_get_error()) != 0) {
-        found = found || ERR_GET_REASON(code) == ERR_R_UNSUPPORTED ||
-                ERR_GET_REASON(code) == EVP_R_UNSUPPORTED_ALGORITHM ||
-                ERR_GET_REASON(code) == EVP_R_UNKNOWN_PBE_ALGORITHM;
+        int reason = ERR_GET_REASON(code);
+
+        found = found || (ERR_GET_LIB(code) == ERR_LIB_EVP &&
+                          (reason == ERR_R_UNSUPPORTED || reason == EVP_R_UNSUPPORTED_ALGORITHM ||
+                           reason == EVP_R_UNKNOWN_PBE_ALGORITHM));
     }
     return found;
 }

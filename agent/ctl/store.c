@@ -73,6 +73,13 @@ static bool is_in_use(ctl_run *ctl, const char *path)
     return same || kh_storefile_holder(path) != 0;
 }
 
+static kh_result refuse_in_use(ctl_run *ctl, const char *path)
+{
+    return !is_in_use(ctl, path)
+               ? KH_OK
+               : ctl_fail(&ctl->error, KH_E_LOCKED, "%s is the store of a running agent; choose another name", path);
+}
+
 kh_result ctl_cmd_store_backup(ctl_run *ctl)
 {
     const char *path = ctl->args.operands[0];
@@ -87,9 +94,8 @@ kh_result ctl_cmd_store_backup(ctl_run *ctl)
     if (result == KH_OK) {
         result = ctl_newfile_open(path, KH_FILE_STORE, &file, &ctl->error);
     }
-    if (result == KH_OK && is_in_use(ctl, path)) {
-        result = ctl_fail(&ctl->error, KH_E_LOCKED, "%s is the store of a running agent; choose another name",
-                          path);
+    if (result == KH_OK) {
+        result = refuse_in_use(ctl, path);
     }
     if (result == KH_OK) {
         result = store_backup_into(ctl, agent, &file, &report);
@@ -99,6 +105,10 @@ kh_result ctl_cmd_store_backup(ctl_run *ctl)
             ctl_fail(&ctl->error, KH_E_DAMAGED,
                      "the store is damaged (%s); what was backed up before stays: see keyholdctl store fsck",
                      finding[0] != '\0' ? finding : "its copy cannot be checked");
+    }
+    /* Once more: a keeper that was about to start has its lock only now that it has answered. */
+    if (result == KH_OK) {
+        result = refuse_in_use(ctl, path);
     }
     if (result == KH_OK) {
         result = ctl_newfile_commit(&file, &ctl->error);

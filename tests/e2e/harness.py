@@ -563,8 +563,8 @@ def run_one(name, function, ws):
         word = f"skipped ({why})"
     except Exception:  # noqa: BLE001 - whatever it is, the other tests shall still run
         word = "FAILED"
-        traceback.print_exc(file=sys.stdout)
         print(ws.logs())
+        traceback.print_exc(file=sys.stdout)  # last, for `check` repeats the end of what a test says
     print(f"{word:8} {name} ({time.monotonic() - begun:.1f} s)", flush=True)
     return word.split(" ", 1)[0]
 

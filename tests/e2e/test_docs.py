@@ -207,48 +207,98 @@ def test_nothing_of_the_makers_machine(_):
 
 # ---- The blocks, run -----------------------------------------------------------------------------------------------------------
 
-# A machine of one's own: nothing that follows is seen outside. systemctl has no systemd here, and does what the unit says.
+# A machine of one's own: nothing that follows is seen outside. systemctl has no systemd here, and does what the unit says; it and
+# `nginx -s reload` return when what they began is done, which somebody at a keyboard would see to by being slow.
 PROLOGUE = r"""
 set -e
-trap 'status=$?; [ $status = 0 ] || tail -n 15 /run/nginx.log /run/keyholdd.log >&2' EXIT
+trap 'status=$?; { set +x; } 2>/dev/null; [ $status = 0 ] || tail -qn 8 /run/nginx.log /run/keyholdd.log' EXIT
 mount --make-rprivate /
 mkdir "$HOME_DIR/box" && mount -t tmpfs none "$HOME_DIR/box" && cd "$HOME_DIR/box" && mkdir usr usr-work bin
 mount -t overlay overlay -o "lowerdir=/usr,upperdir=$PWD/usr,workdir=$PWD/usr-work" /usr
 cp -a /etc . && mount --bind etc /etc
 mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mount -t tmpfs none /var/backups
 mkdir -p /var/lib/nginx
+cat > bin/within <<'END'
+#!/bin/bash
+# within SECONDS COMMAND…: again and again until it succeeds
+for ((until = $(date +%s) + $1; ; )); do
+    "${@:2}" && exit
+    [ "$(date +%s)" -lt $until ] || { echo "not within $1 s: ${*:2}" >&2; exit 1; }
+    sleep 0.05
+done
+END
+cat > bin/socket-unit <<'END'
+#!/usr/bin/env python3
+# socket-unit PATH: holds a listening socket, as systemd does, for one start of the service after the other
+import os, socket, sys
+sockets = [socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
+for one, path in zip(sockets, (sys.argv[1], "\0keyhold.socket")):
+    one.bind(path)
+    one.listen(1024)
+os.chmod(sys.argv[1], 0o666)
+if os.fork() == 0:
+    while True:
+        socket.send_fds(sockets[1].accept()[0], [b"0"], [sockets[0].fileno()])
+END
+cat > bin/service-unit <<'END'
+#!/usr/bin/env python3
+# service-unit PROGRAM [WORD…]: Type=notify; with the socket, if there is one
+import os, socket, sys
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.bind("\0keyhold.notify")
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    os.environ["NOTIFY_SOCKET"] = "@keyhold.notify"
+    asking = socket.socket(socket.AF_UNIX)
+    if asking.connect_ex("\0keyhold.socket") == 0:
+        os.dup2(socket.recv_fds(asking, 1, 1)[1][0], 3)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+    log = os.open("/run/keyholdd.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number, fd in enumerate((os.open("/dev/null", os.O_RDONLY), log, log)):
+        os.dup2(fd, number)
+    os.execv(sys.argv[1], sys.argv[1:])
+with open("/run/keyholdd.pid", "w") as file:
+    file.write(str(pid))
+notify.settimeout(60)
+while b"READY=1" not in notify.recv(4096).split(b"\n"):
+    pass
+END
 cat > bin/systemctl <<'END'
 #!/bin/bash
-unit=/usr/lib/systemd/system/keyhold.service
-socket=$(cat /run/keyhold.socket 2>/dev/null)
-activate="import os, socket, sys
-s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o666); s.listen(1024); os.dup2(s.fileno(), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); os.execv(sys.argv[2], sys.argv[2:])"
-start() {
-    $(sed -n 's/^ExecStartPre=//p' $unit) || exit 1
-    setsid ${socket:+python3 -c "$activate" $socket} $(sed -n 's/^ExecStart=//p' $unit) >>/run/keyholdd.log 2>&1 </dev/null &
-    echo $! >/run/keyholdd.pid
-    for _ in $(seq 300); do keyholdctl ping >/dev/null 2>&1 && return; sleep 0.1; done
-    exit 1
-}
+units=/usr/lib/systemd/system
+reloads() { grep -c ' configuration_applied \| reload_failed ' /run/keyholdd.log; }
+reloaded() { [ "$(reloads)" -gt "$1" ]; }
+gone() { ! kill -0 "$1" 2>/dev/null; }
+export -f reloads reloaded gone
 case $* in
     daemon-reload) ;;
-    "enable --now keyhold" | "start keyhold") [ -e /run/keyholdd.pid ] || start ;;
+    "enable --now keyhold" | "start keyhold")
+        [ -e /run/keyholdd.pid ] && exit
+        $(sed -n 's/^ExecStartPre=//p' $units/keyhold.service) && service-unit $(sed -n 's/^ExecStart=//p' $units/keyhold.service) ;;
     "restart keyhold") "$0" stop keyhold && "$0" start keyhold ;;
-    "reload nginx") nginx -s reload && sleep 0.3 ;;
-    "enable --now keyhold.socket") sed -n 's/^ListenStream=//p' /usr/lib/systemd/system/keyhold.socket >/run/keyhold.socket ;;
+    "reload nginx") nginx -s reload ;;
+    "enable --now keyhold.socket") socket-unit "$(sed -n 's/^ListenStream=//p' $units/keyhold.socket)" >/run/socket.log 2>&1 </dev/null ;;
     "enable --now keyhold-renew@"*.timer) # what the timer does when its time has come
-        name=${3#keyhold-renew@} && name=${name%.timer} && test -e /usr/lib/systemd/system/keyhold-renew@.timer
-        $(sed -n "s/^ExecStart=//p" /usr/lib/systemd/system/keyhold-renew@.service | sed "s/%i/$name/") ;;
-    "reload keyhold") kill -HUP "$(cat /run/keyholdd.pid)" && sleep 0.3 ;;
-    "stop keyhold")
-        kill "$(cat /run/keyholdd.pid)"
-        while kill -0 "$(cat /run/keyholdd.pid)" 2>/dev/null; do sleep 0.05; done
-        rm /run/keyholdd.pid ;;
+        name=${3#keyhold-renew@} && name=${name%.timer} && test -e $units/keyhold-renew@.timer
+        $(sed -n "s/^ExecStart=//p" $units/keyhold-renew@.service | sed "s/%i/$name/") ;;
+    "reload keyhold") before=$(reloads); kill -HUP "$(cat /run/keyholdd.pid)" && within 30 reloaded "$before" ;;
+    "stop keyhold") pid=$(cat /run/keyholdd.pid) && kill "$pid" && within 60 gone "$pid" && rm /run/keyholdd.pid ;;
     *) echo "systemctl $*: not known here" >&2 && exit 1 ;;
 esac
 END
-chmod 755 bin/systemctl
+cat > bin/nginx <<'END'
+#!/bin/bash
+# After a reload: until the workers of before are gone, and nothing is answered by the configuration of before any more.
+workers() { grep -l '^nginx: worker' /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3; }
+gone() { ! kill -0 "$1" 2>/dev/null; }
+export -f gone
+[ "$*" != "-s reload" ] && exec /usr/sbin/nginx "$@"
+before=$(workers)
+/usr/sbin/nginx -s reload || exit
+for pid in $before; do within 30 gone "$pid" || exit; done
+END
+chmod 755 bin/*
 export PATH="$PWD/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 cmake() { # what it builds is built already
     case $* in
@@ -292,7 +342,7 @@ def readme_story():
     story += "mkdir site && cd site\n" + take(left, "sh", "check-nginx")
     story += "get site.example /etc/keyhold/site.crt | grep served\nkeyholdctl key reference site --out site.ref.pem\n"
     story += "sed -i 's,keyhold on;.*,ssl_certificate_key '$PWD'/site.ref.pem;,' /etc/nginx/nginx.conf\n"
-    story += "keyholdctl check-nginx /etc/nginx/nginx.conf\nnginx -t && nginx -s reload && sleep 0.5\n"
+    story += "keyholdctl check-nginx /etc/nginx/nginx.conf\nnginx -t && nginx -s reload\n"
     story += "get site.example /etc/keyhold/site.crt | grep served\nman -l " + ROOT + "/docs/man/keyholdctl.1 >/dev/null\n"
     check(not left, "README.md has blocks that are not tested:", left)
     return story
@@ -331,9 +381,9 @@ def operations_story():
     story += everyday().replace("NAME", "OTHER")
     story += take(left, "sh", "keyholdctl store backup") + "test -s /var/backups/keyhold/keys.db\n"
     story += "keyholdctl key create since --type p256\n" + take(left, "sh", "keyholdctl store restore")
-    story += "! keyholdctl key show since\n"
+    story += "not keyholdctl key show since\n"
     story += take(left, "sh", "keyholdctl store export") + take(left, "sh", "keyholdctl store import")
-    story += ("keyholdctl store fsck\nsleep 1\nget www.example ca.crt | grep served\n"
+    story += ("keyholdctl store fsck\nget www.example ca.crt | grep served\n"
               "stat -c '%a %U %n' /etc/keyhold/* /var/lib/keyhold /run/keyhold/*\n"
               # the table of events
               "systemctl stop keyhold\nnot get www.example ca.crt\ngrep 'keyhold: handshake failed: sign with key' /run/nginx.log\n"
@@ -341,29 +391,37 @@ def operations_story():
               "not timeout 20 keyholdd\nmv kek /etc/keyhold/kek\nsystemctl start keyhold\n"
               "sed -e 's,/run/keyhold/,/run/,' -e s,:7443,:7444, -e /^metrics/d /etc/keyhold/keyhold.conf > /etc/keyhold/second.conf\n"
               "not timeout 20 keyholdd --config /etc/keyhold/second.conf 2>second.log\ngrep -i 'lock\\|another agent' second.log\n"
-              "keyholdctl key disable www.example && nginx -s reload && sleep 1\n"
-              "grep 'keyhold: key id .*, which the configuration needs, can not be used at agent' /run/nginx.log\n"
+              "keyholdctl key disable www.example && nginx -s reload\n"
+              "within 20 grep 'keyhold: key id .*, which the configuration needs, can not be used at agent' /run/nginx.log\n"
               "get shop.example /etc/ssl/shop.example.crt | grep shop\n")
     check(not left, "operations.md has blocks that are not tested:", left)
     return story
 
 
-# What nginx has done with keys so far, by the agent's own count.
-SIGNED = "keyholdctl status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"lanes\"][\"rsa2048\"][\"operations\"])'"
+# What nginx has done with keys so far, by the agent's own count; and that when nothing is under way any more.
+COUNTER = r"""
+signed() { keyholdctl status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["lanes"]["rsa2048"]["operations"])'; }
+settled() { # who had enough of a handshake leaves an operation behind
+    local - now before=
+    set +x
+    until now=$(signed); [ "$now" = "$before" ]; do before=$now; sleep 0.3; done
+    echo "$now"
+}
+"""
 
 
 def migration(left):
     """Canary, change, way back, and the change again: which key serves is seen at the agent's counter."""
     serves = "get shop.example /etc/ssl/shop.example.crt | grep shop\n"
-    story = take(left, "sh", "key import shop.example")
+    story = COUNTER + take(left, "sh", "key import shop.example")
     canary = take(left, "nginx", "listen 8443").replace("server {", 'server { location / { return 200 "canary\\n"; }', 1)
     story += f"cat > canary.conf <<'END'\n{canary}END\nsed -i -e '/^http {{/r canary.conf' /etc/nginx/nginx.conf\n"
     story += "{\n" + take(left, "sh", "--connect-to") + "} | tee canary.txt\ngrep canary canary.txt && grep -w '0 failed' canary.txt\n"
-    story += f"before=$({SIGNED})\ntest $before -gt 10\n" + serves + f"test $({SIGNED}) = $before # the site's own key file\n"
-    story += take(left, "sh", "nginx.conf.before-keyhold\n") + "sleep 0.5\n" + serves + f"test $({SIGNED}) -gt $before\n"
-    story += take(left, "sh", "cp -p /etc/nginx/nginx.conf.before-keyhold") + "sleep 0.5\n"
-    story += f"before=$({SIGNED})\n" + serves + f"test $({SIGNED}) = $before # the way back\n"
-    story += "sed -i 's,ssl_certificate_key .*,keyhold on;,' /etc/nginx/nginx.conf\nnginx -t && nginx -s reload && sleep 0.5\n"
+    story += "before=$(settled)\ntest $before -gt 10\n" + serves + "test $(settled) = $before # the site's own key file\n"
+    story += take(left, "sh", "nginx.conf.before-keyhold\n") + serves + "test $(settled) -gt $before\n"
+    story += take(left, "sh", "cp -p /etc/nginx/nginx.conf.before-keyhold")
+    story += "before=$(settled)\n" + serves + "test $(settled) = $before # the way back\n"
+    story += "sed -i 's,ssl_certificate_key .*,keyhold on;,' /etc/nginx/nginx.conf\nnginx -t && nginx -s reload\n"
     return story + serves + "rm /etc/ssl/private/shop.example.key\n"
 
 
@@ -400,7 +458,7 @@ def renewal(left):
     renew = "/usr/share/keyhold/keyhold-renew"
     story = "cd ..\n" + CERTBOT + "echo 90 >days\ncd here\n" + f"first=$({serial})\n" + take(left, "sh", "keyhold-renew --force")
     story += (f"second=$({serial})\ntest \"$first\" != \"$second\"\ntest $(wc -l <../asked) = 1 # the timer: not yet due\n"
-              "sleep 0.5\nget www.example ca.crt | grep served\n"
+              "get www.example ca.crt | grep served\n"
               "openssl s_client -connect 127.0.0.1:443 -servername www.example </dev/null 2>/dev/null | openssl x509 -noout -serial "
               "| grep \"$second\"\n"
               f"echo 'DAYS=100' >>/etc/keyhold/renew/www.example.conf\n{renew} www.example\n"
@@ -417,7 +475,7 @@ def renewal(left):
               "openssl x509 -req -in hook.csr -CA ca.crt -CAkey ca.key -CAcreateserial -copy_extensions copy -days 60 "
               "-out lineage/www.example/fullchain.pem\n"
               f"RENEWED_LINEAGE=$PWD/lineage/www.example RENEWED_DOMAINS=www.example {renew}\n"
-              "cmp lineage/www.example/fullchain.pem /etc/keyhold/www.example.crt\nsleep 0.5\nget www.example ca.crt | grep served\n")
+              "cmp lineage/www.example/fullchain.pem /etc/keyhold/www.example.crt\nget www.example ca.crt | grep served\n")
     return story
 
 
@@ -431,7 +489,7 @@ def far_away(left):
     story += "systemctl restart keyhold\necho 127.0.0.1 agent.example >>/etc/hosts\n"
     ping = take(left, "sh", "--agent tcp:")
     story += "{\n" + ping + "} | grep edge2\nnot " + ping.replace("edge2.crt", "agent.crt").replace("edge2.key", "agent.key")
-    return story + "cd ..\nsleep 1\nget www.example ca.crt | grep served\n"
+    return story + "cd ..\nget www.example ca.crt | grep served\n"
 
 
 def tokens(left):
@@ -441,12 +499,13 @@ def tokens(left):
     story += f"cat >> /etc/keyhold/keyhold.conf <<'END'\n{block}END\n" + take(left, "sh", "create vault.example")
     story += "keyholdctl key show vault.example --json | grep '\"hsm\"'\n"
     story += "cp /etc/keyhold/one.pin kept.pin\necho 000000 >/etc/keyhold/one.pin\n" + take(left, "sh", "systemctl reload keyhold")
+    story += "within 30 grep 'pin_refused' /run/keyholdd.log\n"
     story += "cat kept.pin >/etc/keyhold/one.pin\nsystemctl reload keyhold\n"
     story += take(left, "sh", "key move fleet.example")
     story += "keyholdctl key show fleet.example --json | grep '\"hsm\"'\n"
     story += take(left, "sh", "keyholdctl pool init vault")
     for name in ("vault.example", "fleet.example", "pooled.example"):
-        story += (f"until keyholdctl cert self-signed {name} --subject /CN={name} --out {name}.crt; do sleep 0.2; done\n"
+        story += (f"within 30 keyholdctl cert self-signed {name} --subject /CN={name} --out {name}.crt\n"
                   f"openssl verify -CAfile {name}.crt {name}.crt\n")
     return story
 
@@ -471,10 +530,11 @@ def monitoring(left):
     story += "{\n" + take(left, "sh", "keyhold-tcp.conf") + "} >metrics.txt\n"
     # a moment after its start the agent may not have its keeper yet
     story += ("test $(grep -c '^keyhold_keeper_up [01]$' metrics.txt) = 2\n"
-              "until curl -s http://127.0.0.1:9464/metrics | grep '^keyhold_keeper_up 1$'; do sleep 0.1; done\ngrep -q '^keyhold_operations_total{op=\"ping\"' metrics.txt\n"
-              "sleep 1\nget www.example ca.crt | grep served\n")
+              "keeper_up() { curl -s http://127.0.0.1:9464/metrics | grep '^keyhold_keeper_up 1$'; }\nexport -f keeper_up\n"
+              "within 30 keeper_up\ngrep -q '^keyhold_operations_total{op=\"ping\"' metrics.txt\n"
+              "get www.example ca.crt | grep served\n")
     story += take(left, "sh", "keyhold.socket")
-    return story + "sleep 1\nget www.example ca.crt | grep served\ntest -S /run/keyhold/agent.sock\n"
+    return story + "get www.example ca.crt | grep served\ntest -S /run/keyhold/agent.sock\n"
 
 
 def everyday():
@@ -483,7 +543,7 @@ def everyday():
     story = "keyholdctl key create NAME --type p256\n"
     for command in re.findall(r"`((?:keyholdctl|keyholdd|systemctl) [^`]*)`", table):
         if "--watch" in command:
-            story += f"(timeout 1 {command}; test $? = 124) >watch.txt && test -s watch.txt\n"
+            story += f"{command} >watch.txt & within 30 test -s watch.txt\nkill $!\n"
         elif command == "systemctl stop keyhold":
             story += command + "\nsystemctl start keyhold\n"
         elif "purge" in command:
@@ -493,13 +553,22 @@ def everyday():
     return story
 
 
+def end_of(text, lines):
+    return "\n".join(line[:300] for line in text.splitlines()[-lines:])
+
+
 def play(ws, story):
     """Runs it in namespaces of its own (processes, files, network) and returns its output."""
     home = os.path.join(ws.dir, "machine")
     os.mkdir(home)
-    done = run("unshare", "-m", "-n", "-p", "-f", "--mount-proc", "bash", "-c", PROLOGUE + story, ok=False, timeout=300,
-               env={**os.environ, "HOME_DIR": home, "KH_BUILD": build_dir()})
-    check(done.returncode == 0, done.stdout[-3000:], done.stderr[-6000:])
+    try:
+        done = run("unshare", "-m", "-n", "-p", "-f", "--kill-child", "--mount-proc", "bash", "-c", PROLOGUE + story, ok=False, timeout=300,
+                   env={**os.environ, "HOME_DIR": home, "KH_BUILD": build_dir()})
+    except subprocess.TimeoutExpired as late: # its outputs are bytes
+        done = subprocess.CompletedProcess([], "none after 300 s", *((text or b"").decode(errors="replace")
+                                                                       for text in (late.stdout, late.stderr)))
+    check(done.returncode == 0, f"exit status {done.returncode}; the last of its output, and its last commands:\n"
+          + end_of(done.stdout, 24) + "\n---\n" + end_of(done.stderr, 16))
     check(not os.path.exists("/etc/keyhold/second.conf"), "it escaped")
     return done.stdout
 

@@ -7,12 +7,14 @@ KH_STORE_KEYS says how many keys the large store has (default 2000).
 """
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import sqlite3
 import subprocess
 import threading
+import time
 
 import harness
 import wire
@@ -247,6 +249,28 @@ def test_names_that_are_no_backups(ws):
         check(word in error_of(agent.ctl("store", "backup", path, ok=False)), path)
     check("no earlier export" in error_of(agent.ctl("store", "export", agent.conf, ok=False)), "export")
     check("identity" in read(agent.conf), "the configuration is whole")
+
+
+def test_backup_onto_a_store_that_is_not_locked_yet(ws):
+    """The keeper has died and is not back, so nobody has the store's lock, and the configuration that is given names another store:
+    the keeper's answer to come says that the lock is there, and then it is looked for once more."""
+    agent = ws.agent(preset=PRESET)
+    agent.ctl("key", "create", "www", "--type", "p256")
+    other = agent.conf + ".other"
+    with open(other, "w") as file:
+        file.write(re.sub(r'(?m)^store\s*=.*$', 'store = "store/other.db"', read(agent.conf)))
+    check("other.db" in read(other) and len(read(other).splitlines()) == len(read(agent.conf).splitlines()), read(other))
+    before = os.stat(store_of(agent)).st_ino
+    while agent.log().count(" crash_loop ") < 3: # the last one waits for 0.4 s
+        keeper = agent.role_pid("keeper")
+        if keeper:
+            harness.kill_pid(keeper, signal.SIGKILL)
+        time.sleep(0.005)
+    error = error_of(run(harness.artefact("keyholdctl", PRESET), "--config", other, "store", "backup", store_of(agent), ok=False))
+    check("running agent" in error, error)
+    check(os.stat(store_of(agent)).st_ino == before, "the store was replaced")
+    check(not [one for one in os.listdir(os.path.dirname(store_of(agent))) if "partial" in one], "something is left")
+    wait_until(lambda: agent.ctl("key", "show", "www", ok=False).returncode == 0, "the key")
 
 
 # ---- fsck ------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -199,6 +200,34 @@ static void test_forms(void **state)
     }
 }
 
+/* One wrong passphrase in 256 leaves padding that looks right, and then no key: it is a wrong passphrase like the others. */
+static void test_wrong_by_chance(void **state)
+{
+    EVP_PKEY *pkey = make("P-256");
+    PKCS8_PRIV_KEY_INFO *info = EVP_PKEY2PKCS8(pkey);
+    X509_SIG *sealed = PKCS8_encrypt(-1, EVP_aes_256_cbc(), passphrase, (int)strlen(passphrase), NULL, 0, 1, info);
+    BIO *bios[] = {write_as(pkey, PEM_OLD_SEALED), BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem())};
+
+    (void)state;
+    assert_true(PEM_write_bio_PKCS8(bios[1], sealed));
+    assert_true(i2d_PKCS8_bio(bios[2], sealed));
+    for (size_t i = 0; i < sizeof(bios) / sizeof(bios[0]); i++) {
+        for (unsigned n = 0; n < 1500; n++) {
+            char wrong[16];
+            keyfile key = {0};
+            ctl_error error;
+
+            snprintf(wrong, sizeof(wrong), "wrong%u", n);
+            offered = wrong;
+            assert_int_equal(load_bio(bios[i], &key, &error), KH_E_PASSPHRASE);
+        }
+        BIO_free(bios[i]);
+    }
+    X509_SIG_free(sealed);
+    PKCS8_PRIV_KEY_INFO_free(info);
+    EVP_PKEY_free(pkey);
+}
+
 static void test_no_way_to_ask(void **state)
 {
     EVP_PKEY *pkey = make("P-256");
@@ -347,7 +376,8 @@ static void test_mutated(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms),        cmocka_unit_test(test_no_way_to_ask),
+        cmocka_unit_test(test_forms),        cmocka_unit_test(test_wrong_by_chance),
+        cmocka_unit_test(test_no_way_to_ask),
         cmocka_unit_test(test_refused_keys), cmocka_unit_test(test_damaged_key),
         cmocka_unit_test(test_other_files),  cmocka_unit_test(test_mutated),
     };

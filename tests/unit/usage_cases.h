@@ -12,6 +12,7 @@ typedef struct usage_asker {
     kh_result (*ask)(void *ctx, uint32_t usage, uint32_t key_type, uint32_t scheme, bool is_digest,
                      const uint8_t *data, size_t len);
     void *ctx;
+    bool sparse;                /* of what differs by a tag alone, every 16th tag */
     bool thorough;              /* all values of a byte instead of its eight single bits */
     unsigned accepted, refused; /* counted here */
 } usage_asker;
