@@ -280,8 +280,8 @@ static bool take_record(kh_light_conn *conn, uint8_t *record, size_t len)
     return record[0] == APPLICATION_DATA ? take_sealed(conn, record, len) : broken(conn, "a record that is not protected");
 }
 
-/* All records that are complete; what is left of the last one moves to the begin. */
-static void take_records(kh_light_conn *conn)
+/* All records that are complete; what is left of the last one moves to the begin. False: the connection has ended. */
+static bool take_records(kh_light_conn *conn)
 {
     size_t at = 0;
 
@@ -290,19 +290,19 @@ static void take_records(kh_light_conn *conn)
         size_t len = (size_t)record[3] << 8 | record[4];
 
         if (record[0] < CHANGE_CIPHER_SPEC || record[0] > APPLICATION_DATA || record[1] != 3 || len > CIPHERTEXT_MAX) {
-            broken(conn, "not a record of TLS");
-            return;
+            return broken(conn, "not a record of TLS");
         }
         if (conn->in_len - at - KH_LIGHT_RECORD_HEADER < len) {
             break;
         }
         if (!take_record(conn, record, len)) {
-            return;
+            return false;
         }
         at += KH_LIGHT_RECORD_HEADER + len;
     }
     conn->in_len -= at;
     memmove(conn->in, conn->in + at, conn->in_len);
+    return true;
 }
 
 uint8_t *kh_light_room(kh_light_conn *conn, size_t *len)
@@ -315,7 +315,9 @@ kh_light_state kh_light_received(kh_light_conn *conn, size_t len)
 {
     if (conn->state == KH_LIGHT_HANDSHAKE || conn->state == KH_LIGHT_OPEN) {
         conn->in_len += len;
-        take_records(conn);
+        if (!take_records(conn)) {
+            conn->in_len = 0; /* nothing more is read from it */
+        }
     }
     return conn->state;
 }

@@ -135,13 +135,18 @@ bool kh_light_master_secret(kh_light_crypto *crypto, const uint8_t *handshake_se
            hmac(crypto, derived, zero, sizeof(zero), master);
 }
 
+bool kh_light_traffic_keys(kh_light_crypto *crypto, kh_light_traffic *traffic)
+{
+    traffic->sequence = 0;
+    return expand_label(crypto, traffic->secret, "key", NULL, traffic->key, sizeof(traffic->key)) &&
+           expand_label(crypto, traffic->secret, "iv", NULL, traffic->iv, sizeof(traffic->iv));
+}
+
 bool kh_light_traffic_init(kh_light_crypto *crypto, kh_light_traffic *traffic, const uint8_t *secret, const char *label,
                            const uint8_t *hash)
 {
-    traffic->sequence = 0;
     return expand_label(crypto, secret, label, hash, traffic->secret, sizeof(traffic->secret)) &&
-           expand_label(crypto, traffic->secret, "key", NULL, traffic->key, sizeof(traffic->key)) &&
-           expand_label(crypto, traffic->secret, "iv", NULL, traffic->iv, sizeof(traffic->iv));
+           kh_light_traffic_keys(crypto, traffic);
 }
 
 bool kh_light_verify_data(kh_light_crypto *crypto, const kh_light_traffic *traffic, const uint8_t *hash, uint8_t *out)

@@ -40,9 +40,11 @@ void kh_light_crypto_free(kh_light_crypto *crypto);
 /* The Handshake Secret, by X25519 with the server's share. False: libcrypto refuses it (a share of small order). */
 bool kh_light_handshake_secret(kh_light_crypto *crypto, const uint8_t share[32], uint8_t *secret);
 bool kh_light_master_secret(kh_light_crypto *crypto, const uint8_t *handshake_secret, uint8_t *master);
-/* Derive-Secret(secret, label, hash) and the keys of it, from record 0 on. */
+/* traffic->secret is Derive-Secret(secret, label, hash); and its keys. */
 bool kh_light_traffic_init(kh_light_crypto *crypto, kh_light_traffic *traffic, const uint8_t *secret, const char *label,
                            const uint8_t *hash);
+/* The keys of traffic->secret, from record 0 on. */
+bool kh_light_traffic_keys(kh_light_crypto *crypto, kh_light_traffic *traffic);
 /* verify_data of a Finished (section 4.4.4). */
 bool kh_light_verify_data(kh_light_crypto *crypto, const kh_light_traffic *traffic, const uint8_t *hash, uint8_t *out);
 /* The hash of what `transcript` has had so far. */
