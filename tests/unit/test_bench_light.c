@@ -197,6 +197,16 @@ static void byte_by_byte(void **state)
     close_in_order(r);
 }
 
+static void padded_records(void **state)
+{
+    rig *r = *state;
+
+    assert_int_equal(SSL_CTX_set_block_padding(r->ctx, 512), 1);
+    begin(r);
+    assert_int_equal(feed(r, r->flight, r->flight_len), KH_LIGHT_OPEN);
+    close_in_order(r);
+}
+
 /* Every byte that comes over the wire counts, but the second of the version in a record that is not protected. */
 static void a_changed_byte_on_the_wire(void **state)
 {
@@ -328,9 +338,38 @@ static void no_such_server(void **state)
     assert_int_equal(kh_light_alert(r->conn), SSL_AD_PROTOCOL_VERSION);
 }
 
+#define BODY(text) text, sizeof(text) - 1
+
+/* What comes instead of a ServerHello. */
+static void no_such_records(void **state)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+        const char *wrong;
+    } cases[] = {{BODY("HTTP/1.1 400"), "not a record of TLS"},
+                 {BODY("\x16\x03\x03\x41\x01"), "not a record of TLS"},
+                 {BODY("\x16\x02\x00\x00\x01\x00"), "not a record of TLS"},
+                 {BODY("\x16\x03\x03\x00\x00"), "a record of an unexpected type"},
+                 {BODY("\x17\x03\x03\x00\x01x"), "a record of an unexpected type"},
+                 {BODY("\x14\x03\x03\x00\x01\x01"), "an unexpected change_cipher_spec"},
+                 {BODY("\x15\x03\x03\x00\x01\x02"), "malformed alert"},
+                 {BODY("\x16\x03\x03\x00\x04\x08\x00\x00\x02"), "not a ServerHello"},
+                 {BODY("\x16\x03\x03\x00\x04\x02\x00\x00\xfd"), "not a ServerHello"}};
+    rig *r = *state;
+    size_t i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_true(kh_light_begin(r->conn));
+        assert_int_equal(feed(r, (const uint8_t *)cases[i].bytes, cases[i].len), KH_LIGHT_BROKEN);
+        assert_string_equal(kh_light_error(r->conn), cases[i].wrong);
+    }
+    assert_true(kh_light_begin(r->conn));
+    assert_int_equal(feed(r, (const uint8_t *)"\x15\x03\x03\x00\x02\x01\x00", 7), KH_LIGHT_CLOSED);
+}
+
 #define SHARE_32 "\x00\x20" "0123456789abcdef0123456789abcdef"
 #define VERSION "\x00\x2b\x00\x02\x03\x04"
-#define BODY(text) text, sizeof(text) - 1
 
 static void server_hellos(void **state)
 {
@@ -382,6 +421,10 @@ static void server_hellos(void **state)
             free(exact);
         }
     }
+    body[36] ^= 1;
+    wrong = kh_light_server_hello(body, 72 + body[71], session_id, share);
+    assert_non_null(wrong);
+    assert_non_null(strstr(wrong, "another session id"));
     memcpy(body + 2, "\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91"
                      "\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c", 32);
     assert_non_null(strstr(kh_light_server_hello(body, sizeof(body), session_id, share), "HelloRetryRequest"));
@@ -407,9 +450,9 @@ static void names(void **state)
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-    const struct CMUnitTest tests[] = {CASE(each_type_of_key), CASE(byte_by_byte), CASE(records_of_any_size),
+    const struct CMUnitTest tests[] = {CASE(each_type_of_key), CASE(byte_by_byte), CASE(records_of_any_size), CASE(padded_records),
                                        CASE(a_changed_byte_on_the_wire), CASE(a_changed_byte_in_a_message),
-                                       CASE(no_such_server), cmocka_unit_test(server_hellos), cmocka_unit_test(names)};
+                                       CASE(no_such_server), CASE(no_such_records), cmocka_unit_test(server_hellos), cmocka_unit_test(names)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
