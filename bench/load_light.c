@@ -7,8 +7,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -122,7 +120,7 @@ static void receive(kh_load_engine *e, kh_load_client *c)
 
     if (got > 0) {
         judge(e, c, kh_light_received(c->light, (size_t)got));
-    } else if (got == 0 && c->phase == CLOSE) {
+    } else if (got == 0 && c->phase == CLOSE && !c->waits_out) {
         kh_load_succeed(e, c);
     } else if (got == 0) {
         kh_load_fail_closed(e, c);
