@@ -112,7 +112,7 @@ def test_light_each_type_of_key(ws):
     nginx = ws.local_nginx("".join(ws.server(key, local=True) for key in keys))
     schemes = {"p256": "ecdsa_secp256r1_sha256", "p384": "ecdsa_secp384r1_sha384", "ed25519": "ed25519"}
     for key in keys:
-        count = {"rsa3072": 100, "rsa4096": 100, "p384": 500, "p256": 2000}.get(key.name, 1000)
+        count = {"rsa3072": 50, "rsa4096": 50, "p384": 200, "p256": 2000}.get(key.name, 500)
         report = harness.Load(ws, key.port, ["--light", "--sni", key.host, "--clients", "20", "--count", str(count)]).wait()
         check(report["done"] == report["started"] == count and report["failed"] == 0, key.name, report)
         check(report["first"] == {"protocol": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "group": "X25519", "alpn": "",
