@@ -99,6 +99,7 @@ typedef struct kh_load_window {
 
 typedef struct kh_load_config {
     const char *host, *port; /* numeric or a name; required */
+    bool light;              /* the light client (light.h): host, port and sni are all that it knows of what is below */
     const char *sni;         /* NULL: none */
     const char *tls;         /* "1.2", "1.3" or NULL for both */
     const char *ciphers;     /* TLS 1.2 list and */

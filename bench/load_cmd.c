@@ -28,6 +28,8 @@ static const char *const usage =
     "  --pin FILE         the server must present exactly this certificate\n"
     "  --request PATH     GET this after each handshake; the answer must have status 200\n"
     "  --expect TEXT      and contain this text\n"
+    "  --light            a client that costs less than the server: TLS 1.3 with X25519 and AES-128-GCM only, one key pair for all\n"
+    "                     connections; it verifies the server's Finished, but neither certificate nor signature. To load, not to test\n"
     "  --pid PID[,PID…]   measure the CPU time of these processes, per handshake; may be repeated\n"
     "  --json             report as JSON\n"
     "SIGUSR1: with one thread, a line of JSON at once about the time since the one before, or since the begin.\n"
@@ -207,7 +209,7 @@ static bool parse_count(const char *text, uint64_t max, uint64_t *count)
 }
 
 enum { OPT_HELP = 1000, OPT_CONNECT, OPT_CLIENTS, OPT_THREADS, OPT_RATE, OPT_SECONDS, OPT_COUNT, OPT_WARMUP, OPT_TIMEOUT, OPT_PID,
-       OPT_JSON, OPT_TEXT };
+       OPT_JSON, OPT_LIGHT, OPT_TEXT };
 
 static const struct option options[] = {
     {"help", no_argument, NULL, OPT_HELP},           {"connect", required_argument, NULL, OPT_CONNECT},
@@ -221,7 +223,7 @@ static const struct option options[] = {
     {"sigalgs", required_argument, NULL, OPT_TEXT},  {"alpn", required_argument, NULL, OPT_TEXT},
     {"cafile", required_argument, NULL, OPT_TEXT},   {"pin", required_argument, NULL, OPT_TEXT},
     {"request", required_argument, NULL, OPT_TEXT},  {"expect", required_argument, NULL, OPT_TEXT},
-    {NULL, 0, NULL, 0}};
+    {"light", no_argument, NULL, OPT_LIGHT},         {NULL, 0, NULL, 0}};
 
 /* Where the value of an option that is plain text goes. */
 static const char **text_slot(kh_load_config *config, const char *name)
@@ -280,12 +282,34 @@ static bool parse_option(int option, int index, kh_load_config *config, kh_pids 
     case OPT_JSON:
         *json = true;
         return true;
+    case OPT_LIGHT:
+        config->light = true;
+        return true;
     case OPT_TEXT:
         *text_slot(config, options[index].name) = optarg;
         return true;
     default:
         return false;
     }
+}
+
+/* The light client has no choices: the first option that asks it for one, or NULL. */
+static const char *not_light(const kh_load_config *config)
+{
+    const struct {
+        const char *name, *value;
+    } choices[] = {{"tls 1.2", config->tls != NULL && strcmp(config->tls, "1.3") != 0 ? config->tls : NULL},
+                   {"ciphers", config->ciphers}, {"ciphersuites", config->ciphersuites}, {"groups", config->groups},
+                   {"sigalgs", config->sigalgs}, {"alpn", config->alpn}, {"cafile", config->cafile}, {"pin", config->pin},
+                   {"request", config->request}, {"expect", config->expect}};
+    size_t i;
+
+    for (i = 0; config->light && i < sizeof(choices) / sizeof(choices[0]); i++) {
+        if (choices[i].value != NULL) {
+            return choices[i].name;
+        }
+    }
+    return NULL;
 }
 
 int kh_bench_load(int argc, char **argv)
@@ -313,6 +337,10 @@ int kh_bench_load(int argc, char **argv)
     }
     if (config.host == NULL || optind != argc) {
         fputs(usage, stderr);
+        return KH_EXIT_USAGE;
+    }
+    if (not_light(&config) != NULL) {
+        fprintf(stderr, "keyhold-bench load: --light cannot do --%s\n", not_light(&config));
         return KH_EXIT_USAGE;
     }
     signal(SIGINT, on_signal);

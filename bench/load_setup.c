@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the load engine needs before its first connection: libssl's context with what the user chose, the address, the
- * request, the clients.
+ * What the load engine needs before its first connection: libssl's context with what the user chose, or the light client, the
+ * address, the request, the clients.
  */
 #include "load.h"
 
@@ -75,11 +75,11 @@ static bool set_verify(kh_load_engine *e)
 }
 
 /* The first setting that OpenSSL refuses, or NULL. */
-static const char *set_up_context(kh_load_engine *e)
+static const char *set_up_ssl(kh_load_engine *e)
 {
     const kh_load_config *config = e->config;
 
-    e->lib = OSSL_LIB_CTX_new();
+    e->way = &kh_load_way_ssl;
     e->ctx = e->lib != NULL ? SSL_CTX_new_ex(e->lib, NULL, TLS_client_method()) : NULL;
     if (e->ctx == NULL) {
         return "no context";
@@ -107,14 +107,41 @@ static const char *set_up_context(kh_load_engine *e)
     return set_verify(e) ? NULL : "--cafile or --pin";
 }
 
+static const char *set_up_light(kh_load_engine *e)
+{
+    e->way = &kh_load_way_light;
+    e->light = e->lib != NULL ? kh_light_new(e->lib, e->config->sni) : NULL;
+    return e->light != NULL ? NULL : "--light, or its --sni";
+}
+
+static bool set_up_clients(kh_load_engine *e)
+{
+    const kh_load_config *config = e->config;
+    unsigned i;
+
+    e->clients = calloc(config->clients, sizeof(*e->clients));
+    for (i = 0; e->clients != NULL && i < config->clients; i++) {
+        kh_load_client *c = &e->clients[i];
+
+        c->fd = -1;
+        c->answer = config->request != NULL ? malloc(KH_LOAD_ANSWER_MAX) : NULL;
+        c->light = config->light ? kh_light_conn_new(e->light) : NULL;
+        if ((config->request != NULL && c->answer == NULL) || (config->light && c->light == NULL)) {
+            return false;
+        }
+    }
+    return e->clients != NULL;
+}
+
 bool kh_load_set_up(kh_load_engine *e)
 {
     const kh_load_config *config = e->config;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    const char *refused = set_up_context(e);
+    const char *refused;
     int found;
-    unsigned i;
 
+    e->lib = OSSL_LIB_CTX_new();
+    refused = config->light ? set_up_light(e) : set_up_ssl(e);
     if (refused != NULL) {
         fprintf(stderr, "keyhold-bench: OpenSSL refuses %s\n", refused);
         return false;
@@ -134,15 +161,7 @@ bool kh_load_set_up(kh_load_engine *e)
         e->request_len = (size_t)found;
     }
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
-    e->clients = calloc(config->clients, sizeof(*e->clients));
-    for (i = 0; e->clients != NULL && i < config->clients; i++) {
-        e->clients[i].fd = -1;
-        e->clients[i].answer = config->request != NULL ? malloc(KH_LOAD_ANSWER_MAX) : NULL;
-        if (config->request != NULL && e->clients[i].answer == NULL) {
-            return false;
-        }
-    }
-    return e->epoll >= 0 && e->clients != NULL;
+    return e->epoll >= 0 && set_up_clients(e);
 }
 
 void kh_load_tear_down(kh_load_engine *e)
@@ -154,6 +173,7 @@ void kh_load_tear_down(kh_load_engine *e)
             kh_load_drop(e, &e->clients[i]);
         }
         free(e->clients[i].answer);
+        kh_light_conn_free(e->clients[i].light);
     }
     free(e->clients);
     free(e->request);
@@ -164,6 +184,7 @@ void kh_load_tear_down(kh_load_engine *e)
         freeaddrinfo(e->address);
     }
     X509_free(e->pin);
+    kh_light_free(e->light);
     SSL_CTX_free(e->ctx);
     OSSL_LIB_CTX_free(e->lib);
 }

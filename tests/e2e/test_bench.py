@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The measuring tools themselves: a load client that overlooks a failure, or a scan that overlooks a key, proves nothing."""
 import os
+import signal
 import socket
 import struct
 import threading
@@ -62,13 +63,99 @@ def send_alert(_, connection):
 def test_each_kind_of_failure_is_counted(ws):
     cases = [(close_at_hello, "closed"), (reset, "reset"), (say_nothing, "timeout"), (talk_nonsense, "protocol"),
              (send_alert, "alert")]
-    for behave, kind in cases:
-        server = Listener(behave)
-        report = harness.Load(ws, server.port, ["--clients", "3", "--count", "12", "--timeout", "0.5"]).wait()
-        server.socket.close()
-        check(report["started"] == report["failed"] == report["errors"][kind] == 12 and report["done"] == 0, kind, report)
-    report = harness.Load(ws, harness.free_port(), ["--clients", "3", "--count", "12"]).wait()
-    check(report["failed"] == report["errors"]["refused"] == 12, report)
+    for way in [], ["--light"]:
+        for behave, kind in cases:
+            server = Listener(behave)
+            report = harness.Load(ws, server.port, ["--clients", "3", "--count", "12", "--timeout", "0.5", *way]).wait()
+            server.socket.close()
+            check(report["started"] == report["failed"] == report["errors"][kind] == 12 and report["done"] == 0, way, kind,
+                  report)
+        report = harness.Load(ws, harness.free_port(), ["--clients", "3", "--count", "12", *way]).wait()
+        check(report["failed"] == report["errors"]["refused"] == 12, way, report)
+
+
+class Spoiler(Listener):
+    """Between a client and a TLS 1.3 server: gets the server's first flight, and passes it on as spoil(number, flight) says."""
+
+    def __init__(self, upstream, spoil, after=socket.socket.close):
+        self.upstream, self.spoil, self.after, self.count = upstream, spoil, after, 0
+        super().__init__(Spoiler.behave)
+
+    def behave(self, client):
+        with socket.create_connection(("127.0.0.1", self.upstream), 10) as server:
+            server.sendall(client.recv(4096))
+            flight = self.spoil(self.count, first_flight(server))
+            self.count += 1
+            client.sendall(flight)
+            self.after(client)
+
+
+def first_flight(server):
+    """ServerHello, change_cipher_spec and the four records under keys."""
+    flight = b""
+    with server.makefile("rb") as records:
+        for _ in range(6):
+            header = records.read(5)
+            flight += header + records.read(struct.unpack("!H", header[3:])[0])
+    return flight
+
+
+def answered_then_reset(client):
+    client.recv(4096)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def test_light_each_type_of_key(ws):
+    """The light client's handshakes are real ones: for nginx, of each type of key, and for openssl s_server, which sends tickets."""
+    keys = [ws.make_key(kind) for kind in ("rsa2048", "rsa3072", "rsa4096", "p256", "p384", "ed25519")]
+    nginx = ws.local_nginx("".join(ws.server(key, local=True) for key in keys))
+    schemes = {"p256": "ecdsa_secp256r1_sha256", "p384": "ecdsa_secp384r1_sha384", "ed25519": "ed25519"}
+    for key in keys:
+        count = {"rsa3072": 50, "rsa4096": 50, "p384": 200, "p256": 2000}.get(key.name, 500)
+        report = harness.Load(ws, key.port, ["--light", "--sni", key.host, "--clients", "20", "--count", str(count)]).wait()
+        check(report["done"] == report["started"] == count and report["failed"] == 0, key.name, report)
+        check(report["first"] == {"protocol": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "group": "X25519", "alpn": "",
+                                  "signature": schemes.get(key.name, "rsa_pss_rsae_sha256")}, report["first"])
+    report = harness.Load(ws, keys[3].port, ["--light", "--threads", "2", "--clients", "8", "--seconds", "1", "--pid",
+                                             ",".join(map(str, nginx.workers()))]).wait()
+    check(report["failed"] == 0 and report["measured"] > 50 and report["server_cpu_us"] > 50, report)
+    port = harness.free_port()
+    server = harness.popen(["openssl", "s_server", "-accept", str(port), "-cert", keys[3].crt, "-key", keys[3].key, "-quiet"],
+                           os.path.join(ws.dir, "s_server.log"))
+    harness.wait_until(lambda: harness.port_open(port), "s_server")
+    report = harness.Load(ws, port, ["--light", "--sni", "any.keyhold.test", "--clients", "4", "--count", "100"]).wait()
+    harness.kill_pid(server.pid, signal.SIGTERM)
+    check(report["done"] == 100 and report["failed"] == 0, report)
+
+
+def test_light_notices_what_is_spoiled(ws):
+    """A byte changed anywhere, a flight cut anywhere, a server that is gone before it has answered the close: never a success."""
+    key = ws.make_key("p256")
+    ws.local_nginx(ws.server(key, local=True))
+
+    def change(number, flight):
+        second = 5 + struct.unpack("!H", flight[3:5])[0]
+        places = [at for at in range(len(flight)) if at not in (2, second + 2)]  # what the versions say there means nothing
+        at = places[number * 7 % len(places)]
+        return flight[:at] + bytes([flight[at] ^ 0x10]) + flight[at + 1:]
+
+    cases = [(change, socket.socket.close, ("protocol", "closed")),
+             (lambda number, flight: flight[:number * 11 % len(flight)], socket.socket.close, ("closed",)),
+             (lambda number, flight: flight, answered_then_reset, ("lost",))]
+    for spoil, after, kinds in cases:
+        spoiler = Spoiler(key.port, spoil, after)
+        report = harness.Load(ws, spoiler.port, ["--light", "--clients", "1", "--count", "100"]).wait()
+        spoiler.socket.close()
+        check(report["failed"] == 100 and report["done"] == 0, kinds, report)
+        check(sum(report["errors"][kind] for kind in kinds) == 100, kinds, report)
+
+
+def test_light_has_no_choices(ws):
+    for args in (["--tls", "1.2"], ["--ciphers", "ALL"], ["--ciphersuites", "TLS_AES_256_GCM_SHA384"], ["--groups", "P-256"],
+                 ["--sigalgs", "ed25519"], ["--alpn", "h2"], ["--cafile", "x"], ["--pin", "x"], ["--request", "/"]):
+        done = harness.run(harness.artefact("keyhold-bench"), "load", "--connect", "127.0.0.1:1", "--light", *args, ok=False)
+        check(done.returncode == 2 and f"--light cannot do {args[0]}" in done.stderr, args, done)
 
 
 def test_wrong_certificates_and_answers_are_counted(ws):
