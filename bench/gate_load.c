@@ -8,7 +8,6 @@
 #define RATE_CLIENTS 200
 #define CPU_CLIENTS 200
 #define POOL_CLIENTS 100
-#define THREADS 2 /* of the load, so that the servers are what the clients wait for */
 #define PARTITION "three" /* of the demo's pool */
 #define OP_ROUNDS 8
 #define OP_PER_ROUND 250
@@ -32,7 +31,7 @@ static bool run_load_after(gate *g, const gate_row *row, const char *prefix, uns
                              .sni = sni,
                              .tls = "1.3",
                              .clients = clients,
-                             .threads = THREADS,
+                             .light = true, /* so that the servers are what the clients wait for */
                              .warmup_ns = warmup_ns,
                              .duration_ns = g->load_ns,
                              .timeout_ns = 20000000000u,
