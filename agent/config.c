@@ -151,6 +151,7 @@ static kh_result take_all(kh_config *config, cfg_t *cfg, char *error)
     KH_CONFIG_NUMBERS(KH_X)
 #undef KH_X
     config->kernels = strcmp(cfg_getstr(cfg, "kernels"), "auto") == 0;
+    config->cpu_affinity = strcmp(cfg_getstr(cfg, "cpu_affinity"), "auto") == 0;
     config->log_level = (kh_log_level)kh_config_log_level(cfg_getstr(cfg, "log_level"));
     config->log_format = strcmp(cfg_getstr(cfg, "log_format"), "json") == 0 ? KH_FORMAT_JSON : KH_FORMAT_TEXT;
     config->front_user = copy_string(cfg, "front_user");

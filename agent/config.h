@@ -148,6 +148,7 @@ typedef struct kh_config {
     char *admin_socket;             /* NULL: none */
     char *front_user, *keeper_user; /* NULL: not said */
     bool kernels;                   /* false: kernels = "openssl" */
+    bool cpu_affinity;              /* false: cpu_affinity = "leave" */
     kh_log_level log_level;
     kh_config_format log_format;
 #define KH_X(field, initial, least, most, what) long field;

@@ -127,6 +127,7 @@ static int check_word(cfg_t *cfg, cfg_opt_t *opt)
     static const struct {
         const char *option, *words;
     } table[] = {{"kernels", "auto openssl"},
+                 {"cpu_affinity", "auto leave"},
                  {"log_level", "error warn notice info debug"},
                  {"log_format", "text json"},
                  {"confine", "vendor strict"}};
@@ -321,7 +322,7 @@ static void set_checks(cfg_t *cfg)
                                         "listen|client_crl", "metrics|owner", "metrics|group",
                                         "identity|token", "token|module", "token|label", "token|serial",
                                         "token|uri", "token|pin_file", "token|user"};
-    static const char *const words[] = {"kernels", "log_level", "log_format", "token|confine"};
+    static const char *const words[] = {"kernels", "cpu_affinity", "log_level", "log_format", "token|confine"};
 
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         cfg_set_validate_func(cfg, paths[i], check_not_empty);
@@ -463,6 +464,7 @@ kh_result kh_config_tree(const char *text, size_t len, const char *path, cfg_t *
                        CFG_STR("front_user", NULL, CFGF_NODEFAULT),
                        CFG_STR("keeper_user", NULL, CFGF_NODEFAULT),
                        CFG_STR("kernels", "auto", CFGF_NONE),
+                       CFG_STR("cpu_affinity", "auto", CFGF_NONE),
                        CFG_STR("log_level", "info", CFGF_NONE),
                        CFG_STR("log_format", "text", CFGF_NONE),
 #define KH_X(field, initial, least, most, what) CFG_INT(#field, initial, CFGF_NONE),

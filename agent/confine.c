@@ -209,6 +209,9 @@ static int allow_parts(scmp_filter_ctx filter, kh_confine_role role)
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
                                   SCMP_A1(SCMP_CMP_EQ, (unsigned)descriptors[i]));
     }
+    if (role != KH_CONFINE_TOKEN && result == 0) { /* on which CPUs each thread runs itself */
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1, SCMP_A0(SCMP_CMP_EQ, 0));
+    }
     if (role == KH_CONFINE_FRONT && result == 0) { /* its own policy: without a capability, never a better one than it has */
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sched_setattr), 1, SCMP_A0(SCMP_CMP_EQ, 0));
     }

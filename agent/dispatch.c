@@ -142,6 +142,7 @@ static void job_done(kh_front *front, const kh_completion *completion)
     kh_job_list_remove(&front->in_ring_jobs, job);
     front->in_ring[job->lane]--;
     front->stats.lane_done[job->lane]++;
+    kh_lone_done(&front->lone, completion->cookie, front->now_ns);
     job->state = KH_JOB_DONE;
     if (job->lane == KH_LANE_STORE && job->conn != NULL) {
         kh_manage_done(front, job, completion);
@@ -258,6 +259,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
     if (kh_gather_turn(&front->gather, front->now_ns, front->waiting_identities)) {
         kh_turns_gather(front->gather.on);
     }
+    kh_naps_turn(front);
 }
 
 void kh_dispatch_start(kh_front *front)
@@ -268,5 +270,6 @@ void kh_dispatch_start(kh_front *front)
     ev_prepare_init(&front->prepare, on_prepare);
     front->prepare.data = front;
     ev_prepare_start(front->loop, &front->prepare);
+    kh_naps_start(front);
     front->stats.rate_ns = front->now_ns;
 }

@@ -14,6 +14,7 @@
  *   admit.c      a request becomes a job, or is answered at once
  *   operation.c  the life of a job: begin, end, cancel, expire
  *   dispatch.c   queues to the store's keeper, completions to replies
+ *   naps.c       operations that come one at a time
  *   backend.c    the rings of all keepers
  *   place.c      keys in tokens and pools; keyqueue.c their queues, health.c which partition is asked
  *   manage.c     operations that manage keys
@@ -36,6 +37,7 @@
 #include "gather.h"
 #include "histogram.h"
 #include "log.h"
+#include "lone.h"
 #include "place.h"
 #include "queue.h"
 #include "tls.h"
@@ -181,6 +183,9 @@ struct kh_front {
     uint32_t waiting_jobs;       /* jobs with somebody who waits */
     uint32_t waiting_identities; /* that have such jobs */
     kh_gather gather;
+    kh_lone lone;
+    bool apart; /* front and workers keep to different CPUs */
+    ev_io nap_io;
     kh_directory *directory;
     /* keepers */
     kh_backend store;
@@ -322,6 +327,13 @@ uint32_t kh_dispatch_lost(kh_front *front);
 /* The reply to a private-key operation, whoever did it; the job is in no list. */
 void kh_dispatch_answer(kh_front *front, kh_job *job, const kh_completion *completion);
 void kh_dispatch_rates(kh_front *front);
+
+/* ---- naps.c */
+void kh_naps_start(kh_front *front);
+/* At the end of a turn, when everything was dispatched. */
+void kh_naps_turn(kh_front *front);
+/* The store's keeper is gone. */
+void kh_naps_over(kh_front *front);
 
 /* ---- manage.c */
 void kh_manage(kh_conn *conn, const kh_request *req);

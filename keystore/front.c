@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The front's end of the ring: submit, flush, collect, release. One thread. */
+#include "affinity.h"
 #include "ring.h"
 
 #include <openssl/crypto.h>
@@ -28,6 +29,7 @@ struct kh_keystore {
     bool armed;          /* front_waits was set and not yet seen cleared */
     int32_t events_owed; /* wishes seen taken less events read: each taken wish gives one event, perhaps late;
                             below 0: read before the wish was seen taken */
+    kh_affinity affinity; /* of the front's thread */
     slot_note note[];
 };
 
@@ -76,6 +78,7 @@ void kh_keystore_free(kh_keystore *ks)
     if (ks == NULL) {
         return;
     }
+    kh_affinity_restore(&ks->affinity);
     close(ks->event_fd);
     close(ks->keeper_fd);
     kh_ring_munmap(&ks->map);
@@ -131,6 +134,24 @@ void kh_keystore_flush(kh_keystore *ks)
         kh_futex_wake(&ks->map.shared->door, batches < sleepers ? batches : sleepers);
     }
     ks->unflushed = 0;
+}
+
+bool kh_keystore_apart(kh_keystore *ks, bool apart)
+{
+    const int cpu = apart ? sched_getcpu() : -1;
+    cpu_set_t allowed;
+
+    if (!apart) {
+        atomic_store(&ks->map.shared->apart, 0);
+        kh_affinity_restore(&ks->affinity);
+        return true;
+    }
+    if (cpu < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2 ||
+        !kh_affinity_only(&ks->affinity, (uint32_t)cpu)) {
+        return false;
+    }
+    atomic_store(&ks->map.shared->apart, (uint32_t)cpu + 1);
+    return true;
 }
 
 /* Reads events, but makes no system call when none can be there. */

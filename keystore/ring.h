@@ -45,6 +45,7 @@ typedef struct kh_ring_shared {
     /* Written by the front. */
     _Alignas(64) _Atomic uint32_t sq_tail;
     _Atomic uint32_t front_waits; /* 1: the front wants an event with the next completion */
+    _Atomic uint32_t apart;       /* the CPU that workers leave to the front, + 1; 0: none */
     /* Written by both: each wake-up of a worker changes it. */
     _Alignas(64) _Atomic uint32_t door;
     /* Written by the keeper. */

@@ -4,6 +4,7 @@
  * longest against its deadline, computes it, answers. A free worker takes what is there; while all are busy,
  * operations gather.
  */
+#include "affinity.h"
 #include "keeper.h"
 #include "multibuffer.h"
 #include "process.h"
@@ -26,6 +27,14 @@ typedef struct answers {
     size_t count;
     uint64_t expired[KH_LANE_COUNT];
 } answers;
+
+typedef struct worker {
+    kh_keeper *keeper;
+    kh_software *software;
+    kh_affinity affinity;
+    uint32_t apart; /* what the front wished when the affinity was last changed */
+    answers out;
+} worker;
 
 static void answer(answers *out, kh_op *op, kh_result result)
 {
@@ -329,18 +338,35 @@ static void answer_all(kh_keeper *keeper, answers *out)
     out->count = 0;
 }
 
-/* One turn: false when the worker is to end. */
-static bool turn(kh_keeper *keeper, kh_software *software, answers *out)
+/* Leaves the front a CPU for itself, if it wishes. The number is the front's: any may come, and none does harm. */
+static void keep_apart(worker *me, uint32_t apart)
 {
+    if (apart == me->apart) {
+        return;
+    }
+    me->apart = apart;
+    if (apart == 0) {
+        kh_affinity_restore(&me->affinity);
+    } else {
+        (void)kh_affinity_without(&me->affinity, apart - 1);
+    }
+}
+
+/* One turn: false when the worker is to end. */
+static bool turn(worker *me)
+{
+    kh_keeper *keeper = me->keeper;
+    answers *out = &me->out;
     kh_op *batch[KH_BATCH_MAX], *op = NULL;
     kh_op_queue for_store = {0};
     uint64_t now_ns = kh_now_ns(), wait_ns = 0;
     size_t n = 0;
-    uint32_t epoch = 0;
+    uint32_t epoch = 0, apart = 0;
     int lane = -1;
     bool end = false;
 
     pthread_mutex_lock(&keeper->lock);
+    apart = keeper->ring != NULL ? atomic_load_explicit(&keeper->ring->end.map.shared->apart, memory_order_relaxed) : 0;
     drain(keeper, now_ns, out, &for_store);
     lane = pick(keeper, now_ns, &wait_ns);
     if (lane >= 0) {
@@ -361,8 +387,9 @@ static bool turn(kh_keeper *keeper, kh_software *software, answers *out)
         kh_storework_submit(keeper, op);
     }
     answer_all(keeper, out);
+    keep_apart(me, apart);
     if (n > 0) {
-        compute(keeper, software, lane, epoch, batch, n, now_ns);
+        compute(keeper, me->software, lane, epoch, batch, n, now_ns);
     }
     return !end;
 }
@@ -379,21 +406,25 @@ void kh_worker_hand(kh_keeper *keeper, kh_op *op)
 void *kh_worker_main(void *arg)
 {
     kh_keeper *keeper = arg;
-    kh_software *software = NULL;
-    answers *out = calloc(1, sizeof(*out));
+    worker *me = calloc(1, sizeof(*me));
 
-    if (out == NULL || kh_software_new(&software) != KH_OK) {
+    if (me != NULL) {
+        me->keeper = keeper;
+    }
+    if (me == NULL || kh_software_new(&me->software) != KH_OK) {
         kh_logf(keeper->config->log, keeper->config->ctx, KH_LOG_ERROR,
                 "keeper: a worker cannot start: out of memory");
         goto done;
     }
-    while (turn(keeper, software, out)) {
+    while (turn(me)) {
     }
 done:
     pthread_mutex_lock(&keeper->lock);
     keeper->workers_running--;
     pthread_mutex_unlock(&keeper->lock);
-    kh_software_free(software);
-    free(out);
+    if (me != NULL) {
+        kh_software_free(me->software);
+    }
+    free(me);
     return NULL;
 }

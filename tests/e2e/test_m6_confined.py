@@ -39,7 +39,8 @@ def test_refused_from_inside(_):
         found = probes(role)
         print("  ", role, {name: found[name] for name in sorted(found) if name != "process"})
         common = ("open", "open_dir", "create", "exec", "connect", "ptrace", "set_dumpable")
-        children = ("own_signals", "kill", "executable", "socket", "priority_futex", "schedule_other", "real_time")
+        children = ("own_signals", "kill", "executable", "socket", "priority_futex", "schedule_other", "affinity_other",
+                    "real_time")
         more = {"supervisor": (), "front": (*children, "pass_descriptor"), "keeper": children}
         for attempt in (*common, *more[role]):
             if role == "supervisor" and attempt.startswith(("open", "create")) and "landlock_unavailable" in agent.log():

@@ -507,6 +507,80 @@ static void test_new_ring(void **state)
     }
 }
 
+/* Threads of the keeper that may not run on that CPU. */
+static uint32_t threads_off(const keeper_rig *rig, int cpu)
+{
+    char path[64];
+    DIR *tasks = NULL;
+    uint32_t off = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)rig->pid);
+    tasks = opendir(path);
+    assert_non_null(tasks);
+    for (struct dirent *task = readdir(tasks); task != NULL; task = readdir(tasks)) {
+        cpu_set_t cpus;
+
+        off += task->d_name[0] != '.' && sched_getaffinity(atoi(task->d_name), sizeof(cpus), &cpus) == 0 && !CPU_ISSET(cpu, &cpus);
+    }
+    closedir(tasks);
+    return off;
+}
+
+/* Signs, so that every worker has something to do, until so many keep off the CPU. */
+static void sign_until_off(keeper_rig *rig, const kh_record *record, int cpu, uint32_t off)
+{
+    const uint64_t until_ns = now_ns() + UINT64_C(60000000000);
+
+    while (threads_off(rig, cpu) != off) {
+        assert_true(now_ns() < until_ns);
+        for (int i = 0; i < 32; i++) {
+            assert_int_equal(kh_keystore_submit(rig->keystore, record), KH_OK);
+        }
+        kh_keystore_flush(rig->keystore);
+        for (int i = 0; i < 32; i++) {
+            assert_int_equal(rig_wait(rig, NULL)->result, KH_OK);
+        }
+    }
+}
+
+static void test_apart(void **state)
+{
+    keeper_rig *rig = *state;
+    kh_key_info info;
+    const uint8_t message[5] = "hello";
+    kh_record record = {.op = KH_STORE_SIGN, .scheme = KH_RSA_PKCS1_SHA256, .data = message, .data_len = 5};
+    cpu_set_t before, now;
+    int cpu = -1;
+
+    assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+    if (CPU_COUNT(&before) < 2) {
+        skip();
+    }
+    assert_int_equal(rig_create(rig, "apart", KH_KEY_RSA, 2048, KH_USAGE_SIGN, 0, &info), KH_OK);
+    record.key_ref = info.ref;
+    for (int round = 0; round < 3; round++) {
+        assert_true(kh_keystore_apart(rig->keystore, true));
+        cpu = sched_getcpu();
+        assert_int_equal(sched_getaffinity(0, sizeof(now), &now), 0);
+        assert_true(CPU_COUNT(&now) == 1 && CPU_ISSET(cpu, &now));
+        sign_until_off(rig, &record, cpu, rig->workers);
+        if (round == 1) { /* a new front has wished nothing yet */
+            rig_new_ring(rig);
+        } else {
+            assert_true(kh_keystore_apart(rig->keystore, false));
+        }
+        assert_int_equal(sched_getaffinity(0, sizeof(now), &now), 0);
+        assert_true(CPU_EQUAL(&now, &before));
+        sign_until_off(rig, &record, cpu, 0);
+    }
+    CPU_ZERO(&now);
+    CPU_SET(cpu, &now);
+    assert_int_equal(sched_setaffinity(0, sizeof(now), &now), 0);
+    assert_false(kh_keystore_apart(rig->keystore, true)); /* one CPU cannot be shared out */
+    assert_int_equal(sched_setaffinity(0, sizeof(before), &before), 0);
+    sign_until_off(rig, &record, cpu, 0);
+}
+
 /*
  * Once a change of state is acknowledged, nothing is computed with the key, though a thousand operations that
  * had the key already were waiting.
@@ -692,7 +766,8 @@ int main(void)
         cmocka_unit_test(test_sign_everything), cmocka_unit_test(test_lifecycle),
         cmocka_unit_test(test_import),          cmocka_unit_test(test_decrypt),
         cmocka_unit_test(test_tls_rsa_kx),      cmocka_unit_test(test_deadline_and_batches),
-        cmocka_unit_test(test_new_ring),        cmocka_unit_test(test_change_under_load),
+        cmocka_unit_test(test_new_ring),        cmocka_unit_test(test_apart),
+        cmocka_unit_test(test_change_under_load),
         cmocka_unit_test(test_root_over_front), cmocka_unit_test(test_check),
         cmocka_unit_test(test_single_operations_are_shared), cmocka_unit_test(test_restart),
     };

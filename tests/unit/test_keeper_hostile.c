@@ -80,6 +80,7 @@ static void scribble(const kh_ring_map *map, lie kind)
         atomic_store(&shared->door, (uint32_t)dice());
         atomic_store(&shared->sleepers, (uint32_t)dice());
         atomic_store(&shared->front_waits, (uint32_t)dice() & 1);
+        atomic_store(&shared->apart, (uint32_t)dice() % 4 != 0 ? (uint32_t)dice() % 4 : (uint32_t)dice());
         atomic_fetch_add(&shared->sq_tail, 1);
         break;
     case LIE_ALL_SLOTS_TWICE:

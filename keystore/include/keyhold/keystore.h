@@ -270,6 +270,12 @@ void kh_keystore_free(kh_keystore *keystore); /* NULL is fine. Outstanding opera
 KH_MUST_USE kh_result kh_keystore_submit(kh_keystore *keystore, const kh_record *record);
 /* Wakes sleeping workers, one for each batch of new work. Once per event loop turn. No system call if none sleeps. */
 void kh_keystore_flush(kh_keystore *keystore);
+/*
+ * apart: the calling thread, the front's, keeps to the CPU on which it runs now, and the workers leave it to it from their next
+ * operation on, as far as each is allowed another (sched_setaffinity(2)). Not apart: all may run where they might before; so it is
+ * too when the handle is freed. false, and nothing is changed: this thread may use one CPU only.
+ */
+bool kh_keystore_apart(kh_keystore *keystore, bool apart);
 /* Takes up to max completions; never blocks. Each slot must be released afterwards. */
 size_t kh_keystore_collect(kh_keystore *keystore, kh_completion *completions, size_t max);
 /* Wipes the result and frees the slot. */

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "lone.h"
+#include <string.h>
+
+static void end(kh_lone *lone, uint64_t now_ns, uint64_t pause_ns)
+{
+    lone->streak = 0;
+    if (lone->apart) {
+        lone->apart = false;
+        lone->not_before_ns = now_ns + pause_ns;
+    }
+}
+
+static bool suits(const kh_lone *lone, kh_lane lane)
+{
+    return lone->learned[lane] == KH_LONE_LEARN && lone->usual_ns[lane] >= KH_LONE_LEAST_NS && lone->usual_ns[lane] <= KH_LONE_MOST_NS;
+}
+
+/* One that was held up for long must not count for many. */
+static uint64_t smooth(uint64_t before, uint64_t took_ns)
+{
+    const uint64_t most = 2 * before;
+
+    return before - before / 16 + (took_ns < most ? took_ns : most) / 16;
+}
+
+/* The first of a kind load their key and make its tables. */
+static void learn(kh_lone *lone, uint64_t took_ns)
+{
+    uint64_t *usual_ns = &lone->usual_ns[lone->lane];
+    uint8_t *learned = &lone->learned[lone->lane];
+
+    if (*learned == KH_LONE_LEARN) {
+        *usual_ns = smooth(*usual_ns, took_ns);
+        return;
+    }
+    *usual_ns = *learned == 0 || took_ns < *usual_ns ? took_ns : *usual_ns;
+    (*learned)++;
+}
+
+void kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t now_ns)
+{
+    lone->under_way = true;
+    lone->cookie = cookie;
+    lone->lane = lane;
+    lone->began_ns = now_ns;
+    if (!suits(lone, lane)) {
+        end(lone, now_ns, 0);
+    }
+}
+
+static void done_apart(kh_lone *lone, uint64_t took_ns, uint64_t now_ns)
+{
+    const uint64_t usual_ns = lone->usual_ns[lone->lane];
+    uint64_t *apart_ns = &lone->apart_ns[lone->lane];
+
+    *apart_ns = smooth(*apart_ns, took_ns);
+    if (*apart_ns > usual_ns + usual_ns / 2) {
+        end(lone, now_ns, KH_LONE_HARM_PAUSE_NS);
+    }
+}
+
+void kh_lone_done(kh_lone *lone, uint64_t cookie, uint64_t now_ns)
+{
+    uint64_t took_ns = now_ns > lone->began_ns ? now_ns - lone->began_ns : 0;
+
+    if (!lone->under_way || cookie != lone->cookie) {
+        return;
+    }
+    lone->under_way = false;
+    if (lone->apart) {
+        done_apart(lone, took_ns, now_ns);
+        return;
+    }
+    learn(lone, took_ns);
+    lone->streak = suits(lone, lone->lane) ? lone->streak + 1 : 0;
+    if (lone->streak >= KH_LONE_STREAK && now_ns >= lone->not_before_ns) {
+        lone->apart = true;
+        memcpy(lone->apart_ns, lone->usual_ns, sizeof lone->apart_ns);
+    }
+}
+
+void kh_lone_company(kh_lone *lone, uint64_t now_ns)
+{
+    lone->under_way = false;
+    end(lone, now_ns, KH_LONE_PAUSE_NS);
+}
+
+/* The last sleep, which ends with the operation, needs no end of its own. */
+uint64_t kh_lone_nap(const kh_lone *lone, uint64_t now_ns)
+{
+    const uint64_t apart_ns = lone->apart_ns[lone->lane], usual_ns = lone->usual_ns[lone->lane];
+    const uint64_t takes_ns = apart_ns < usual_ns ? apart_ns : usual_ns, elapsed_ns = now_ns - lone->began_ns;
+    uint64_t left_ns = takes_ns > elapsed_ns ? takes_ns - elapsed_ns : 0;
+
+    if (!lone->apart || !lone->under_way || left_ns <= KH_LONE_SLEEP_NS) {
+        return 0;
+    }
+    return left_ns / 2 < KH_LONE_NAP_NS ? left_ns / 2 : KH_LONE_NAP_NS;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Operations that come one at a time. What such a one takes beyond the signature is mostly waking: caller, front and worker
+ * wait for each other, and a CPU that slept for long is slow to wake (a virtual one whose host took it away, or one in a deep
+ * C-state: 30 to 70 µs each time). So, while every operation is alone:
+ *   - front and workers keep to different CPUs (kh_keystore_apart): the worker computes where the caller waited, and the
+ *     front disturbs it not at all;
+ *   - the front sleeps in naps (naps.c), so that its CPU is soon there again when the result comes.
+ * For short operations nobody falls asleep, for long ones it does not matter; and two at a time end it at once, since then
+ * every CPU may be wanted. Where it does harm, because somebody else needs that CPU, it ends for longer.
+ *
+ * All zero is a fresh one. Times are CLOCK_MONOTONIC. One thread.
+ */
+#ifndef KH_AGENT_LONE_H
+#define KH_AGENT_LONE_H
+
+#include <keyhold/keystore.h>
+
+#define KH_LONE_LEAST_NS 100000u /* operations that take from so long */
+#define KH_LONE_MOST_NS 2000000u /* to so long */
+#define KH_LONE_SLEEP_NS 200000u /* KVM polls so long before it takes a CPU away (halt_poll_ns); C-states are chosen by the next timer */
+#define KH_LONE_NAP_NS 160000u
+#define KH_LONE_LEARN 16         /* operations of a kind until it is known how long they take */
+#define KH_LONE_STREAK 32        /* so many without company begin it */
+#define KH_LONE_PAUSE_NS 1000000000u
+#define KH_LONE_HARM_PAUSE_NS UINT64_C(10000000000)
+
+typedef struct kh_lone {
+    bool apart;
+    bool under_way;  /* an operation that is alone: */
+    uint64_t cookie;
+    kh_lane lane;
+    uint64_t began_ns;
+    uint32_t streak;
+    uint8_t learned[KH_LANE_COUNT];
+    uint64_t usual_ns[KH_LANE_COUNT]; /* not apart: the least of those that were learned from, then smoothed */
+    uint64_t apart_ns[KH_LANE_COUNT]; /* smoothed, apart; begins as the usual */
+    uint64_t not_before_ns;           /* it does not begin again */
+} kh_lone;
+
+/* An operation was given to the keeper, and no other is under way. */
+void kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t now_ns);
+/* One is done; unless it is the one that was alone, this is nothing. */
+void kh_lone_done(kh_lone *lone, uint64_t cookie, uint64_t now_ns);
+/* Several are under way, or none may be apart. */
+void kh_lone_company(kh_lone *lone, uint64_t now_ns);
+/* How long the front may sleep at most: nanoseconds from now; 0: until it is woken. */
+uint64_t kh_lone_nap(const kh_lone *lone, uint64_t now_ns);
+
+#endif
