@@ -38,14 +38,17 @@ static void learn(kh_lone *lone, uint64_t took_ns)
     (*learned)++;
 }
 
-void kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t now_ns)
+void kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t began_ns)
 {
+    if (began_ns <= lone->company_ns) {
+        return;
+    }
     lone->under_way = true;
     lone->cookie = cookie;
     lone->lane = lane;
-    lone->began_ns = now_ns;
+    lone->began_ns = began_ns;
     if (!suits(lone, lane)) {
-        end(lone, now_ns, 0);
+        end(lone, began_ns, 0);
     }
 }
 
@@ -83,6 +86,7 @@ void kh_lone_done(kh_lone *lone, uint64_t cookie, uint64_t now_ns)
 void kh_lone_company(kh_lone *lone, uint64_t now_ns)
 {
     lone->under_way = false;
+    lone->company_ns = now_ns;
     end(lone, now_ns, KH_LONE_PAUSE_NS);
 }
 

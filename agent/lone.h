@@ -35,11 +35,12 @@ typedef struct kh_lone {
     uint8_t learned[KH_LANE_COUNT];
     uint64_t usual_ns[KH_LANE_COUNT]; /* not apart: the least of those that were learned from, then smoothed */
     uint64_t apart_ns[KH_LANE_COUNT]; /* smoothed, apart; begins as the usual */
+    uint64_t company_ns;              /* when there were several for the last time */
     uint64_t not_before_ns;           /* it does not begin again */
 } kh_lone;
 
-/* An operation was given to the keeper, and no other is under way. */
-void kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t now_ns);
+/* Of the operations that were given to the keeper one is under way, since began_ns: it is alone, unless it began in company. */
+void kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t began_ns);
 /* One is done; unless it is the one that was alone, this is nothing. */
 void kh_lone_done(kh_lone *lone, uint64_t cookie, uint64_t now_ns);
 /* Several are under way, or none may be apart. */

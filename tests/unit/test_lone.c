@@ -97,6 +97,18 @@ static void test_company_now_and_then(void **state)
     }
 }
 
+/* What is left of several took longer than it would have alone. */
+static void test_began_in_company(void **state)
+{
+    kh_lone *lone = *state;
+
+    assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, 300 * US));
+    kh_lone_company(lone, now_ns);
+    kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns);
+    kh_lone_done(lone, cookies, now_ns + 900 * US);
+    assert_int_equal(lone->usual_ns[KH_LANE_RSA2048], 300 * US);
+}
+
 static void test_short_one_ends_it(void **state)
 {
     kh_lone *lone = *state;
@@ -177,6 +189,7 @@ int main(void)
         cmocka_unit_test_setup(test_first_is_slow, fresh),
         cmocka_unit_test_setup(test_company_ends_it, fresh),
         cmocka_unit_test_setup(test_company_now_and_then, fresh),
+        cmocka_unit_test_setup(test_began_in_company, fresh),
         cmocka_unit_test_setup(test_short_one_ends_it, fresh),
         cmocka_unit_test_setup(test_harm_ends_it, fresh),
         cmocka_unit_test_setup(test_some_late_ones_do_not, fresh),
