@@ -150,12 +150,12 @@ static void go_down(kh_backend *backend)
     }
     ev_io_stop(front->loop, &backend->io);
     kh_backend_collect(backend); /* what was done before it died */
+    if (backend == &front->store) {
+        kh_naps_keeper_lost(front);
+    }
     kh_keystore_free(backend->keystore);
     backend->keystore = NULL;
     backend->losses++;
-    if (backend == &front->store) {
-        kh_naps_over(front);
-    }
     lost = backend == &front->store ? kh_dispatch_lost(front) : kh_place_lost(backend);
     if (!backend->in_pool) { /* of a partition, place.c says it, and what became of its operations */
         kh_log(KH_LOG_WARN, "keeper_lost", KH_LT("keeper", name_of(backend)), KH_LN("operations_failed", lost),

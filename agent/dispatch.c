@@ -240,6 +240,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
     if (due_ns != 0 && due_ns <= front->now_ns) {
         kh_places_check(front);
     }
+    kh_naps_turn(front);
     kh_dispatch(front);
     kh_conns_flush(front);
     if (front->queue.total > 0) {
@@ -259,7 +260,7 @@ static void on_prepare(struct ev_loop *loop, ev_prepare *prepare, int events)
     if (kh_gather_turn(&front->gather, front->now_ns, front->waiting_identities)) {
         kh_turns_gather(front->gather.on);
     }
-    kh_naps_turn(front);
+    kh_naps_dispatched(front);
 }
 
 void kh_dispatch_start(kh_front *front)

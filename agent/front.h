@@ -186,6 +186,7 @@ struct kh_front {
     kh_lone lone;
     bool apart; /* front and workers keep to different CPUs */
     ev_io nap_io;
+    uint64_t naps; /* since they are apart */
     kh_directory *directory;
     /* keepers */
     kh_backend store;
@@ -330,10 +331,12 @@ void kh_dispatch_rates(kh_front *front);
 
 /* ---- naps.c */
 void kh_naps_start(kh_front *front);
-/* At the end of a turn, when everything was dispatched. */
+/* At the beginning of a turn. */
 void kh_naps_turn(kh_front *front);
-/* The store's keeper is gone. */
-void kh_naps_over(kh_front *front);
+/* At its end, when the keeper has everything that it is to have. */
+void kh_naps_dispatched(kh_front *front);
+/* The store's keeper is gone; its ring is still there. */
+void kh_naps_keeper_lost(kh_front *front);
 
 /* ---- manage.c */
 void kh_manage(kh_conn *conn, const kh_request *req);

@@ -2,18 +2,24 @@
 #include "lone.h"
 #include <string.h>
 
-static void end(kh_lone *lone, uint64_t now_ns, uint64_t pause_ns)
+static const struct {
+    const char *name;
+    uint64_t pause_ns;
+} ends[] = {
+#define KH_X(constant, name, pause_ns) {name, pause_ns},
+    KH_LONE_ENDS(KH_X)
+#undef KH_X
+};
+
+const char *kh_lone_why_name(kh_lone_why why)
 {
-    lone->streak = 0;
-    if (lone->apart) {
-        lone->apart = false;
-        lone->not_before_ns = now_ns + pause_ns;
-    }
+    return ends[why].name;
 }
 
 static bool suits(const kh_lone *lone, kh_lane lane)
 {
-    return lone->learned[lane] == KH_LONE_LEARN && lone->usual_ns[lane] >= KH_LONE_LEAST_NS && lone->usual_ns[lane] <= KH_LONE_MOST_NS;
+    return lone->learned[lane] == KH_LONE_LEARN && lone->usual_ns[lane] >= KH_LONE_LEAST_NS &&
+           lone->usual_ns[lane] <= KH_LONE_MOST_NS;
 }
 
 /* One that was held up for long must not count for many. */
@@ -38,18 +44,44 @@ static void learn(kh_lone *lone, uint64_t took_ns)
     (*learned)++;
 }
 
-void kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t began_ns)
+void kh_lone_end(kh_lone *lone, kh_lone_why why, uint64_t now_ns)
 {
-    if (began_ns <= lone->company_ns) {
-        return;
+    lone->under_way = false;
+    lone->streak = 0;
+    if (why == KH_LONE_COMPANY) {
+        lone->company_ns = now_ns;
+    }
+    if (lone->apart) {
+        lone->apart = false;
+        lone->why = why;
+        lone->not_before_ns = now_ns + ends[why].pause_ns;
+    }
+}
+
+void kh_lone_turn(kh_lone *lone, uint32_t operations, uint64_t now_ns)
+{
+    if (operations > 1) {
+        kh_lone_end(lone, KH_LONE_COMPANY, now_ns);
+    } else if (lone->apart && operations == 0 && now_ns - lone->began_ns > KH_LONE_IDLE_NS) {
+        kh_lone_end(lone, KH_LONE_IDLE, now_ns);
+    }
+}
+
+bool kh_lone_begin(kh_lone *lone, uint64_t cookie, kh_lane lane, uint64_t began_ns)
+{
+    if (began_ns <= lone->company_ns || (lone->under_way && lone->cookie == cookie)) {
+        return false;
+    }
+    if (!suits(lone, lane)) {
+        kh_lone_end(lone, KH_LONE_KIND, began_ns);
+    } else if (began_ns - lone->began_ns > KH_LONE_IDLE_NS) {
+        lone->streak = 0;
     }
     lone->under_way = true;
     lone->cookie = cookie;
     lone->lane = lane;
     lone->began_ns = began_ns;
-    if (!suits(lone, lane)) {
-        end(lone, began_ns, 0);
-    }
+    return true;
 }
 
 static void done_apart(kh_lone *lone, uint64_t took_ns, uint64_t now_ns)
@@ -59,7 +91,7 @@ static void done_apart(kh_lone *lone, uint64_t took_ns, uint64_t now_ns)
 
     *apart_ns = smooth(*apart_ns, took_ns);
     if (*apart_ns > usual_ns + usual_ns / 2) {
-        end(lone, now_ns, KH_LONE_HARM_PAUSE_NS);
+        kh_lone_end(lone, KH_LONE_HARM, now_ns);
     }
 }
 
@@ -81,13 +113,6 @@ void kh_lone_done(kh_lone *lone, uint64_t cookie, uint64_t now_ns)
         lone->apart = true;
         memcpy(lone->apart_ns, lone->usual_ns, sizeof lone->apart_ns);
     }
-}
-
-void kh_lone_company(kh_lone *lone, uint64_t now_ns)
-{
-    lone->under_way = false;
-    lone->company_ns = now_ns;
-    end(lone, now_ns, KH_LONE_PAUSE_NS);
 }
 
 /* The last sleep, which ends with the operation, needs no end of its own. */

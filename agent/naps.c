@@ -5,21 +5,40 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-static void apply(kh_front *front)
+static void end(kh_front *front)
 {
-    if (front->lone.apart == front->apart || front->store.keystore == NULL) {
+    front->apart = false;
+    (void)kh_keystore_apart(front->store.keystore, false);
+    kh_log(KH_LOG_DEBUG, "cpu_any", KH_LT("why", kh_lone_why_name(front->lone.why)), KH_LN("naps", front->naps));
+}
+
+static void begin(kh_front *front)
+{
+    front->naps = 0;
+    front->apart = kh_keystore_apart(front->store.keystore, true);
+    if (front->apart) {
+        kh_log(KH_LOG_DEBUG, "cpu_apart", KH_LN("cpu", sched_getcpu()));
+    } else {
+        kh_lone_end(&front->lone, KH_LONE_REFUSED, front->now_ns);
+        end(front);
+    }
+}
+
+/* Before anything is dispatched: what comes together finds all CPUs. */
+void kh_naps_turn(kh_front *front)
+{
+    const uint32_t waiting = front->waiting_jobs, in_ring = front->in_ring_jobs.count;
+
+    if (front->store.keystore == NULL) {
         return;
     }
-    front->apart = front->lone.apart;
-    if (!front->apart) {
-        (void)kh_keystore_apart(front->store.keystore, false);
-        kh_log(KH_LOG_DEBUG, "cpu_any");
-    } else if (kh_keystore_apart(front->store.keystore, true)) {
-        kh_log(KH_LOG_DEBUG, "cpu_apart", KH_LN("cpu", sched_getcpu()));
-    } else { /* it may use one CPU only */
-        front->apart = false;
-        kh_lone_company(&front->lone, front->now_ns);
-        front->lone.not_before_ns = UINT64_MAX;
+    if (front->config->cpu_affinity) {
+        kh_lone_turn(&front->lone, waiting > in_ring ? waiting : in_ring, front->now_ns);
+    } else {
+        kh_lone_end(&front->lone, KH_LONE_OFF, front->now_ns);
+    }
+    if (front->lone.apart != front->apart) {
+        (front->apart ? end : begin)(front);
     }
 }
 
@@ -35,32 +54,33 @@ static void nap(kh_front *front)
 
 static void on_nap_over(struct ev_loop *loop, ev_io *io, int events)
 {
+    kh_front *front = io->data;
     uint64_t times = 0;
 
     (void)loop;
     (void)events;
     if (read(io->fd, &times, sizeof times) == sizeof times) {
-        nap(io->data);
+        front->naps++;
+        nap(front);
     }
 }
 
-void kh_naps_turn(kh_front *front)
+void kh_naps_dispatched(kh_front *front)
 {
     const kh_job *job = front->in_ring_jobs.first;
 
-    if (front->waiting_jobs > 1 || front->in_ring_jobs.count > 1 || !front->config->cpu_affinity) {
-        kh_lone_company(&front->lone, front->now_ns);
-    } else if (job != NULL && front->nap_io.fd >= 0 && !(front->lone.under_way && front->lone.cookie == kh_job_cookie(job))) {
-        kh_lone_begin(&front->lone, kh_job_cookie(job), job->lane, job->submitted_ns);
+    if (front->in_ring_jobs.count == 1 && front->nap_io.fd >= 0 &&
+        kh_lone_begin(&front->lone, kh_job_cookie(job), job->lane, job->submitted_ns)) {
         nap(front);
     }
-    apply(front);
 }
 
-void kh_naps_over(kh_front *front)
+void kh_naps_keeper_lost(kh_front *front)
 {
-    kh_lone_company(&front->lone, front->now_ns);
-    front->apart = false; /* the ring that ends lets the front go */
+    kh_lone_end(&front->lone, KH_LONE_KEEPER, front->now_ns);
+    if (front->apart) {
+        end(front);
+    }
 }
 
 void kh_naps_start(kh_front *front)

@@ -129,7 +129,7 @@ void kh_probe(const char *role)
         KH_LT("pass_descriptor", try_pass_descriptor()), KH_LT("kill", name_of(kill(getpid(), 0))),
         KH_LT("executable", try_executable()), KH_LT("socket", name_of(socket(AF_INET, SOCK_STREAM, 0))),
         KH_LT("priority_futex", name_of(syscall(SYS_futex, &dumpable, FUTEX_TRYLOCK_PI, 0, NULL, NULL, 0))),
-        KH_LT("schedule_other", try_schedule(getpid(), SCHED_NORMAL)), KH_LT("affinity_other", try_affinity(getpid())),
+        KH_LT("schedule_other", try_schedule(getpid(), SCHED_NORMAL)), KH_LT("affinity_other", strcmp(role, "supervisor") == 0 ? "untried" : try_affinity(getpid())),
         KH_LT("real_time", strcmp(role, "supervisor") == 0 ? "untried" : try_schedule(0, SCHED_FIFO)), /* children would inherit it */
         KH_LT("set_dumpable", name_of(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))));
     dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);

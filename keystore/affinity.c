@@ -1,57 +1,82 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "affinity.h"
 
-/* Begins from what the thread may do when nothing is changed. */
-static bool begin(kh_affinity *affinity, uint32_t cpu, cpu_set_t *allowed)
+#include <string.h>
+
+static bool get(cpu_set_t *cpus)
 {
-    kh_affinity_restore(affinity);
-    return cpu < CPU_SETSIZE && sched_getaffinity(0, sizeof *allowed, allowed) == 0 && CPU_ISSET(cpu, allowed);
+    return sched_getaffinity(0, sizeof *cpus, cpus) == 0;
 }
 
-static bool change(kh_affinity *affinity, const cpu_set_t *before, const cpu_set_t *now)
+static bool set(const cpu_set_t *cpus)
 {
-    if (CPU_COUNT(now) == 0 || sched_setaffinity(0, sizeof *now, now) != 0) {
+    return sched_setaffinity(0, sizeof *cpus, cpus) == 0;
+}
+
+/*
+ * Asks for what is in force now, and returns what that is: every CPU there is, where a cpuset alone decides, for a cpuset may
+ * grow, and Linux remembers what was asked for.
+ */
+static cpu_set_t keep(const cpu_set_t *in_force)
+{
+    cpu_set_t all, most;
+
+    memset(&all, 0xff, sizeof all);
+    if (set(&all) && get(&most) && CPU_EQUAL(&most, in_force)) {
+        return all;
+    }
+    (void)set(in_force);
+    return *in_force;
+}
+
+static bool change(kh_affinity *affinity, uint32_t cpu, bool only)
+{
+    cpu_set_t in_force, before;
+
+    kh_affinity_restore(affinity);
+    if (cpu >= CPU_SETSIZE || !get(&in_force) || CPU_COUNT(&in_force) < 2 || !CPU_ISSET(cpu, &in_force)) {
         return false;
     }
-    affinity->before = *before;
-    affinity->now = *now;
+    before = keep(&in_force);
+    if (only) {
+        CPU_ZERO(&in_force);
+        CPU_SET(cpu, &in_force);
+    } else {
+        CPU_CLR(cpu, &in_force);
+    }
+    if (!set(&in_force)) {
+        return false;
+    }
+    affinity->before = before;
+    affinity->now = in_force;
     affinity->changed = true;
     return true;
 }
 
 bool kh_affinity_only(kh_affinity *affinity, uint32_t cpu)
 {
-    cpu_set_t before, now;
-
-    if (!begin(affinity, cpu, &before)) {
-        return false;
-    }
-    CPU_ZERO(&now);
-    CPU_SET(cpu, &now);
-    return change(affinity, &before, &now);
+    return change(affinity, cpu, true);
 }
 
 bool kh_affinity_without(kh_affinity *affinity, uint32_t cpu)
 {
-    cpu_set_t before, now;
-
-    if (!begin(affinity, cpu, &before)) {
-        return false;
-    }
-    now = before;
-    CPU_CLR(cpu, &now);
-    return change(affinity, &before, &now);
+    return change(affinity, cpu, false);
 }
 
 void kh_affinity_restore(kh_affinity *affinity)
 {
-    cpu_set_t now;
+    cpu_set_t in_force;
 
     if (!affinity->changed) {
         return;
     }
     affinity->changed = false;
-    if (sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &affinity->now)) {
-        (void)!sched_setaffinity(0, sizeof affinity->before, &affinity->before);
+    if (!get(&in_force)) {
+        return;
+    }
+    if (CPU_EQUAL(&in_force, &affinity->now)) {
+        (void)set(&affinity->before);
+    } else { /* somebody else's doing; what was asked for here must not come back when a cpuset grows again */
+        (void)keep(&in_force);
     }
 }

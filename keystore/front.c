@@ -138,20 +138,15 @@ void kh_keystore_flush(kh_keystore *ks)
 
 bool kh_keystore_apart(kh_keystore *ks, bool apart)
 {
-    const int cpu = apart ? sched_getcpu() : -1;
-    cpu_set_t allowed;
+    const int cpu = sched_getcpu();
 
-    if (!apart) {
-        atomic_store(&ks->map.shared->apart, 0);
-        kh_affinity_restore(&ks->affinity);
+    if (apart && cpu >= 0 && kh_affinity_only(&ks->affinity, (uint32_t)cpu)) {
+        atomic_store(&ks->map.shared->apart, (uint32_t)cpu + 1);
         return true;
     }
-    if (cpu < 0 || sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2 ||
-        !kh_affinity_only(&ks->affinity, (uint32_t)cpu)) {
-        return false;
-    }
-    atomic_store(&ks->map.shared->apart, (uint32_t)cpu + 1);
-    return true;
+    atomic_store(&ks->map.shared->apart, 0);
+    kh_affinity_restore(&ks->affinity);
+    return !apart;
 }
 
 /* Reads events, but makes no system call when none can be there. */

@@ -3,6 +3,7 @@
 """cpu_affinity: while operations come one at a time, the front has a CPU and the workers have the others; else all have all."""
 import contextlib
 import os
+import re
 import signal
 import time
 
@@ -50,6 +51,18 @@ def anywhere(agent):
     return front_cpus(agent) == ALL and not keeper_cpus(agent)
 
 
+def ended(agent):
+    """[(why, naps)] of each time that it was over."""
+    return [(why, int(naps)) for why, naps in re.findall(r" cpu_any why=(\w+) naps=(\d+)", agent.log())]
+
+
+def wait_ended(agent, why):
+    """It ends for this reason, and the front is let go. Begins again as often as somebody else ends it."""
+    before = [reason for reason, _ in ended(agent)].count(why)
+    wait_until(lambda: [reason for reason, _ in ended(agent)].count(why) > before, f"it ends: {why}")
+    wait_until(lambda: front_cpus(agent) == ALL, "the front may run anywhere")
+
+
 def wait_apart(agent):
     """It may be over in milliseconds where somebody else wants the CPU. That workers follow is test_keeper.c's."""
     front = agent.role_pid("front")
@@ -60,9 +73,18 @@ def test_one_at_a_time(ws):
     with serial(ws, ws.main):
         wait_apart(ws.main)
         with serial(ws, ws.main):
-            wait_until(lambda: front_cpus(ws.main) == ALL, "the front shares its CPU when two are at work")
+            wait_ended(ws.main, "company")
             wait_until(lambda: not keeper_cpus(ws.main), "the workers may run anywhere")
         wait_apart(ws.main)
+
+
+def test_naps(ws):
+    """Most operations are interrupted by one nap's end or more."""
+    with serial(ws, ws.main):
+        wait_apart(ws.main)
+        time.sleep(0.3)
+    with serial(ws, ws.main), serial(ws, ws.main):
+        wait_until(lambda: any(naps > 10 for why, naps in ended(ws.main)), "an end with naps")
 
 
 def test_leave(ws):

@@ -97,6 +97,8 @@ static void test_changes(void **state)
     assert_true(kh_affinity_only(&affinity, two));
     assert_only(two);
     assert_true(kh_affinity_without(&affinity, one));
+    assert_false(kh_affinity_without(&affinity, CPU_SETSIZE));
+    assert_as_it_was();
     kh_affinity_restore(&affinity);
     assert_as_it_was();
 }

@@ -17,7 +17,8 @@ static uint64_t now_ns, cookies;
 static void one(kh_lone *lone, kh_lane lane, uint64_t took_ns)
 {
     now_ns += 50 * US;
-    kh_lone_begin(lone, ++cookies, lane, now_ns);
+    kh_lone_turn(lone, 1, now_ns);
+    assert_true(kh_lone_begin(lone, ++cookies, lane, now_ns));
     now_ns += took_ns;
     kh_lone_done(lone, cookies, now_ns);
 }
@@ -77,9 +78,10 @@ static void test_company_ends_it(void **state)
     kh_lone *lone = *state;
 
     assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, 300 * US));
-    kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns);
-    kh_lone_company(lone, now_ns);
+    assert_true(kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns));
+    kh_lone_turn(lone, 2, now_ns);
     assert_false(lone->apart);
+    assert_int_equal(lone->why, KH_LONE_COMPANY);
     kh_lone_done(lone, cookies, now_ns + 3000 * (uint64_t)MS); /* it was not alone: nothing is learned from it */
     assert_int_equal(lone->usual_ns[KH_LANE_RSA2048], 300 * US);
     assert_false(play(lone, KH_LANE_RSA2048, 1000, 300 * US)); /* 350 ms */
@@ -93,7 +95,7 @@ static void test_company_now_and_then(void **state)
 
     for (unsigned i = 0; i < 100; i++) {
         assert_false(play(lone, KH_LANE_RSA2048, KH_LONE_STREAK - 1, 300 * US));
-        kh_lone_company(lone, now_ns);
+        kh_lone_turn(lone, 2, now_ns);
     }
 }
 
@@ -103,8 +105,8 @@ static void test_began_in_company(void **state)
     kh_lone *lone = *state;
 
     assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, 300 * US));
-    kh_lone_company(lone, now_ns);
-    kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns);
+    kh_lone_turn(lone, 2, now_ns);
+    assert_false(kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns));
     kh_lone_done(lone, cookies, now_ns + 900 * US);
     assert_int_equal(lone->usual_ns[KH_LANE_RSA2048], 300 * US);
 }
@@ -115,8 +117,9 @@ static void test_short_one_ends_it(void **state)
 
     assert_false(play(lone, KH_LANE_P256, 1000, 40 * US));
     assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, 300 * US));
-    kh_lone_begin(lone, ++cookies, KH_LANE_P256, now_ns);
+    assert_true(kh_lone_begin(lone, ++cookies, KH_LANE_P256, now_ns));
     assert_false(lone->apart);
+    assert_int_equal(lone->why, KH_LONE_KIND);
     kh_lone_done(lone, cookies, now_ns + 40 * US);
     assert_true(play(lone, KH_LANE_RSA2048, KH_LONE_STREAK, 300 * US)); /* no pause: nobody wanted the CPU */
 }
@@ -131,6 +134,7 @@ static void test_harm_ends_it(void **state)
         one(lone, KH_LANE_RSA2048, 3 * MS); /* a turn of somebody else's on that CPU */
     }
     assert_in_range(bad, 2, 20);
+    assert_int_equal(lone->why, KH_LONE_HARM);
     assert_false(play(lone, KH_LANE_RSA2048, 20000, 300 * US)); /* 7 s */
     assert_true(play(lone, KH_LANE_RSA2048, 20000, 300 * US));
 }
@@ -155,6 +159,85 @@ static void test_gets_faster(void **state)
     assert_true(play(lone, KH_LANE_RSA2048, 1000, 280 * US));
     assert_true(play(lone, KH_LANE_RSA2048, 1000, 500 * US));
     assert_int_equal(lone->usual_ns[KH_LANE_RSA2048], 400 * US);
+    assert_true(play(lone, KH_LANE_RSA2048, 1000, 280 * US));
+    assert_true(kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns));
+    assert_in_range(kh_lone_nap(lone, now_ns), 100 * US, 150 * US); /* half of what it takes now, not of what it took */
+}
+
+/* What is usual is learned again as long as they are not apart. */
+static void test_usual_follows(void **state)
+{
+    kh_lone *lone = *state;
+
+    assert_false(play(lone, KH_LANE_RSA2048, KH_LONE_LEARN, 90 * US));
+    assert_false(play(lone, KH_LANE_RSA2048, 5, 300 * US));
+    assert_true(play(lone, KH_LANE_RSA2048, 200, 300 * US));
+    assert_in_range(lone->usual_ns[KH_LANE_RSA2048], 200 * US, 300 * US);
+}
+
+static void test_another_kind_between(void **state)
+{
+    kh_lone *lone = *state;
+
+    for (unsigned i = 0; i < 1000; i++) {
+        one(lone, KH_LANE_RSA2048, 300 * US);
+        assert_false(lone->apart);
+        one(lone, KH_LANE_P256, 40 * US);
+        assert_false(lone->apart);
+    }
+}
+
+static void test_another_one_is_done(void **state)
+{
+    kh_lone *lone = *state;
+    uint64_t cookie = ++cookies;
+
+    assert_true(kh_lone_begin(lone, cookie, KH_LANE_RSA2048, now_ns));
+    assert_false(kh_lone_begin(lone, cookie, KH_LANE_RSA2048, now_ns)); /* told again */
+    kh_lone_done(lone, cookie + 1, now_ns + 5 * US); /* of a caller that is gone, say */
+    assert_true(lone->under_way);
+    assert_int_equal(lone->learned[KH_LANE_RSA2048], 0);
+    kh_lone_done(lone, cookie, now_ns + 300 * US);
+    assert_int_equal(lone->usual_ns[KH_LANE_RSA2048], 300 * US);
+    kh_lone_done(lone, cookie, now_ns + 5 * US);
+    assert_int_equal(lone->learned[KH_LANE_RSA2048], 1);
+}
+
+/* No traffic ends it, and what came so long ago counts for nothing. */
+static void test_idle(void **state)
+{
+    kh_lone *lone = *state;
+
+    assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, 300 * US));
+    kh_lone_turn(lone, 0, now_ns + KH_LONE_IDLE_NS / 2);
+    assert_true(lone->apart);
+    kh_lone_turn(lone, 1, now_ns + 2 * KH_LONE_IDLE_NS); /* one takes very long: it is not idle */
+    assert_true(lone->apart);
+    kh_lone_turn(lone, 0, now_ns + 2 * KH_LONE_IDLE_NS);
+    assert_false(lone->apart);
+    assert_int_equal(lone->why, KH_LONE_IDLE);
+    for (unsigned i = 0; i < 1000; i++) {
+        one(lone, KH_LANE_RSA2048, 300 * US);
+        assert_false(lone->apart);
+        now_ns += 2 * KH_LONE_IDLE_NS;
+    }
+}
+
+static void test_refused(void **state)
+{
+    kh_lone *lone = *state;
+
+    assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, 300 * US));
+    kh_lone_end(lone, KH_LONE_REFUSED, now_ns);
+    assert_false(play(lone, KH_LANE_RSA2048, 20000, 300 * US)); /* 7 s */
+    assert_true(play(lone, KH_LANE_RSA2048, 20000, 300 * US));
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    assert_string_equal(kh_lone_why_name(KH_LONE_COMPANY), "company");
+    assert_string_equal(kh_lone_why_name(KH_LONE_OFF), "off");
 }
 
 /* No sleep up to the expected end is longer than a CPU stays warm, and there are no more than needed. */
@@ -169,7 +252,7 @@ static void test_naps(void **state)
         assert_int_equal(kh_lone_nap(lone, now_ns), 0);
         assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, takes_ns));
         assert_int_equal(kh_lone_nap(lone, now_ns), 0); /* nothing under way */
-        kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns);
+        assert_true(kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns));
         while ((nap_ns = kh_lone_nap(lone, now_ns + slept_ns)) > 0) {
             assert_true(nap_ns <= KH_LONE_SLEEP_NS);
             slept_ns += nap_ns;
@@ -194,6 +277,12 @@ int main(void)
         cmocka_unit_test_setup(test_harm_ends_it, fresh),
         cmocka_unit_test_setup(test_some_late_ones_do_not, fresh),
         cmocka_unit_test_setup(test_gets_faster, fresh),
+        cmocka_unit_test_setup(test_usual_follows, fresh),
+        cmocka_unit_test_setup(test_another_kind_between, fresh),
+        cmocka_unit_test_setup(test_another_one_is_done, fresh),
+        cmocka_unit_test_setup(test_idle, fresh),
+        cmocka_unit_test_setup(test_refused, fresh),
+        cmocka_unit_test_setup(test_names, fresh),
         cmocka_unit_test_setup(test_naps, fresh),
     };
 

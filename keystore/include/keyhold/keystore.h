@@ -273,7 +273,7 @@ void kh_keystore_flush(kh_keystore *keystore);
 /*
  * apart: the calling thread, the front's, keeps to the CPU on which it runs now, and the workers leave it to it from their next
  * operation on, as far as each is allowed another (sched_setaffinity(2)). Not apart: all may run where they might before; so it is
- * too when the handle is freed. false, and nothing is changed: this thread may use one CPU only.
+ * too when the handle is freed. false: it cannot be apart (one CPU is allowed, or the call is not), and is not.
  */
 bool kh_keystore_apart(kh_keystore *keystore, bool apart);
 /* Takes up to max completions; never blocks. Each slot must be released afterwards. */
