@@ -2,7 +2,7 @@
 /*
  * The inside of a token's keeper: one process that has one PKCS#11 token open. Threads:
  *   main     token.c       control socket, link to the store's keeper, rings; watches the others, and never calls the library
- *   maker    token_link.c  opens the token, then does what the store's keeper asks: makes, brings in, destroys keys
+ *   maker    token_make.c  opens the token, then does what the store's keeper asks: makes, brings in, destroys keys
  *   workers  token_work.c  one for each session: take records from the ring, operate
  *
  * One lock guards everything that they share (rings, keys, queues, the link); it is held briefly and never during a call of the
@@ -204,7 +204,6 @@ void kh_token_keys_free(kh_token *token);
 
 /* ---- token_link.c */
 
-void *kh_token_maker_main(void *token);
 /* Reads what is there. Takes the lock. false: the other end is gone. */
 bool kh_token_link_read(kh_token *token);
 /* Under the lock: an answer over the link, if it is still the one of which the question came. */
@@ -218,6 +217,10 @@ void kh_token_link_change(kh_token *token, int fd);
 void kh_token_link_settle(kh_token *token);
 /* Under the lock: says who this is. */
 void kh_token_link_hello(kh_token *token);
+
+/* ---- token_make.c */
+
+void *kh_token_maker_main(void *token);
 void kh_token_task_free(kh_token_task *task);
 
 /* ---- token_work.c */
