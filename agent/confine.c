@@ -197,6 +197,7 @@ static int allow_parts(scmp_filter_ctx filter, kh_confine_role role)
     static const int futexes[] = {FUTEX_WAIT, FUTEX_WAKE, FUTEX_WAKE_OP, FUTEX_WAIT_BITSET,
                                   FUTEX_WAKE_BITSET};
     static const int descriptors[] = {F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS};
+    static const unsigned policies[] = {SCHED_NORMAL, SCHED_BATCH};
     static const int locks[] = {F_GETLK, F_SETLK, F_SETLKW, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW};
     int result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sendto), 1, SCMP_A4(SCMP_CMP_EQ, 0));
 
@@ -212,8 +213,9 @@ static int allow_parts(scmp_filter_ctx filter, kh_confine_role role)
     if (role != KH_CONFINE_TOKEN && result == 0) { /* on which CPUs each thread runs itself */
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1, SCMP_A0(SCMP_CMP_EQ, 0));
     }
-    if (role == KH_CONFINE_FRONT && result == 0) { /* its own policy: without a capability, never a better one than it has */
-        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sched_setattr), 1, SCMP_A0(SCMP_CMP_EQ, 0));
+    for (size_t i = 0; role == KH_CONFINE_FRONT && i < COUNT(policies) && result == 0; i++) { /* each thread its own (turns.h) */
+        result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sched_setscheduler), 2, SCMP_A0(SCMP_CMP_EQ, 0),
+                                  SCMP_A1(SCMP_CMP_EQ, policies[i]));
     }
     for (size_t i = 0; role != KH_CONFINE_FRONT && i < COUNT(locks) && result == 0; i++) {
         result = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,

@@ -95,12 +95,19 @@ static const char *try_connect(int domain)
     return name;
 }
 
-/* The front may change its own turns (turns.h), and nobody's with a number; nor may it have a real-time policy. */
-static const char *try_schedule(pid_t pid, uint32_t policy)
+/* The front may change its own policy (turns.h), and nobody's with a number; nor may it have a real-time one, nor a nice value. */
+static const char *try_schedule(pid_t pid, int policy)
 {
-    struct sched_attr attr = {.size = sizeof attr, .sched_policy = policy, .sched_priority = policy == SCHED_FIFO ? 1 : 0};
+    const int priority = policy == SCHED_FIFO ? 1 : 0; /* struct sched_param */
 
-    return name_of(syscall(SYS_sched_setattr, pid, &attr, 0));
+    return name_of(syscall(SYS_sched_setscheduler, pid, policy, &priority));
+}
+
+static const char *try_nice(void)
+{
+    struct sched_attr attr = {.size = sizeof attr, .sched_nice = 19};
+
+    return name_of(syscall(SYS_sched_setattr, 0, &attr, 0));
 }
 
 /* Each thread may choose its own CPUs, and nobody else's. */
@@ -129,8 +136,10 @@ void kh_probe(const char *role)
         KH_LT("pass_descriptor", try_pass_descriptor()), KH_LT("kill", name_of(kill(getpid(), 0))),
         KH_LT("executable", try_executable()), KH_LT("socket", name_of(socket(AF_INET, SOCK_STREAM, 0))),
         KH_LT("priority_futex", name_of(syscall(SYS_futex, &dumpable, FUTEX_TRYLOCK_PI, 0, NULL, NULL, 0))),
-        KH_LT("schedule_other", try_schedule(getpid(), SCHED_NORMAL)), KH_LT("affinity_other", strcmp(role, "supervisor") == 0 ? "untried" : try_affinity(getpid())),
+        KH_LT("schedule_other", try_schedule(getpid(), SCHED_NORMAL)),
+        KH_LT("affinity_other", strcmp(role, "supervisor") == 0 ? "untried" : try_affinity(getpid())),
         KH_LT("real_time", strcmp(role, "supervisor") == 0 ? "untried" : try_schedule(0, SCHED_FIFO)), /* children would inherit it */
+        KH_LT("nice", strcmp(role, "supervisor") == 0 ? "untried" : try_nice()),
         KH_LT("set_dumpable", name_of(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))));
     dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     kh_log(KH_LOG_NOTICE, "probe_state", KH_LT("process", role), KH_LN("dumpable", dumpable));

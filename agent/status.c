@@ -12,6 +12,7 @@
 
 #define IDENTITIES_SHOWN 64
 #define DOCUMENT_MAX (60 * 1024)
+#define RATE_MIN 0.01 /* per second; a smoothed rate never quite gets to nothing by itself */
 
 static json_t *number(uint64_t value)
 {
@@ -56,6 +57,7 @@ static json_t *processes_json(const kh_front *front)
 static json_t *lane_json(const kh_front *front, const kh_keeper_stats *stats, int lane)
 {
     const kh_lane_stats *of = &stats->lanes[lane];
+    const double rate = front->stats.rate[lane];
     json_t *json = json_object(), *batches = json_array();
     uint64_t filled = 0, batch_count = 0;
 
@@ -74,7 +76,7 @@ static json_t *lane_json(const kh_front *front, const kh_keeper_stats *stats, in
     json_object_set_new(json, "by_kernel", number(of->by_kernel));
     json_object_set_new(json, "kernel_faults", number(of->kernel_faults));
     json_object_set_new(json, "busy_us", number(of->busy_ns / 1000));
-    json_object_set_new(json, "per_second", json_real(front->stats.rate[lane]));
+    json_object_set_new(json, "per_second", json_real(rate < RATE_MIN ? 0 : rate));
     json_object_set_new(json, "waiting", number(front->queue.waiting[lane]));
     json_object_set_new(json, "in_ring", number(front->in_ring[lane]));
     json_object_set_new(json, "queue_us", histogram_json(&front->stats.queued[lane]));

@@ -9,7 +9,7 @@
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static kh_result once_result = KH_E_CRYPTO;
-static EVP_MD *sha256, *sha384, *sha512;
+static EVP_MD *sha1, *sha256, *sha384, *sha512;
 static EVP_MAC *hmac;
 
 /* One signature by a key of that type: loads what OpenSSL loads at first use. */
@@ -33,6 +33,7 @@ static void init(void)
 {
     uint8_t byte = 0;
 
+    sha1 = EVP_MD_fetch(NULL, "SHA1", NULL); /* of OAEP alone: one that has it no more does all else */
     sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
     sha384 = EVP_MD_fetch(NULL, "SHA384", NULL);
     sha512 = EVP_MD_fetch(NULL, "SHA512", NULL);
@@ -53,6 +54,22 @@ kh_result kh_algorithms_init(void)
 const EVP_MD *kh_algorithms_md(size_t hash_len)
 {
     return hash_len == 32 ? sha256 : hash_len == 48 ? sha384 : hash_len == 64 ? sha512 : NULL;
+}
+
+const EVP_MD *kh_algorithms_oaep(uint32_t padding)
+{
+    switch (padding) {
+    case KH_PADDING_OAEP_SHA1:
+        return sha1;
+    case KH_PADDING_OAEP_SHA256:
+        return sha256;
+    case KH_PADDING_OAEP_SHA384:
+        return sha384;
+    case KH_PADDING_OAEP_SHA512:
+        return sha512;
+    default:
+        return NULL;
+    }
 }
 
 EVP_MAC *kh_algorithms_hmac(void)

@@ -43,39 +43,6 @@ static void pause_briefly(void)
 
 /* ---- Rings --------------------------------------------------------------------------------------------- */
 
-static kh_keeper_ring *ring_open(int fds[3])
-{
-    kh_keeper_ring *ring = calloc(1, sizeof(*ring));
-    kh_result result = KH_E_MEMORY;
-
-    if (ring == NULL) {
-        for (int i = 0; i < 3; i++) {
-            close(fds[i]);
-        }
-        return NULL;
-    }
-    result = kh_ring_end_open(fds, &ring->end);
-    if (result == KH_OK) {
-        ring->ops = calloc(ring->end.map.slots, sizeof(*ring->ops));
-    }
-    if (ring->ops == NULL) {
-        kh_ring_end_close(&ring->end);
-        free(ring);
-        return NULL;
-    }
-    return ring;
-}
-
-static void ring_close(kh_keeper_ring *ring)
-{
-    if (ring != NULL) {
-        OPENSSL_cleanse(ring->ops, ring->end.map.slots * sizeof(*ring->ops));
-        free(ring->ops);
-        kh_ring_end_close(&ring->end);
-        free(ring);
-    }
-}
-
 /* Under the lock: what of a dead ring has not begun is dropped. */
 static void drop_queued(kh_keeper *keeper, const kh_keeper_ring *ring)
 {
@@ -133,7 +100,7 @@ static void reap_dead_rings(keeper_main *main_)
         pthread_mutex_unlock(&main_->keeper.lock);
         if (unused) {
             *at = ring->next_dead;
-            ring_close(ring);
+            kh_keeper_ring_close(ring);
         } else {
             at = &ring->next_dead;
         }
@@ -168,7 +135,7 @@ static void change_ring(keeper_main *main_, kh_keeper_ring *ring)
 static void take_ring(keeper_main *main_, int fds[3])
 {
     const kh_keeper_config *config = main_->keeper.config;
-    kh_keeper_ring *ring = ring_open(fds);
+    kh_keeper_ring *ring = kh_keeper_ring_open(fds, sizeof(kh_op));
 
     if (ring == NULL) {
         kh_logf(config->log, config->ctx, KH_LOG_ERROR,
@@ -428,13 +395,13 @@ static void close_all(keeper_main *main_)
     if (keeper->ring != NULL) {
         keeper->stats.running = 0;
         kh_keeper_publish(keeper);
-        ring_close(keeper->ring);
+        kh_keeper_ring_close(keeper->ring);
     }
     while (main_->dead != NULL) {
         kh_keeper_ring *ring = main_->dead;
 
         main_->dead = ring->next_dead;
-        ring_close(ring);
+        kh_keeper_ring_close(ring);
     }
     kh_store_close(keeper->store);
     kh_cache_free(keeper->cache);

@@ -15,8 +15,8 @@
 #define KEYHOLD_KEYSTORE_KEEPER_H
 
 #include "cache.h"
+#include "keeper_ring.h"
 #include "material.h"
-#include "ring.h"
 #include "software.h"
 #include "store.h"
 
@@ -24,15 +24,13 @@
 
 #define KH_OP_INLINE 1024 /* every TLS message to sign, but for a client's TLS 1.2 transcript, fits */
 
-struct kh_keeper_ring;
-
 struct kh_keeper;
 
 typedef struct kh_op {
     struct kh_op *next;
     void (*run)(struct kh_keeper *keeper, struct kh_op *op); /* no operation but an event of the store thread's, which is its own */
     void (*answered)(struct kh_keeper *keeper, struct kh_op *op); /* the keeper's own: called instead of an answer */
-    struct kh_keeper_ring *ring; /* NULL: came over the admin socket */
+    kh_keeper_ring *ring; /* NULL: came over the admin socket */
     int admin_fd;                /* answer goes here; owned */
     int file_fd;                 /* came along with it, or -1; owned */
     uint32_t slot;
@@ -81,16 +79,6 @@ static inline kh_op *kh_op_pop(kh_op_queue *queue)
     }
     return op;
 }
-
-/* A ring that the front has, or had. All under the keeper's lock. */
-typedef struct kh_keeper_ring {
-    kh_ring_end end;
-    struct kh_keeper_ring *next_dead;
-    bool dead;          /* replaced: results are dropped */
-    uint32_t in_flight; /* operations of it anywhere in the keeper */
-    uint32_t sleeping;  /* workers on its door */
-    kh_op *ops;         /* one for each slot */
-} kh_keeper_ring;
 
 /* A thread with a queue of its own, in order of preference. */
 #define KH_DESK_CLASSES 3

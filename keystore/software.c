@@ -147,29 +147,12 @@ static kh_result tls_rsa_kx(kh_tier_op *op)
     return result;
 }
 
-static const char *oaep_hash(uint32_t padding)
-{
-    switch (padding) {
-    case KH_PADDING_OAEP_SHA1:
-        return "SHA1";
-    case KH_PADDING_OAEP_SHA256:
-        return "SHA256";
-    case KH_PADDING_OAEP_SHA384:
-        return "SHA384";
-    case KH_PADDING_OAEP_SHA512:
-        return "SHA512";
-    default:
-        return NULL;
-    }
-}
-
-static bool set_oaep(EVP_PKEY_CTX *ctx, const char *md, const uint8_t *label, size_t label_len)
+static bool set_oaep(EVP_PKEY_CTX *ctx, const EVP_MD *md, const uint8_t *label, size_t label_len)
 {
     void *copy = NULL;
 
     if (EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_PKCS1_OAEP_PADDING) != 1 ||
-        EVP_PKEY_CTX_set_rsa_oaep_md_name(ctx, md, NULL) != 1 ||
-        EVP_PKEY_CTX_set_rsa_mgf1_md_name(ctx, md, NULL) != 1) {
+        EVP_PKEY_CTX_set_rsa_oaep_md(ctx, md) != 1 || EVP_PKEY_CTX_set_rsa_mgf1_md(ctx, md) != 1) {
         return false;
     }
     if (label_len == 0) {
@@ -185,7 +168,7 @@ static bool set_oaep(EVP_PKEY_CTX *ctx, const char *md, const uint8_t *label, si
 
 static kh_result decrypt(kh_tier_op *op)
 {
-    const char *md = oaep_hash(op->scheme);
+    const EVP_MD *md = kh_algorithms_oaep(op->scheme);
     size_t label_len = op->arg, len = KH_SIGNATURE_MAX;
     const uint8_t *ciphertext = NULL;
     EVP_PKEY_CTX *ctx = NULL;

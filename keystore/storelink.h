@@ -219,11 +219,15 @@ void kh_rotate_soon(kh_links *links);
 
 /* ---- storemake.c */
 
-/* Keys that are made in, brought into, moved into or found in tokens. KH_AGAIN: the operation is not the caller's any more. */
+/* Keys that are made in, brought into or moved into tokens. KH_AGAIN: the operation is not the caller's any more. */
 kh_result kh_make_insert(kh_keeper *keeper, kh_op *op, const kh_key_info *info);
 kh_result kh_make_move(kh_keeper *keeper, kh_op *op);
-kh_result kh_make_adopt(kh_keeper *keeper, kh_op *op);
 /* Whether an object is being made now. */
 bool kh_make_under_way(const kh_keeper *keeper, const uint8_t *object);
+
+/* ---- storeadopt.c */
+
+/* KH_STORE_ADOPT. KH_AGAIN: the operation is not the caller's any more. */
+kh_result kh_links_adopt(kh_keeper *keeper, kh_op *op);
 
 #endif

@@ -258,7 +258,7 @@ static kh_result move(kh_keeper *keeper, kh_op *op)
 
 static kh_result adopt(kh_keeper *keeper, kh_op *op)
 {
-    return op->record.data_len == sizeof(kh_key_adoption) ? kh_make_adopt(keeper, op) : KH_E_INVALID;
+    return op->record.data_len == sizeof(kh_key_adoption) ? kh_links_adopt(keeper, op) : KH_E_INVALID;
 }
 
 static kh_result change_kek(kh_keeper *keeper, kh_op *op)

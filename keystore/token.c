@@ -97,7 +97,7 @@ static void watch(kh_token *token, uint32_t tick_ms)
 
 _Noreturn void kh_token_die(kh_token *token, kh_token_end why)
 {
-    kh_token_ring *ring = NULL;
+    kh_keeper_ring *ring = NULL;
 
     pthread_mutex_lock(&token->lock); /* for ever: whoever comes out of the library now stops here */
     ring = token->ring;
@@ -148,7 +148,7 @@ kh_result kh_token_login_again(kh_token *token, kh_token_watch *watch, uint32_t 
 /* ---- Rings and links */
 
 /* Wakes who sleeps on a door that nobody rings any more. */
-static void wake_sleepers(kh_token *token, kh_token_ring *ring)
+static void wake_sleepers(kh_token *token, kh_keeper_ring *ring)
 {
     _Atomic uint32_t *door = ring != NULL ? &ring->end.map.shared->door : &token->idle_door;
     bool sleeping = true;
@@ -168,12 +168,12 @@ static void wake_sleepers(kh_token *token, kh_token_ring *ring)
 static void reap_dead_rings(kh_token *token)
 {
     pthread_mutex_lock(&token->lock);
-    for (kh_token_ring **at = &token->dead_rings; *at != NULL;) {
-        kh_token_ring *ring = *at;
+    for (kh_keeper_ring **at = &token->dead_rings; *at != NULL;) {
+        kh_keeper_ring *ring = *at;
 
         if (ring->in_flight == 0 && ring->sleeping == 0) {
             *at = ring->next_dead;
-            kh_token_ring_close(ring);
+            kh_keeper_ring_close(ring);
         } else {
             at = &ring->next_dead;
         }
@@ -183,7 +183,7 @@ static void reap_dead_rings(kh_token *token)
 
 static void take_ring(kh_token *token, int fds[3])
 {
-    kh_token_ring *ring = kh_token_ring_open(fds), *old = NULL;
+    kh_keeper_ring *ring = kh_keeper_ring_open(fds, sizeof(kh_token_op)), *old = NULL;
 
     if (ring == NULL) {
         kh_logf(token->config->log, token->config->ctx, KH_LOG_ERROR,

@@ -2,7 +2,7 @@
 /*
  * The inside of a token's keeper: one process that has one PKCS#11 token open. Threads:
  *   main     token.c       control socket, link to the store's keeper, rings; watches the others, and never calls the library
- *   maker    token_link.c  opens the token, then does what the store's keeper asks: makes, brings in, destroys keys
+ *   maker    token_make.c  opens the token, then does what the store's keeper asks: makes, brings in, destroys keys
  *   workers  token_work.c  one for each session: take records from the ring, operate
  *
  * One lock guards everything that they share (rings, keys, queues, the link); it is held briefly and never during a call of the
@@ -15,9 +15,9 @@
 #ifndef KEYHOLD_KEYSTORE_TOKEN_H
 #define KEYHOLD_KEYSTORE_TOKEN_H
 
+#include "keeper_ring.h"
 #include "link.h"
 #include "process.h"
-#include "ring.h"
 #include "rsakx.h"
 
 #include <pthread.h>
@@ -33,7 +33,7 @@ typedef struct kh_token_watch {
 
 typedef struct kh_token_op {
     struct kh_token_op *next;
-    struct kh_token_ring *ring; /* NULL: a question of the link, with its number */
+    kh_keeper_ring *ring; /* NULL: a question of the link, with its number */
     uint64_t number;
     uint64_t link_life; /* of the link that asked */
     uint32_t slot;
@@ -44,15 +44,6 @@ typedef struct kh_token_op {
     uint8_t out[KH_SIGNATURE_MAX];
     uint8_t inline_data[KH_TOKEN_INLINE];
 } kh_token_op;
-
-typedef struct kh_token_ring {
-    kh_ring_end end;
-    struct kh_token_ring *next_dead;
-    bool dead;          /* replaced: results are dropped */
-    uint32_t in_flight; /* operations of it anywhere in this process */
-    uint32_t sleeping;  /* workers on its door */
-    kh_token_op *ops;   /* one for each slot */
-} kh_token_ring;
 
 /* What is known of a key: from the store's keeper, and where it is in the token. */
 typedef struct kh_token_key {
@@ -123,7 +114,7 @@ typedef struct kh_token {
     pthread_mutex_t lock;
     bool serving; /* the token is open and logged in */
     bool closed;  /* stopping: takes no more records */
-    kh_token_ring *ring, *dead_rings;
+    kh_keeper_ring *ring, *dead_rings;
     _Atomic uint32_t idle_door; /* workers sleep here while there is no ring */
     uint32_t sleeping, in_flight, workers_running;
     uint64_t now_ns; /* of whoever had the lock last */
@@ -177,10 +168,8 @@ void kh_token_check_pin(kh_token *token, kh_result result);
 /* Takes the login up again after a session lost it. KH_OK: there is one, whoever did it. */
 kh_result kh_token_login_again(kh_token *token, kh_token_watch *watch, uint32_t logins_seen);
 
-/* ---- token_op.c: rings, records and answers. All under the lock but open and close */
+/* ---- token_op.c: records and answers. All under the lock */
 
-KH_MUST_USE kh_token_ring *kh_token_ring_open(int fds[3]); /* takes the descriptors over; NULL: it is no ring */
-void kh_token_ring_close(kh_token_ring *ring);
 /* Takes what is in the ring into the queues of its keys. */
 void kh_token_take(kh_token *token);
 /* The operation is gone afterwards. */
@@ -215,7 +204,6 @@ void kh_token_keys_free(kh_token *token);
 
 /* ---- token_link.c */
 
-void *kh_token_maker_main(void *token);
 /* Reads what is there. Takes the lock. false: the other end is gone. */
 bool kh_token_link_read(kh_token *token);
 /* Under the lock: an answer over the link, if it is still the one of which the question came. */
@@ -229,6 +217,10 @@ void kh_token_link_change(kh_token *token, int fd);
 void kh_token_link_settle(kh_token *token);
 /* Under the lock: says who this is. */
 void kh_token_link_hello(kh_token *token);
+
+/* ---- token_make.c */
+
+void *kh_token_maker_main(void *token);
 void kh_token_task_free(kh_token_task *task);
 
 /* ---- token_work.c */

@@ -1,50 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A token's keeper: rings, the records in them, and answers. */
+/* A token's keeper: records in the ring, and answers. */
 #include "token.h"
 
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DRAIN_MAX 256 /* records taken while the lock is held once */
 /* A front can move sleepers to where no wake-up finds them (see worker.c), so they come back by themselves. */
 #define SLEEP_MAX_NS UINT64_C(500000000)
-
-kh_token_ring *kh_token_ring_open(int fds[3])
-{
-    kh_token_ring *ring = calloc(1, sizeof(*ring));
-    kh_result result = KH_E_MEMORY;
-
-    if (ring == NULL) {
-        for (int i = 0; i < 3; i++) {
-            close(fds[i]);
-        }
-        return NULL;
-    }
-    result = kh_ring_end_open(fds, &ring->end);
-    if (result == KH_OK) {
-        ring->ops = calloc(ring->end.map.slots, sizeof(*ring->ops));
-    }
-    if (ring->ops == NULL) {
-        if (result == KH_OK) {
-            kh_ring_end_close(&ring->end);
-        }
-        free(ring);
-        return NULL;
-    }
-    return ring;
-}
-
-void kh_token_ring_close(kh_token_ring *ring)
-{
-    if (ring != NULL) {
-        OPENSSL_cleanse(ring->ops, ring->end.map.slots * sizeof(*ring->ops));
-        free(ring->ops);
-        kh_ring_end_close(&ring->end);
-        free(ring);
-    }
-}
 
 /* ---- Answers */
 
@@ -62,7 +26,7 @@ static void wipe(kh_token_op *op)
 
 void kh_token_answer(kh_token *token, kh_token_op *op, kh_result result)
 {
-    kh_token_ring *ring = op->ring;
+    kh_keeper_ring *ring = op->ring;
 
     op->out_len = result == KH_OK ? op->out_len : 0;
     token->in_flight--;
@@ -84,7 +48,7 @@ void kh_token_answer(kh_token *token, kh_token_op *op, kh_result result)
 /* ---- Records */
 
 /* A private operation out of a record; its data is copied here, before anything looks at it. */
-static kh_result take_record(kh_token_ring *ring, const kh_ring_copy *copy, kh_token_op *op)
+static kh_result take_record(kh_keeper_ring *ring, const kh_ring_copy *copy, kh_token_op *op)
 {
     kh_result result = KH_OK;
 
@@ -104,14 +68,14 @@ static kh_result take_record(kh_token_ring *ring, const kh_ring_copy *copy, kh_t
 
 void kh_token_take(kh_token *token)
 {
-    kh_token_ring *ring = token->ring;
+    kh_keeper_ring *ring = token->ring;
     kh_ring_copy copy;
 
     if (ring == NULL || token->closed) {
         return;
     }
     for (unsigned i = 0; i < DRAIN_MAX && kh_ring_end_next(&ring->end, &copy); i++) {
-        kh_token_op *op = &ring->ops[copy.slot];
+        kh_token_op *op = &ring->token_ops[copy.slot];
         kh_result result = take_record(ring, &copy, op);
 
         ring->in_flight++;
@@ -138,7 +102,7 @@ void kh_token_wake(kh_token *token, uint32_t n)
 
 void kh_token_sleep(kh_token *token)
 {
-    kh_token_ring *ring = token->ring;
+    kh_keeper_ring *ring = token->ring;
     _Atomic uint32_t *door = ring != NULL ? &ring->end.map.shared->door : &token->idle_door;
     uint32_t seen = atomic_load(door);
     bool work = false;

@@ -2,6 +2,7 @@
 /* RSA decryption with a key in a token: see token_rsa.h. */
 #define OPENSSL_SUPPRESS_DEPRECATED /* the checks of padding by themselves have no newer name */
 #include "token_rsa.h"
+#include "algorithms.h"
 
 #include <openssl/bn.h>
 #include <openssl/core_names.h>
@@ -103,25 +104,9 @@ kh_result kh_token_rsa_kx(kh_token_worker *worker, kh_token_key *key, const kh_p
     return result;
 }
 
-static const EVP_MD *oaep_hash(uint32_t padding)
-{
-    switch (padding) {
-    case KH_PADDING_OAEP_SHA1:
-        return EVP_sha1();
-    case KH_PADDING_OAEP_SHA256:
-        return EVP_sha256();
-    case KH_PADDING_OAEP_SHA384:
-        return EVP_sha384();
-    case KH_PADDING_OAEP_SHA512:
-        return EVP_sha512();
-    default:
-        return NULL;
-    }
-}
-
 kh_result kh_token_rsa_decrypt(kh_token_worker *worker, const kh_p11_key *object, kh_token_op *op)
 {
-    const EVP_MD *md = oaep_hash(op->record.scheme);
+    const EVP_MD *md = kh_algorithms_oaep(op->record.scheme);
     size_t label_len = op->record.arg, len = 0;
     const uint8_t *label = op->record.data, *ciphertext = NULL;
     uint8_t block[KH_SIGNATURE_MAX];

@@ -20,6 +20,7 @@
  *   ngx_keyhold_check.c         whether an agent's answers are to be believed
  *   ngx_keyhold_agent.c         the directive keyhold_agent
  *   ngx_keyhold_conn.c          a worker's session with an agent
+ *   ngx_keyhold_away.c          what is thought of one that is away
  *   ngx_keyhold_transport.c     the socket below it
  *   ngx_keyhold_tls.c           TLS on that
  *   ngx_keyhold_sync.c          without the event loop

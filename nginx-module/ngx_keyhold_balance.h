@@ -105,7 +105,6 @@ typedef struct {
 uint64_t ngx_keyhold_missing_key(const u_char *data, size_t len);
 void ngx_keyhold_missing_add(ngx_keyhold_missing_t *missing, uint64_t key,
     ngx_msec_t now);
-void ngx_keyhold_missing_remove(ngx_keyhold_missing_t *missing, uint64_t key);
 /* How long ago it was found missing, in msec; -1: it was not, or long ago. */
 ngx_msec_int_t ngx_keyhold_missing_since(ngx_keyhold_missing_t *missing,
     uint64_t key, ngx_msec_t now);

@@ -83,19 +83,6 @@ ngx_keyhold_missing_add(ngx_keyhold_missing_t *missing, uint64_t key,
 }
 
 
-void
-ngx_keyhold_missing_remove(ngx_keyhold_missing_t *missing, uint64_t key)
-{
-    ngx_keyhold_missing_entry_t  *entry;
-
-    entry = ngx_keyhold_missing_find(missing, key);
-
-    if (entry != NULL) {
-        entry->used = 0;
-    }
-}
-
-
 ngx_msec_int_t
 ngx_keyhold_missing_since(ngx_keyhold_missing_t *missing, uint64_t key,
     ngx_msec_t now)

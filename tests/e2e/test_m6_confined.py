@@ -40,7 +40,7 @@ def test_refused_from_inside(_):
         print("  ", role, {name: found[name] for name in sorted(found) if name != "process"})
         common = ("open", "open_dir", "create", "exec", "connect", "ptrace", "set_dumpable")
         children = ("own_signals", "kill", "executable", "socket", "priority_futex", "schedule_other", "affinity_other",
-                    "real_time")
+                    "real_time", "nice")
         more = {"supervisor": (), "front": (*children, "pass_descriptor"), "keeper": children}
         for attempt in (*common, *more[role]):
             if role == "supervisor" and attempt.startswith(("open", "create")) and "landlock_unavailable" in agent.log():
@@ -86,6 +86,28 @@ def test_only_its_own_descriptors(_):
                 held.append(target)
         expected = os.path.join(agent.dir, "store") + "/"
         check(all(role == "keeper" and path.startswith(expected) for path in held), role, held)
+
+
+def test_what_an_operator_set_stays(_):
+    """While requests gather the front changes its own policy (turns.h) and nothing else: not its nice value."""
+    front = pid_of("front")
+    before = os.sched_getscheduler(front)
+    os.setpriority(os.PRIO_PROCESS, front, 5)
+    with wire.connect(agent.socket) as caller:
+        def burst(policy):
+            for _ in range(16):
+                caller.submit(wire.SIGN, *wire.sign_fields("k", "p256"))
+            check(all(caller.reply()[2] == wire.OK for _ in range(16)), "signed")
+            return os.sched_getscheduler(front) == policy
+
+        if before != os.SCHED_OTHER:
+            print("   (the policy of this test is the agent's, which leaves it alone)")
+            burst(before)
+        else:
+            wait_until(lambda: burst(os.SCHED_BATCH), "requests gather")
+            check(os.getpriority(os.PRIO_PROCESS, front) == 5, "it keeps its nice value when they begin to")
+            wait_until(lambda: caller.call(wire.PING) and os.sched_getscheduler(front) == before, "and no more")
+    check(os.getpriority(os.PRIO_PROCESS, front) == 5 and os.sched_getscheduler(front) == before)
 
 
 def test_nothing_left_when_the_supervisor_is_killed(_):
