@@ -17,7 +17,6 @@
 #include <openssl/x509.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* X(constant, word in the table and in JSON, whether it makes the check fail) */
@@ -28,8 +27,6 @@
     X(V_VARIABLE, "not checkable: has variables", 0)                                                         \
     X(V_MISSING, "MISSING", 1)                                                                               \
     X(V_DISABLED, "DISABLED", 1)                                                                             \
-    X(V_EXPIRED, "EXPIRED", 1)                                                                               \
-    X(V_NOT_YET, "NOT YET VALID", 1)                                                                         \
     X(V_USAGE, "WRONG USAGE: not for tls-server", 1)                                                         \
     X(V_USAGE_CLIENT, "WRONG USAGE: not for tls-client", 1)                                                  \
     X(V_UNREADABLE, "CERTIFICATE NOT READABLE", 1)                                                           \
@@ -103,27 +100,10 @@ static kh_result agent_at(checker *c, const char *address, const char *token, ct
     return result;
 }
 
-/* What a version of a key, or a duplicate, is good for. */
-static verdict judge_key(const kh_key_info *info, bool client)
-{
-    const unsigned useful = KH_USAGE_SIGN | (client ? KH_USAGE_TLS_CLIENT : KH_USAGE_TLS_SERVER);
-    const uint64_t now = (uint64_t)time(NULL);
-
-    if (info->state != KH_STATE_ENABLED) {
-        return V_DISABLED;
-    }
-    if (info->expires != 0 && now >= info->expires) {
-        return V_EXPIRED;
-    }
-    if (now < info->not_before) {
-        return V_NOT_YET;
-    }
-    return (info->usage & useful) != 0 ? V_OK : client ? V_USAGE_CLIENT : V_USAGE;
-}
-
-/* What one agent says of a key: of several, one that will do, if there is any. Only a failure to ask is a failure. */
+/* What one agent says of a key. Only a failure to ask is a failure. */
 static kh_result ask(checker *c, ctl_agent *agent, const uint8_t *id, bool client, verdict *says)
 {
+    const unsigned useful = KH_USAGE_SIGN | (client ? KH_USAGE_TLS_CLIENT : KH_USAGE_TLS_SERVER);
     kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
     size_t count = 0;
     kh_result result = infos != NULL ? ctl_agent_lookup(agent, NULL, id, infos, KH_LOOKUP_MAX, &count)
@@ -131,10 +111,10 @@ static kh_result ask(checker *c, ctl_agent *agent, const uint8_t *id, bool clien
 
     if (result == KH_OK) {
         *says = V_DISABLED;
-        for (size_t i = 0; i < count && *says != V_OK; i++) {
-            verdict one = judge_key(&infos[i], client);
-
-            *says = one == V_OK || *says == V_DISABLED ? one : *says;
+        for (size_t i = 0; i < count; i++) {
+            if (infos[i].state == KH_STATE_ENABLED && *says != V_OK) {
+                *says = (infos[i].usage & useful) != 0 ? V_OK : client ? V_USAGE_CLIENT : V_USAGE;
+            }
         }
     } else if (result == KH_E_NOT_FOUND || result == KH_E_DISABLED) {
         *says = result == KH_E_NOT_FOUND ? V_MISSING : V_DISABLED;

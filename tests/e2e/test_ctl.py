@@ -710,10 +710,6 @@ server {{ listen 443 ssl; server_name "local.example"; keyhold off;
     ctl("key", "disable", "nginx-here")
     check(sites(folder + "/nginx.conf", code=1)[name[here]]["verdict"] == "DISABLED")
     ctl("key", "enable", "nginx-here")
-    for begins, ends, verdict in (("never", "2026-01-01", "EXPIRED"), ("+1d", "never", "NOT YET VALID")):
-        ctl("key", "set", "nginx-here", "--not-before", begins, "--expires", ends)
-        check(sites(folder + "/nginx.conf", code=1)[name[here]]["verdict"] == verdict, verdict)
-    ctl("key", "set", "nginx-here", "--not-before", "never", "--expires", "never")
     ctl("key", "create", "nginx-sign", "--type", "p256", "--usage", "tls-client")
     ctl("cert", "self-signed", "nginx-sign", "--subject", "/CN=x", "--out", folder + "/sign.crt")
     write(folder + "/one.conf", "http { server { listen 443 ssl; keyhold on; ssl_certificate sign.crt; } }")
