@@ -38,20 +38,19 @@ static void log_refusal(kh_front *front, kh_identity *identity, kh_op op, const 
     }
 }
 
-static void key_text(const kh_request *req, char out[2 * KH_DIRECTORY_KEY_MAX + 1])
+static void key_text(const uint8_t *key, size_t len, bool is_id, char out[2 * KH_DIRECTORY_KEY_MAX + 1])
 {
-    size_t len = req->key.len < KH_DIRECTORY_KEY_MAX ? req->key.len : KH_DIRECTORY_KEY_MAX;
-
-    if (!req->key_is_id) {
-        memcpy(out, req->key.data, len);
+    len = len < KH_DIRECTORY_KEY_MAX ? len : KH_DIRECTORY_KEY_MAX;
+    if (!is_id) {
+        memcpy(out, key, len);
         out[len] = '\0';
         return;
     }
     for (size_t i = 0; i < len; i++) {
         static const char digits[] = "0123456789abcdef";
 
-        out[2 * i] = digits[req->key.data[i] >> 4];
-        out[2 * i + 1] = digits[req->key.data[i] & 15];
+        out[2 * i] = digits[key[i] >> 4];
+        out[2 * i + 1] = digits[key[i] & 15];
     }
     out[2 * len] = '\0';
 }
@@ -73,7 +72,7 @@ static bool may_ask(kh_conn *conn, const kh_request *req)
                   kh_acl_allows(rights, req->op, (const char *)req->key.data, name_len)) {
         return true;
     }
-    key_text(req, text);
+    key_text(req->key.data, req->key.len, req->key_is_id, text);
     log_refusal(conn->front, conn->identity, req->op, text, "forbidden");
     return false;
 }
@@ -134,12 +133,19 @@ void kh_admit_found(kh_front *front, kh_job *job, const kh_key_info *const infos
 {
     kh_identity *identity = (kh_identity *)job->tenant;
     bool is_public = job->op == KH_OP_PUBLIC_KEY || job->op == KH_OP_DESCRIBE;
+    const kh_entry *asked = job->found;
     const kh_key_info *info = NULL;
     kh_result result = kh_acl_choose(kh_identity_rights(identity), job->op, usages_for(job, infos, count),
                                      infos, count, is_public, time_of_day(), &info);
 
     if (result != KH_OK) {
-        log_refusal(front, identity, job->op, count > 0 ? infos[0]->name : "?",
+        char text[2 * KH_DIRECTORY_KEY_MAX + 1];
+
+        /* A key that nobody has is named as it was asked for: by its id, mostly, of a certificate in nginx. */
+        if (count == 0) {
+            key_text(asked->key, asked->key_len, asked->is_id, text);
+        }
+        log_refusal(front, identity, job->op, count > 0 ? infos[0]->name : text,
                     count == 0                ? "unknown"
                     : result == KH_E_DISABLED ? "disabled"
                                               : "forbidden");
@@ -177,6 +183,7 @@ static void find_key(kh_front *front, kh_job *job, const kh_request *req)
     }
     result = kh_directory_get(front->directory, req->key.data, req->key.len, req->key_is_id, &entry);
     if (result == KH_OK) {
+        job->found = entry;
         kh_admit_found(front, job, entry->infos, entry->count);
     } else if (result == KH_AGAIN) {
         kh_directory_wait(entry, job);

@@ -287,6 +287,7 @@ kh_result kh_directory_answer(kh_directory *directory, kh_entry *entry, kh_resul
     entry->waiters = (kh_job_list){0};
     for (kh_job *job = waiters->first; job != NULL; job = job->next) {
         job->entry = NULL;
+        job->found = entry;
     }
     if (result == KH_E_NOT_FOUND) {
         count = 0;

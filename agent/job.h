@@ -56,6 +56,7 @@ struct kh_job {
     kh_job *conn_next, *conn_prev;
     kh_job *hash_next;
     void *entry;   /* LOOKUP: the directory's entry */
+    const void *found; /* the entry that answered it, while it is admitted */
     uint8_t *data; /* `space`, or a large buffer of the pool's */
     uint32_t data_len;
     uint8_t space[KH_JOB_INLINE];

@@ -74,7 +74,7 @@ ngx_keyhold_check(ngx_keyhold_op_t *op, const kh_reply *reply)
 {
     ngx_uint_t  good;
 
-    if (reply->status != KH_OK || reply->op == KH_OP_PUBLIC_KEY) {
+    if (reply->status != KH_OK || reply->op == KH_OP_DESCRIBE) {
         return NULL;
     }
 

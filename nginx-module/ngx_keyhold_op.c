@@ -237,7 +237,7 @@ ngx_keyhold_op_reply(ngx_keyhold_op_t *op, const kh_reply *reply,
     op->detail[0] = '\0';
     op->agent->refusals = 0;
 
-    if (reply->op == KH_OP_PUBLIC_KEY) {
+    if (reply->op == KH_OP_DESCRIBE) {
         if (op->entry != NULL) {
             *op->entry = reply->entry;
         }

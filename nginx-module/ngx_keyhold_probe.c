@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * At start each worker asks each agent once for every key that the
- * configuration names, and logs what is missing, so that a wrong deployment is
- * seen before the first client is.  With several agents, what one lacks is not
- * asked of it for a while.
+ * configuration names, and logs what is missing or of no use, so that a wrong
+ * deployment is seen before the first client is.  With several agents, what
+ * one lacks is not asked of it for a while.
  */
 
 #include "ngx_keyhold.h"
@@ -11,6 +11,12 @@
 
 #define NGX_KEYHOLD_PROBES        32    /* at a time and agent */
 #define NGX_KEYHOLD_PROBE_LINES   100   /* of the log, for an agent */
+
+/* whether it is a server's key or a client's is not known here */
+
+#define NGX_KEYHOLD_PROBE_USAGES                                              \
+    (KH_USAGE_TLS_SERVER|KH_USAGE_TLS_CLIENT|KH_USAGE_TLS_RSA_KX              \
+     |KH_USAGE_TLS_DHE|KH_USAGE_SIGN)
 
 
 typedef struct {
@@ -30,6 +36,7 @@ typedef struct {
 
 static void ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe);
 static void ngx_keyhold_probe_handler(ngx_keyhold_op_t *op);
+static const char *ngx_keyhold_probe_use(const kh_key_entry *entry);
 static void ngx_keyhold_probe_say(ngx_keyhold_probe_t *probe,
     ngx_uint_t level, const char *why);
 static void ngx_keyhold_probe_done(ngx_keyhold_agent_t *agent);
@@ -127,7 +134,7 @@ ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe)
     probe->key = &keys[agent->probed++];
     probe->active = 1;
 
-    probe->req.op = KH_OP_PUBLIC_KEY;
+    probe->req.op = KH_OP_DESCRIBE;
     probe->req.key_is_id = (probe->key->name.len == 0);
 
     if (probe->req.key_is_id) {
@@ -157,6 +164,7 @@ ngx_keyhold_probe_next(ngx_keyhold_probe_t *probe)
 static void
 ngx_keyhold_probe_handler(ngx_keyhold_op_t *op)
 {
+    const char           *why;
     ngx_keyhold_key_t    *keys;
     ngx_keyhold_probe_t  *probe;
 
@@ -189,13 +197,46 @@ ngx_keyhold_probe_handler(ngx_keyhold_op_t *op)
         ngx_keyhold_probe_say(probe, NGX_LOG_ERR, "the agent's key of that "
                               "name has another public key");
 
-    } else if (probe->entry.state != KH_STATE_ENABLED) {
-        ngx_keyhold_probe_say(probe, NGX_LOG_ERR, "the key is not enabled");
+    } else {
+        why = ngx_keyhold_probe_use(&probe->entry);
+
+        if (why != NULL) {
+            ngx_keyhold_probe_say(probe, NGX_LOG_ERR, why);
+        }
     }
 
     ngx_keyhold_probe_next(probe);
 
     ngx_keyhold_probe_done(probe->agent);
+}
+
+
+/* Why no handshake can use the key that is there; NULL: it can be used. */
+
+static const char *
+ngx_keyhold_probe_use(const kh_key_entry *entry)
+{
+    uint64_t  now;
+
+    now = (uint64_t) ngx_time();
+
+    if (entry->state != KH_STATE_ENABLED) {
+        return "the key is not enabled";
+    }
+
+    if (now < entry->not_before) {
+        return "the key is not valid yet";
+    }
+
+    if (entry->expires != 0 && now >= entry->expires) {
+        return "the key has expired";
+    }
+
+    if (!(entry->usage & NGX_KEYHOLD_PROBE_USAGES)) {
+        return "the key's usage is neither for TLS servers nor for clients";
+    }
+
+    return NULL;
 }
 
 

@@ -103,7 +103,12 @@ static int sig_set_digest(sig_ctx *ctx, const char *name)
     if (name == NULL || name[0] == '\0') {
         return 1;
     }
-    if (len == 0 || (ctx->key != NULL && ctx->key->type == KH_KEY_ED25519)) {
+    if (len == 0) {
+        kh_prov_raise(ctx->prov, KH_E_UNSUPPORTED, __func__,
+                      "digest %s: only SHA-256, SHA-384 and SHA-512 are signed, and so not TLS 1.0 and 1.1", name);
+        return 0;
+    }
+    if (ctx->key != NULL && ctx->key->type == KH_KEY_ED25519) {
         kh_prov_raise(ctx->prov, KH_E_SCHEME, __func__, "digest %s", name);
         return 0;
     }

@@ -27,13 +27,8 @@ def site(ws):
     return key, local, sessions, plain, http
 
 
-def keyhold_lines(nginx):
-    return [line for line in nginx.log().splitlines() if "keyhold" in line and ("[error]" in line or "[crit]" in line
-                                                                                or "[alert]" in line)]
-
-
-def failing_handshake(ws, nginx, key):
-    """How long a handshake takes to fail, and what it left in the error log."""
+def failing_handshake(ws, nginx, agent, key, why):
+    """How long a handshake takes to fail; it leaves one line in the error log, that names the agent and says why."""
     before = len(nginx.log().splitlines())
     begun = time.monotonic()
     done = ws.s_client(key, "-tls1_3", ok=False)
@@ -41,7 +36,9 @@ def failing_handshake(ws, nginx, key):
     check(done.returncode != 0, "without the agent a handshake must fail")
     wait_until(lambda: len(nginx.log().splitlines()) > before, "a line in the error log", 5)
     lines = nginx.log().splitlines()[before:]
-    return took, [line for line in lines if any(f"[{level}]" in line for level in ("error", "crit", "alert", "emerg"))]
+    lines = [line for line in lines if any(f"[{level}]" in line for level in ("error", "crit", "alert", "emerg"))]
+    check(len(lines) == 1 and agent.socket in lines[0] and why in lines[0], "one line that names the agent and says why:", lines)
+    return took
 
 
 def test_m4_start_and_serve_without_agent(ws):
@@ -52,9 +49,8 @@ def test_m4_start_and_serve_without_agent(ws):
     for _ in range(2):
         check(run("curl", "-sS", "--noproxy", "*", f"http://127.0.0.1:{plain}/").stdout == "plain\n", "plain HTTP")
         check(ws.curl(local).stdout == "local\n", "a local key")
-        took, lines = failing_handshake(ws, nginx, key)
+        took = failing_handshake(ws, nginx, agent, key, "connect() failed")
         check(took < TIMEOUT_S + SLACK_S, f"failed after {took:.2f} s")
-        check(len(lines) == 1 and agent.socket in lines[0], "one line that names the agent:", lines)
         nginx.reload()
     agent.start()
     agent.import_key(key)
@@ -82,9 +78,8 @@ def test_m4_agent_goes_and_returns(ws):
         for version, suffix in (("-tls1_2", ""), ("-tls1_3", ".13")):
             out = ws.s_client(sessions, version, "-sess_in", session + suffix, ok=False).stdout
             check("\nReused, TLSv" in out, "a resumed session", version, out[-1500:])
-        took, lines = failing_handshake(ws, nginx, key)
+        took = failing_handshake(ws, nginx, agent, key, "connect() failed")
         check(took < TIMEOUT_S + SLACK_S, f"failed after {took:.2f} s")
-        check(len(lines) == 1 and agent.socket in lines[0], "one line that names the agent:", lines)
         if round_number == 1:
             nginx.reload()
         agent.start()
@@ -100,9 +95,8 @@ def test_m4_stalled_agent(ws):
     for one in (key, sessions):  # both: a worker says at its start which keys are missing
         agent.import_key(one)
     nginx = ws.nginx(agent, http)
-    took, lines = failing_handshake(ws, nginx, key)
+    took = failing_handshake(ws, nginx, agent, key, "no reply from the agent")
     check(TIMEOUT_S * 0.9 < took < TIMEOUT_S + SLACK_S, f"failed after {took:.2f} s")
-    check(len(lines) == 1 and agent.socket in lines[0], "one line that names the agent:", lines)
     check(ws.curl(local).stdout == "local\n", "a local key")
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nginx module's directives: what `nginx -t` refuses and how it says so, what a worker says of missing keys at its start,
 where an explicit key wins, and nginx without a master process."""
+import json
 import os
 import shutil
 import signal
@@ -148,6 +149,31 @@ def test_missing_keys_are_said_at_start(ws):
     check(sum("another public key" in line and f'"{ws.key.name}"' in line for line in said()) == 2, said())
     check(sum("no such key" in line for line in said()) == 2, said())
     check(ws.curl(ws.key).returncode == 0, "the others are served")
+    nginx.stop()
+
+
+def test_useless_keys_are_said_at_start(ws):
+    """Keys that the agent has, and that no handshake can use: of each the worker says why."""
+    agent = ws.agent()
+    whys = {"good": None, "off": "not enabled", "old": "has expired", "early": "not valid yet", "plain": "usage"}
+    keys = {name: ws.make_key("rsa2048", name) for name in whys}
+    for name, key in keys.items():
+        agent.import_key(key, "--usage", "decrypt" if name == "plain" else "tls-server")
+    agent.ctl("key", "disable", "off")
+    agent.ctl("key", "set", "old", "--expires", "2026-01-01")
+    agent.ctl("key", "set", "early", "--not-before", "+1d")
+    ids = {key["name"]: key["id"] for key in json.loads(agent.ctl("--json", "key", "list").stdout)}
+    nginx = ws.nginx(agent, ws.PLAIN + "".join(ws.server(key) for key in keys.values()))
+
+    def said():
+        return [line for line in nginx.log().splitlines() if "which the configuration needs" in line]
+
+    wait_until(lambda: len(said()) >= len(keys) - 1, "what is wrong with each key")
+    check(len(said()) == len(keys) - 1, said())
+    for name, why in whys.items():
+        found = [line for line in said() if ids[name] in line]
+        check(len(found) == (why is not None) and all("[error]" in line and why in line for line in found), name, said())
+        check((ws.curl(keys[name], ok=False).returncode == 0) == (why is None), name)
     nginx.stop()
 
 

@@ -216,6 +216,47 @@ def test_backup_full_disk(ws):
         run("umount", small)
 
 
+def test_full_disk(ws):
+    """M14: on a full disk changes are refused by name, and signing goes on: also with keys that were not in memory, with a keeper
+    and an agent that started there. With room again, changes are made again; nothing that was acknowledged is lost."""
+    agent = ws.agent(preset=PRESET, start=False)
+    folder, before = os.path.dirname(store_of(agent)), os.path.join(ws.dir, "store-before")
+    os.rename(folder, before)
+    shutil.copytree(before, folder)
+    done = run("mount", "-t", "tmpfs", "-o", "size=320k,mode=0700", "tmpfs", folder, ok=False)
+    if done.returncode != 0:
+        raise harness.Skip("cannot mount a small file system: " + done.stderr.strip())
+    try:
+        shutil.copytree(before, folder, dirs_exist_ok=True)
+        os.chown(folder, KEEPER, KEEPER)
+        own(agent)
+        agent.start()
+        made, done = [], None
+        while done is None or done.returncode == 0 and len(made) < 1000:
+            done = agent.ctl("key", "create", f"full-{len(made)}", "--type", "p256", ok=False)
+            made += [f"full-{len(made)}"] if done.returncode == 0 else []
+        check(len(made) > 3 and "store" in error_of(done), len(made), done.stderr)
+        for again in ("", "keeper", "agent"):
+            if again == "keeper":
+                os.kill(agent.role_pid("keeper"), signal.SIGKILL)
+                agent.wait_ready()
+            elif again == "agent":
+                agent.stop()
+                agent.start()
+            check(all(signs(agent, name) for name in made), "a key does not sign", again)
+            check("store" in error_of(agent.ctl("key", "create", "one-more", "--type", "p256", ok=False)), "it is stored", again)
+            check([key[0] for key in names(agent)] == sorted(made), names(agent))
+        run("mount", "-o", "remount,size=4m", folder)
+        agent.ctl("key", "create", "one-more", "--type", "p256")
+        agent.ctl("key", "disable", made[0])
+        check(signs(agent, "one-more") and not signs(agent, made[0]), "changes after there is room")
+        check("ok " in agent.ctl("store", "fsck").stdout, "the store is not whole")
+        print(f"   full after {len(made)} keys: {error_of(done)}")
+    finally:
+        agent.stop()
+        run("umount", folder)
+
+
 def test_interrupted(ws):
     """^C and kill -9 of keyholdctl: the backup of before stays, and the agent has nothing of it left."""
     agent = agent_with(ws, KEYS)

@@ -113,6 +113,7 @@ static void reply_public_key(test_conn *conn, const kh_request *req)
             .state = KH_STATE_ENABLED,
             .id = {key->id, KH_KEY_ID_LEN},
             .spki = {key->spki, key->spki_len},
+            .tier = KH_TIER_SOFTWARE,
         };
     }
     conn->closing |= kh_server_reply(conn->server, &reply) != KH_OK;
@@ -204,6 +205,7 @@ static void handle(test_conn *conn, const kh_request *req)
     case KH_OP_CANCEL:
         return;
     case KH_OP_PUBLIC_KEY:
+    case KH_OP_DESCRIBE:
         reply_public_key(conn, req);
         return;
     case KH_OP_SIGN:

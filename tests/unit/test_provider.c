@@ -307,12 +307,17 @@ static void what_is_refused(void **state)
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     EVP_PKEY_CTX *pctx = NULL;
     uint8_t sig[KH_SIGNATURE_MAX];
+    const char *says = NULL;
     size_t len = sizeof(sig);
 
     (void)state;
     assert_int_not_equal(EVP_DigestSignInit_ex(ctx, NULL, "SHA1", libctx, NULL, remote, NULL), 1);
     EVP_MD_CTX_reset(ctx);
+    ERR_clear_error();
     assert_int_not_equal(EVP_DigestSignInit_ex(ctx, NULL, "MD5-SHA1", libctx, NULL, remote, NULL), 1);
+    assert_true(ERR_peek_error_all(NULL, NULL, NULL, &says, NULL) != 0);
+    assert_non_null(strstr(says, "digest MD5-SHA1: only SHA-256"));
+    assert_non_null(strstr(says, "TLS 1.0 and 1.1"));
     /* a salt that the agent would not make is an error, not another signature */
     EVP_MD_CTX_reset(ctx);
     assert_int_equal(EVP_DigestSignInit_ex(ctx, &pctx, "SHA256", libctx, NULL, remote, NULL), 1);
