@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Listening sockets. */
 #include "listen.h"
+#include "log.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -126,15 +127,66 @@ kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *ow
     return result;
 }
 
-void kh_socket_close(kh_socket *sock)
+static bool has_file(const kh_socket *sock)
+{
+    return sock->address != NULL && sock->ino != 0;
+}
+
+bool kh_socket_present(const kh_socket *sock)
 {
     struct stat st;
 
+    return !has_file(sock) || (lstat(sock->address + strlen(UNIX), &st) == 0 && st.st_dev == sock->dev && st.st_ino == sock->ino);
+}
+
+void kh_socket_dress(kh_socket *sock, mode_t mode, const char *owner, const char *group)
+{
+    char error[KH_CONFIG_ERROR_MAX];
+
+    if (has_file(sock) && kh_socket_present(sock) &&
+        dress(sock->address + strlen(UNIX), mode, owner, group, sock, error) != KH_OK) {
+        kh_log(KH_LOG_WARN, "socket_unchanged", KH_LT("error", error), KH_LT("means", "mode and owner of its file stay as they were"));
+    }
+}
+
+static kh_result check_owner(const kh_config *config, unsigned line, const char *owner, const char *group, char *error)
+{
+    bool has_owner = true;
+    kh_user user;
+    gid_t gid = 0;
+
+    if ((owner == NULL || (has_owner = kh_config_user(owner, &user) == KH_OK)) &&
+        (group == NULL || kh_config_group(group, &gid) == KH_OK)) {
+        return KH_OK;
+    }
+    snprintf(error, KH_CONFIG_ERROR_MAX, "%.200s:%u: there is no %s \"%.200s\"", config->path, line, has_owner ? "group" : "user",
+             has_owner ? group : owner);
+    return KH_E_INVALID;
+}
+
+kh_result kh_socket_owners_check(const kh_config *config, char *error)
+{
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; i < config->listener_count && result == KH_OK; i++) {
+        const kh_config_listener *listener = &config->listeners[i];
+
+        result = check_owner(config, listener->line, listener->owner, listener->group, error);
+    }
+    for (size_t i = 0; i < config->metrics_count && result == KH_OK; i++) {
+        const kh_config_metrics *metrics = &config->metrics[i];
+
+        result = check_owner(config, metrics->line, metrics->owner, metrics->group, error);
+    }
+    return result;
+}
+
+void kh_socket_close(kh_socket *sock)
+{
     if (sock->fd >= 0) {
         close(sock->fd);
     }
-    if (sock->address != NULL && sock->ino != 0 && lstat(sock->address + strlen(UNIX), &st) == 0 &&
-        st.st_dev == sock->dev && st.st_ino == sock->ino) {
+    if (has_file(sock) && kh_socket_present(sock)) {
         unlink(sock->address + strlen(UNIX));
     }
     free(sock->address);

@@ -60,6 +60,9 @@ kh_result kh_settings_load(const char *path, bool with_pins, kh_settings *settin
         result = kh_tokens_load(settings->config, settings->credentials, error);
     }
     if (result == KH_OK) {
+        result = kh_socket_owners_check(settings->config, error);
+    }
+    if (result == KH_OK) {
         result = with_pins ? kh_pins_load(settings->config, settings->pins, error) : KH_OK;
     }
     if (result == KH_OK) {
@@ -104,14 +107,19 @@ static void drop_sockets(kh_supervisor *supervisor, size_t from)
     }
 }
 
-/* Opens what the configuration names and is not open yet; on failure none of those stay open. */
+/*
+ * Opens what the configuration names and is not open yet, or whose file somebody removed: then both are there until
+ * close_sockets. On failure none of those stay open.
+ */
 static kh_result open_sockets(kh_supervisor *supervisor, const kh_config *config, char *error)
 {
     size_t before = supervisor->socket_count;
     kh_result result = KH_OK;
 
     for (size_t i = 0; i < config->listener_count && result == KH_OK; i++) {
-        if (find_socket(supervisor, config->listeners[i].address) != NULL) {
+        const kh_socket *open = find_socket(supervisor, config->listeners[i].address);
+
+        if (open != NULL && kh_socket_present(open)) {
             continue;
         }
         if (supervisor->socket_count == KH_LISTENERS_MAX) {
@@ -129,23 +137,25 @@ static kh_result open_sockets(kh_supervisor *supervisor, const kh_config *config
     return result;
 }
 
-/* Closes what the configuration no longer names. */
+/* Closes what the configuration no longer names, and what has no file any more; the rest gets the mode and owner of now. */
 static void close_sockets(kh_supervisor *supervisor)
 {
     const kh_config *config = supervisor->settings.config;
 
     for (size_t i = 0; i < supervisor->socket_count;) {
-        bool named = false;
+        kh_socket *sock = &supervisor->sockets[i];
+        const kh_config_listener *named = NULL;
 
-        for (size_t j = 0; j < config->listener_count; j++) {
-            named = named || strcmp(config->listeners[j].address, supervisor->sockets[i].address) == 0;
+        for (size_t j = 0; j < config->listener_count && named == NULL; j++) {
+            named = strcmp(config->listeners[j].address, sock->address) == 0 ? &config->listeners[j] : NULL;
         }
-        if (named) {
+        if (named != NULL && kh_socket_present(sock)) {
+            kh_socket_dress(sock, named->mode, named->owner, named->group);
             i++;
             continue;
         }
-        kh_socket_close(&supervisor->sockets[i]);
-        supervisor->sockets[i] = supervisor->sockets[--supervisor->socket_count];
+        kh_socket_close(sock);
+        *sock = supervisor->sockets[--supervisor->socket_count];
     }
 }
 

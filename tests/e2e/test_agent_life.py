@@ -182,6 +182,55 @@ def test_reload(ws):
     connection.close()
 
 
+def test_reload_of_sockets(ws):
+    """A reload gives sockets that stay their new mode and owner, and makes one anew whose file somebody removed."""
+    agent = agent_with_keys(ws, "p256")
+    metrics = os.path.join(agent.dir, "metrics.sock")
+    old = read(agent.conf) + 'metrics "unix:metrics.sock" { mode = 0600 }\n'
+
+    def configure(text):
+        with open(agent.conf, "w") as file:
+            file.write(text)
+        reload(agent)
+
+    def mode(path):
+        return os.stat(path).st_mode & 0o777
+
+    def scrape():
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(metrics)
+            caller.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            return caller.recv(12)
+
+    configure(old)
+    connection = wire.connect(agent.socket, agent.token)
+    check(mode(agent.socket) == 0o666 and mode(metrics) == 0o600)
+    configure(old.replace("mode = 0666", "mode = 0660").replace("mode = 0600", "mode = 0640"))
+    check(mode(agent.socket) == 0o660 and mode(metrics) == 0o640, "the files have the new mode")
+
+    # a mistake elsewhere: they keep it
+    with open(agent.conf, "w") as file:
+        file.write(old + 'metrics "unix:/nonexistent/a.sock" {}\n')
+    agent.reload()
+    wait_until(lambda: "/nonexistent/a.sock" in agent.log(), "it says what is wrong")
+    check(mode(metrics) == 0o640, oct(mode(metrics)))
+    with open(agent.conf, "w") as file:
+        file.write(old.replace("mode = 0600", 'owner = "nobody-here"'))
+    done = run(artefact("keyholdd", PRESET), "--config", agent.conf, "--check", ok=False)
+    check(done.returncode == 1)
+    check('there is no user "nobody-here"' in done.stderr and done.stderr.count(agent.conf) == 1, done.stderr)
+
+    os.unlink(agent.socket)
+    os.unlink(metrics)
+    configure(old)
+    check(mode(agent.socket) == 0o666 and mode(metrics) == 0o600, "they are there again")
+    check(scrape() == b"HTTP/1.1 200", "metrics")
+    check(sign(connection) == wire.OK, "the connection of before stays")
+    with wire.connect(agent.socket, agent.token) as new:
+        check(sign(new) == wire.OK, "and new ones are served")
+    connection.close()
+
+
 def test_rotated_token(ws):
     """A token that was replaced is worth nothing after the reload, on open connections neither; the others' are."""
     agent = agent_with_keys(ws, "p256")
