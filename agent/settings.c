@@ -384,6 +384,7 @@ void kh_settings_stop(kh_supervisor *supervisor)
     kh_socket_close(&supervisor->admin);
     kh_kek_free(&supervisor->kek);
     kh_settings_free(&supervisor->settings);
+    kh_config_free(supervisor->first);
     free(supervisor->store);
     free(supervisor->kek_file);
     free(supervisor->kek_wrapped);
@@ -535,7 +536,7 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
         kh_settings_free(&next);
         return result;
     }
-    warn_restart(supervisor, old.config, next.config);
+    warn_restart(supervisor, supervisor->first != NULL ? supervisor->first : old.config, next.config);
     log_warnings(&next);
     supervisor->settings = next;
     kh_log_init("supervisor", next.config->log_level, next.config->log_format == KH_FORMAT_JSON);
@@ -546,6 +547,12 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
     kh_tokens_change(supervisor, &old);
     close_sockets(supervisor);
     kh_metrics_close(supervisor, supervisor->settings.config);
+    if (supervisor->first == NULL) { /* it stays, for warn_restart */
+        kh_materials_free(old.materials, old.config->listener_count);
+        old.materials = NULL;
+        supervisor->first = old.config;
+        old.config = NULL;
+    }
     kh_settings_free(&old);
     return KH_OK;
 }

@@ -179,6 +179,12 @@ def test_reload(ws):
     agent.configure("max_connections = 5000")
     reload(agent)
     check("restart_needed option=max_connections" in agent.log(), agent.log())
+    said = agent.log().count("restart_needed option=cache_keys")
+    check(said == 2, "it is so until the restart, and said each time", agent.log())
+    with open(agent.conf, "w") as file:
+        file.write(old)
+    reload(agent)
+    check(agent.log().count("restart_needed option=cache_keys") == said, "back at the value that holds: no restart is needed")
     connection.close()
 
 
