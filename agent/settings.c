@@ -4,6 +4,7 @@
 #include "confine.h"
 #include "kektoken.h"
 #include "log.h"
+#include "process.h"
 #include "secret.h"
 #include "supervisor.h"
 #include <errno.h>
@@ -197,6 +198,7 @@ kh_result kh_settings_check(const kh_config *config, char *error)
     kh_kek_token wrapped;
     uint8_t kek[32];
     kh_user user;
+    int why = 0;
     kh_result result = KH_OK;
 
     if (geteuid() == 0 &&
@@ -209,9 +211,11 @@ kh_result kh_settings_check(const kh_config *config, char *error)
             return result;
         }
     }
-    if (access(config->store, F_OK) != 0) {
-        snprintf(error, KH_CONFIG_ERROR_MAX, "store %.200s: %s (keyholdctl init makes one)", config->store,
-                 strerror(errno));
+    why = geteuid() == 0 ? kh_process_may_read(&user, config->store) : access(config->store, R_OK) == 0 ? 0 : errno;
+    if (why != 0) {
+        snprintf(error, KH_CONFIG_ERROR_MAX, "store %.200s: %s (%s)", config->store, strerror(why),
+                 why == EACCES ? "it, the files beside it and their directory belong to the keeper's user"
+                               : "keyholdctl init makes one");
         return KH_E_STORAGE;
     }
     if (config->kek_file != NULL) {

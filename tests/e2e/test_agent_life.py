@@ -367,6 +367,40 @@ def test_systemd(ws):
         hear("STOPPING=1")
 
 
+def test_as_root_in_the_unit(ws):
+    """With the capabilities of the unit, and no others: --check, which it runs first, sockets of other owners, and what a kill -9 leaves."""
+    unit = read(os.path.join(harness.ROOT, "packaging/keyhold.service"))
+    names = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M).group(1).replace("CAP_", "+").lower().split()
+    wrap = ["setpriv", "--bounding-set", ",".join(["-all", *names]), "--inh-caps=-all"]
+    agent = ws.agent(preset=PRESET, start=False, wrap=wrap)
+    owned = '{ mode = 0660  owner = "64990"  group = "64990" }'
+    text = read(agent.conf).replace("{ mode = 0666 }", owned)
+    check(owned in text, text)
+    with open(agent.conf, "w") as file:
+        file.write(text + f'metrics "unix:metrics.sock" {owned}\n')
+    run(*wrap, artefact("keyholdd", PRESET), "--config", agent.conf, "--check")
+    for _ in range(2):
+        agent.start()
+        for path in (agent.socket, os.path.join(agent.dir, "metrics.sock")):
+            made = os.stat(path)
+            check((made.st_uid, made.st_gid, made.st_mode & 0o777) == (64990, 64990, 0o660), path, made)
+        agent.stop(signal.SIGKILL)
+    agent.start()
+    second = run(*wrap, artefact("keyholdd", PRESET), "--config", agent.conf, ok=False)
+    check("another process listens there" in second.stderr, second.stderr)
+    check(os.stat(agent.socket).st_uid == 64990, "the other's socket is as it was")
+    with open(agent.conf, "w") as file:
+        file.write(text.replace("0660", "0600"))
+    reload(agent)
+    check(os.stat(agent.socket).st_mode & 0o777 == 0o600 and os.stat(agent.socket).st_uid == 64990, os.stat(agent.socket))
+    check(agent.stop() == 0)
+
+    store = os.path.join(agent.dir, "store")
+    os.chown(store, 0, 0)
+    refused = run(*wrap, artefact("keyholdd", PRESET), "--config", agent.conf, "--check", ok=False)
+    check(refused.returncode == 1 and "belong to the keeper's user" in refused.stderr, refused.stderr)
+
+
 def test_socket_activation(ws):
     agent = ws.agent(preset=PRESET, start=False)
     with socket.socket(socket.AF_UNIX) as listener:
