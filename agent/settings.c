@@ -21,7 +21,7 @@
 #define CREDENTIALS_SIZE (KH_IDENTITIES_MAX * sizeof(kh_credential))
 #define PINS_SIZE (KH_TOKENS_MAX * sizeof(kh_pin))
 #define DEFAULT_FRONT_USER "keyhold-front"
-#define DEFAULT_KEEPER_USER "keyhold-keeper"
+#define DEFAULT_KEEPER_USER KH_KEEPER_USER_DEFAULT
 
 static kh_result seal_text(const kh_config *config, int *fd)
 {
