@@ -370,6 +370,22 @@ kh_result kh_config_user(const char *text, kh_user *user)
     return KH_OK;
 }
 
+kh_result kh_config_owner(const char *text, uid_t *uid)
+{
+    const char *end = NULL;
+    int64_t value = parse_id(text, &end);
+    kh_user user;
+    kh_result result = KH_OK;
+
+    if (value >= 0 && *end == '\0') {
+        *uid = (uid_t)value;
+        return KH_OK;
+    }
+    result = kh_config_user(text, &user);
+    *uid = result == KH_OK ? user.uid : (uid_t)-1;
+    return result;
+}
+
 kh_result kh_config_group(const char *text, gid_t *gid)
 {
     const char *end = NULL;

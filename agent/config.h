@@ -186,8 +186,13 @@ typedef struct kh_user {
     gid_t gid;
 } kh_user;
 
+/* Whose the store is when the configuration does not say keeper_user, and root runs the agent. */
+#define KH_KEEPER_USER_DEFAULT "keyhold-keeper"
+
 /* KH_E_INVALID: there is no such user. Reads the user database. */
 KH_MUST_USE kh_result kh_config_user(const char *text, kh_user *user);
+/* The same for the owner of a file: a name or a decimal uid, or "uid:gid", whose gid does not count. */
+KH_MUST_USE kh_result kh_config_owner(const char *text, uid_t *uid);
 /* The same for a group: a name or a decimal gid. */
 KH_MUST_USE kh_result kh_config_group(const char *text, gid_t *gid);
 /* Index of the token of that name, or -1. */

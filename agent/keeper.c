@@ -90,8 +90,9 @@ int kh_keeper_main(void)
         return KH_EXIT_OK;
     }
     kh_log(KH_LOG_ERROR, "start_failed", KH_LT("why", kh_result_name(result)),
-           KH_LT("text", kh_result_text(result)), KH_LT("store", path));
+           KH_LT("text", result == KH_E_NOT_FOUND ? "the store is not there" : kh_result_text(result)), KH_LT("store", path));
     switch (result) {
+    case KH_E_NOT_FOUND:
     case KH_E_PASSPHRASE:
     case KH_E_VERSION:
     case KH_E_DAMAGED:

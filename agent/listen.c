@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Listening sockets. */
 #include "listen.h"
+#include "log.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -47,6 +48,18 @@ static bool alive(const struct sockaddr_un *address)
     return !dead;
 }
 
+/* Root in the unit, without CAP_DAC_OVERRIDE, may write to a socket of mode 0660 only while that is its own. */
+static bool alive_as_owner(const struct sockaddr_un *address, const struct stat *st)
+{
+    bool changed = st->st_uid != geteuid() && lchown(address->sun_path, geteuid(), (gid_t)-1) == 0;
+    bool found = alive(address);
+
+    if (found && changed && lchown(address->sun_path, st->st_uid, (gid_t)-1) != 0) {
+        kh_log(KH_LOG_WARN, "socket_unchanged", KH_LT("error", address->sun_path), KH_LT("means", "its owner is not what it was"));
+    }
+    return found;
+}
+
 static kh_result clear_stale(const struct sockaddr_un *address, char *error)
 {
     const char *path = address->sun_path;
@@ -58,7 +71,7 @@ static kh_result clear_stale(const struct sockaddr_un *address, char *error)
     if (!S_ISSOCK(st.st_mode)) {
         return say(error, KH_E_INVALID, path, "is there already and is no socket");
     }
-    if (alive(address)) {
+    if (alive_as_owner(address, &st)) {
         return say(error, KH_E_EXISTS, path, "another process listens there (is keyholdd running already?)");
     }
     return unlink(path) == 0 || errno == ENOENT ? KH_OK : say(error, KH_E_IO, path, strerror(errno));
@@ -67,18 +80,21 @@ static kh_result clear_stale(const struct sockaddr_un *address, char *error)
 static kh_result dress(const char *path, mode_t mode, const char *owner, const char *group, kh_socket *out,
                        char *error)
 {
-    kh_user user = {(uid_t)-1, (gid_t)-1};
+    uid_t uid = (uid_t)-1;
     gid_t gid = (gid_t)-1;
     struct stat st;
 
-    if (owner != NULL && kh_config_user(owner, &user) != KH_OK) {
+    if (owner != NULL && kh_config_owner(owner, &uid) != KH_OK) {
         return say(error, KH_E_INVALID, owner, "there is no such user");
     }
     if (group != NULL && kh_config_group(group, &gid) != KH_OK) {
         return say(error, KH_E_INVALID, group, "there is no such group");
     }
-    if (((user.uid != (uid_t)-1 || gid != (gid_t)-1) && lchown(path, user.uid, gid) != 0) ||
-        chmod(path, mode) != 0 || lstat(path, &st) != 0) {
+    /* The mode first, while it is ours: root in the unit has CAP_CHOWN and no CAP_FOWNER. */
+    if (lstat(path, &st) != 0 ||
+        ((st.st_mode & 07777) != mode &&
+         ((st.st_uid != geteuid() && lchown(path, geteuid(), (gid_t)-1) != 0) || chmod(path, mode) != 0)) ||
+        ((uid != (uid_t)-1 || gid != (gid_t)-1) && lchown(path, uid, gid) != 0) || lstat(path, &st) != 0) {
         return say(error, KH_E_IO, path, strerror(errno));
     }
     out->dev = st.st_dev;
@@ -126,15 +142,66 @@ kh_result kh_socket_open(const char *path, int type, mode_t mode, const char *ow
     return result;
 }
 
-void kh_socket_close(kh_socket *sock)
+static bool has_file(const kh_socket *sock)
+{
+    return sock->address != NULL && sock->ino != 0;
+}
+
+bool kh_socket_present(const kh_socket *sock)
 {
     struct stat st;
 
+    return !has_file(sock) || (lstat(sock->address + strlen(UNIX), &st) == 0 && st.st_dev == sock->dev && st.st_ino == sock->ino);
+}
+
+void kh_socket_dress(kh_socket *sock, mode_t mode, const char *owner, const char *group)
+{
+    char error[KH_CONFIG_ERROR_MAX];
+
+    if (has_file(sock) && kh_socket_present(sock) &&
+        dress(sock->address + strlen(UNIX), mode, owner, group, sock, error) != KH_OK) {
+        kh_log(KH_LOG_WARN, "socket_unchanged", KH_LT("error", error), KH_LT("means", "mode and owner of its file stay as they were"));
+    }
+}
+
+static kh_result check_owner(const kh_config *config, unsigned line, const char *owner, const char *group, char *error)
+{
+    bool has_owner = true;
+    uid_t uid = 0;
+    gid_t gid = 0;
+
+    if ((owner == NULL || (has_owner = kh_config_owner(owner, &uid) == KH_OK)) &&
+        (group == NULL || kh_config_group(group, &gid) == KH_OK)) {
+        return KH_OK;
+    }
+    snprintf(error, KH_CONFIG_ERROR_MAX, "%.200s:%u: there is no %s \"%.200s\"", config->path, line, has_owner ? "group" : "user",
+             has_owner ? group : owner);
+    return KH_E_INVALID;
+}
+
+kh_result kh_socket_owners_check(const kh_config *config, char *error)
+{
+    kh_result result = KH_OK;
+
+    for (size_t i = 0; i < config->listener_count && result == KH_OK; i++) {
+        const kh_config_listener *listener = &config->listeners[i];
+
+        result = check_owner(config, listener->line, listener->owner, listener->group, error);
+    }
+    for (size_t i = 0; i < config->metrics_count && result == KH_OK; i++) {
+        const kh_config_metrics *metrics = &config->metrics[i];
+
+        result = check_owner(config, metrics->line, metrics->owner, metrics->group, error);
+    }
+    return result;
+}
+
+void kh_socket_close(kh_socket *sock)
+{
     if (sock->fd >= 0) {
         close(sock->fd);
     }
-    if (sock->address != NULL && sock->ino != 0 && lstat(sock->address + strlen(UNIX), &st) == 0 &&
-        st.st_dev == sock->dev && st.st_ino == sock->ino) {
+    if (has_file(sock) && kh_socket_present(sock)) {
         unlink(sock->address + strlen(UNIX));
     }
     free(sock->address);

@@ -25,6 +25,12 @@ KH_MUST_USE kh_result kh_socket_open(const char *path, int type, mode_t mode, co
  * that is gone without a word is noticed. As above.
  */
 KH_MUST_USE kh_result kh_socket_open_listener(const kh_config_listener *listener, kh_socket *out, char *error);
+/* Whether its file is still the one that was made; systemd's and TCP's have none that could be gone. */
+bool kh_socket_present(const kh_socket *socket);
+/* Gives its file, if that is present, this mode and owner; what fails is logged. */
+void kh_socket_dress(kh_socket *socket, mode_t mode, const char *owner, const char *group);
+/* Whether all owners and groups of sockets in the configuration exist. KH_E_INVALID. */
+KH_MUST_USE kh_result kh_socket_owners_check(const kh_config *config, char *error);
 /* A Unix socket that systemd passed for that path; -1: none. */
 int kh_socket_inherited(const char *path);
 /* Closes, and removes the file if it is still the one that was made. */

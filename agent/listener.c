@@ -66,8 +66,18 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int events)
 
 kh_result kh_listener_add(kh_front *front, int fd, const char *address)
 {
-    kh_listener *listener = calloc(1, sizeof *listener);
+    kh_listener *listener = front->listeners;
 
+    while (listener != NULL && strcmp(listener->address, address) != 0) {
+        listener = listener->next;
+    }
+    if (listener != NULL) { /* the file of the socket before is gone; kh_listeners_apply starts this one */
+        ev_io_stop(front->loop, &listener->io);
+        close(listener->io.fd);
+        ev_io_set(&listener->io, fd, EV_READ);
+        return KH_OK;
+    }
+    listener = calloc(1, sizeof *listener);
     if (listener == NULL || (listener->address = strdup(address)) == NULL) {
         free(listener);
         close(fd);

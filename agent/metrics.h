@@ -13,7 +13,7 @@
 char *kh_metrics_document(const kh_front *front, size_t *len);
 
 /* ---- metrics_http.c */
-/* Takes over a listening descriptor; one of an address that is listened on already is closed. KH_E_MEMORY. */
+/* Takes over a listening descriptor; it takes the place of one of the same address. KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_metrics_listen(kh_front *front, int fd, const char *address);
 /* Serves what the configuration names, and drops the rest. */
 void kh_metrics_apply(kh_front *front);

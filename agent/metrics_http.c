@@ -383,8 +383,10 @@ kh_result kh_metrics_listen(kh_front *front, int fd, const char *address)
     front->metrics = metrics;
     for (listener = metrics != NULL ? metrics->listeners : NULL; listener != NULL;
          listener = listener->next) {
-        if (strcmp(listener->address, address) == 0) {
-            close(fd);
+        if (strcmp(listener->address, address) == 0) { /* the same socket, or one in its place; kh_metrics_apply starts it */
+            ev_io_stop(front->loop, &listener->io);
+            close(listener->io.fd);
+            ev_io_set(&listener->io, fd, EV_READ);
             return KH_OK;
         }
     }

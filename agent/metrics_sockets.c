@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The supervisor's part in the metrics: it opens the sockets that the configuration names, and the front
- * serves them. All of them are sent with each configuration; the front drops those that it has.
+ * serves them. All of them are sent with each configuration; the front takes the later one of an address.
  */
 #include "channel.h"
 #include "log.h"
@@ -75,8 +75,9 @@ kh_result kh_metrics_open(kh_supervisor *supervisor, const kh_config *config, ch
 
     for (size_t i = 0; i < config->metrics_count && result == KH_OK; i++) {
         kh_metrics_socket *next = &supervisor->metrics[supervisor->metrics_count];
+        const kh_metrics_socket *open = find(supervisor, config->metrics[i].address);
 
-        if (find(supervisor, config->metrics[i].address) != NULL) {
+        if (open != NULL && kh_socket_present(&open->sock)) {
             continue;
         }
         result = open_one(&config->metrics[i], &next->sock, error);
@@ -95,12 +96,15 @@ kh_result kh_metrics_open(kh_supervisor *supervisor, const kh_config *config, ch
 void kh_metrics_close(kh_supervisor *supervisor, const kh_config *config)
 {
     for (size_t i = supervisor->metrics_count; i-- > 0;) {
-        bool named = false;
+        kh_metrics_socket *open = &supervisor->metrics[i];
+        const kh_config_metrics *named = NULL;
 
-        for (size_t j = 0; config != NULL && j < config->metrics_count; j++) {
-            named = named || strcmp(config->metrics[j].address, supervisor->metrics[i].address) == 0;
+        for (size_t j = 0; config != NULL && j < config->metrics_count && named == NULL; j++) {
+            named = strcmp(config->metrics[j].address, open->address) == 0 ? &config->metrics[j] : NULL;
         }
-        if (!named) {
+        if (named != NULL && kh_socket_present(&open->sock)) {
+            kh_socket_dress(&open->sock, named->mode, named->owner, named->group);
+        } else {
             drop(supervisor, i);
         }
     }

@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define EXIT_NOT_STARTED 127
@@ -61,13 +62,33 @@ static void keep_memory_lock(void)
     }
 }
 
+static bool change_user(const kh_user *user)
+{
+    return setgroups(0, NULL) == 0 && setresgid(user->gid, user->gid, user->gid) == 0 &&
+           setresuid(user->uid, user->uid, user->uid) == 0;
+}
+
+int kh_process_may_read(const kh_user *user, const char *path)
+{
+    pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        _exit(change_user(user) && access(path, R_OK) == 0 ? 0 : errno);
+    }
+    while (child > 0 && waitpid(child, &status, 0) < 0) {
+        if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return child < 0 ? errno : WIFEXITED(status) ? WEXITSTATUS(status) : ECHILD;
+}
+
 static void drop_privileges(const kh_process_spec *spec, bool keep_lock)
 {
     /* What is kept here and is not ambient afterwards is gone with the exec. */
     prctl(PR_SET_KEEPCAPS, keep_lock, 0, 0, 0);
-    if (spec->change_user &&
-        (setgroups(0, NULL) != 0 || setresgid(spec->user.gid, spec->user.gid, spec->user.gid) != 0 ||
-         setresuid(spec->user.uid, spec->user.uid, spec->user.uid) != 0)) {
+    if (spec->change_user && !change_user(&spec->user)) {
         fail("keyholdd: cannot change the user");
     }
     if (keep_lock) {

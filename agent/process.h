@@ -22,5 +22,10 @@ typedef struct kh_process_spec {
 
 /* Returns the child's pid, or -1 with errno. */
 pid_t kh_process_start(const kh_process_spec *spec);
+/*
+ * Whether that user may read the file: 0, or the errno of the refusal. A process of the user looks, since root in the unit,
+ * which has no CAP_DAC_OVERRIDE, sees into no directory that is the keeper's alone.
+ */
+int kh_process_may_read(const kh_user *user, const char *path);
 
 #endif

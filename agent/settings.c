@@ -4,6 +4,7 @@
 #include "confine.h"
 #include "kektoken.h"
 #include "log.h"
+#include "process.h"
 #include "secret.h"
 #include "supervisor.h"
 #include <errno.h>
@@ -20,7 +21,7 @@
 #define CREDENTIALS_SIZE (KH_IDENTITIES_MAX * sizeof(kh_credential))
 #define PINS_SIZE (KH_TOKENS_MAX * sizeof(kh_pin))
 #define DEFAULT_FRONT_USER "keyhold-front"
-#define DEFAULT_KEEPER_USER "keyhold-keeper"
+#define DEFAULT_KEEPER_USER KH_KEEPER_USER_DEFAULT
 
 static kh_result seal_text(const kh_config *config, int *fd)
 {
@@ -58,6 +59,9 @@ kh_result kh_settings_load(const char *path, bool with_pins, kh_settings *settin
         result = KH_E_MEMORY;
     } else {
         result = kh_tokens_load(settings->config, settings->credentials, error);
+    }
+    if (result == KH_OK) {
+        result = kh_socket_owners_check(settings->config, error);
     }
     if (result == KH_OK) {
         result = with_pins ? kh_pins_load(settings->config, settings->pins, error) : KH_OK;
@@ -104,14 +108,19 @@ static void drop_sockets(kh_supervisor *supervisor, size_t from)
     }
 }
 
-/* Opens what the configuration names and is not open yet; on failure none of those stay open. */
+/*
+ * Opens what the configuration names and is not open yet, or whose file somebody removed: then both are there until
+ * close_sockets. On failure none of those stay open.
+ */
 static kh_result open_sockets(kh_supervisor *supervisor, const kh_config *config, char *error)
 {
     size_t before = supervisor->socket_count;
     kh_result result = KH_OK;
 
     for (size_t i = 0; i < config->listener_count && result == KH_OK; i++) {
-        if (find_socket(supervisor, config->listeners[i].address) != NULL) {
+        const kh_socket *open = find_socket(supervisor, config->listeners[i].address);
+
+        if (open != NULL && kh_socket_present(open)) {
             continue;
         }
         if (supervisor->socket_count == KH_LISTENERS_MAX) {
@@ -129,23 +138,25 @@ static kh_result open_sockets(kh_supervisor *supervisor, const kh_config *config
     return result;
 }
 
-/* Closes what the configuration no longer names. */
+/* Closes what the configuration no longer names, and what has no file any more; the rest gets the mode and owner of now. */
 static void close_sockets(kh_supervisor *supervisor)
 {
     const kh_config *config = supervisor->settings.config;
 
     for (size_t i = 0; i < supervisor->socket_count;) {
-        bool named = false;
+        kh_socket *sock = &supervisor->sockets[i];
+        const kh_config_listener *named = NULL;
 
-        for (size_t j = 0; j < config->listener_count; j++) {
-            named = named || strcmp(config->listeners[j].address, supervisor->sockets[i].address) == 0;
+        for (size_t j = 0; j < config->listener_count && named == NULL; j++) {
+            named = strcmp(config->listeners[j].address, sock->address) == 0 ? &config->listeners[j] : NULL;
         }
-        if (named) {
+        if (named != NULL && kh_socket_present(sock)) {
+            kh_socket_dress(sock, named->mode, named->owner, named->group);
             i++;
             continue;
         }
-        kh_socket_close(&supervisor->sockets[i]);
-        supervisor->sockets[i] = supervisor->sockets[--supervisor->socket_count];
+        kh_socket_close(sock);
+        *sock = supervisor->sockets[--supervisor->socket_count];
     }
 }
 
@@ -187,6 +198,7 @@ kh_result kh_settings_check(const kh_config *config, char *error)
     kh_kek_token wrapped;
     uint8_t kek[32];
     kh_user user;
+    int why = 0;
     kh_result result = KH_OK;
 
     if (geteuid() == 0 &&
@@ -199,9 +211,11 @@ kh_result kh_settings_check(const kh_config *config, char *error)
             return result;
         }
     }
-    if (access(config->store, F_OK) != 0) {
-        snprintf(error, KH_CONFIG_ERROR_MAX, "store %.200s: %s (keyholdctl init makes one)", config->store,
-                 strerror(errno));
+    why = geteuid() == 0 ? kh_process_may_read(&user, config->store) : access(config->store, R_OK) == 0 ? 0 : errno;
+    if (why != 0) {
+        snprintf(error, KH_CONFIG_ERROR_MAX, "store %.200s: %s (%s)", config->store, strerror(why),
+                 why == EACCES ? "it, the files beside it and their directory belong to the keeper's user"
+                               : "keyholdctl init makes one");
         return KH_E_STORAGE;
     }
     if (config->kek_file != NULL) {
@@ -374,6 +388,7 @@ void kh_settings_stop(kh_supervisor *supervisor)
     kh_socket_close(&supervisor->admin);
     kh_kek_free(&supervisor->kek);
     kh_settings_free(&supervisor->settings);
+    kh_config_free(supervisor->first);
     free(supervisor->store);
     free(supervisor->kek_file);
     free(supervisor->kek_wrapped);
@@ -525,7 +540,7 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
         kh_settings_free(&next);
         return result;
     }
-    warn_restart(supervisor, old.config, next.config);
+    warn_restart(supervisor, supervisor->first != NULL ? supervisor->first : old.config, next.config);
     log_warnings(&next);
     supervisor->settings = next;
     kh_log_init("supervisor", next.config->log_level, next.config->log_format == KH_FORMAT_JSON);
@@ -536,6 +551,12 @@ kh_result kh_settings_reload(kh_supervisor *supervisor, char *error)
     kh_tokens_change(supervisor, &old);
     close_sockets(supervisor);
     kh_metrics_close(supervisor, supervisor->settings.config);
+    if (supervisor->first == NULL) { /* it stays, for warn_restart */
+        kh_materials_free(old.materials, old.config->listener_count);
+        old.materials = NULL;
+        supervisor->first = old.config;
+        old.config = NULL;
+    }
     kh_settings_free(&old);
     return KH_OK;
 }

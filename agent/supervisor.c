@@ -246,7 +246,9 @@ static int check(const kh_options *options)
         return 1;
     }
     if (kh_settings_check(settings.config, error) != KH_OK) {
-        fprintf(stderr, "%s: %s\n", settings.config->path, error);
+        bool named = strncmp(error, settings.config->path, strlen(settings.config->path)) == 0; /* with the line */
+
+        fprintf(stderr, "%s%s%s\n", named ? "" : settings.config->path, named ? "" : ": ", error);
         kh_settings_free(&settings);
         return 1;
     }

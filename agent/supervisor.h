@@ -79,6 +79,7 @@ struct kh_supervisor {
     bool privileged;
     uint32_t workers;
     kh_settings settings;
+    kh_config *first; /* of the start, once a reload has replaced it: what changes at a start only is compared with it */
     kh_kek kek;
     struct kh_kek_token *kek_wrapped; /* by a token, as kek_file had it when it was opened; NULL: it is not */
     kh_user front_user, keeper_user;

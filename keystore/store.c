@@ -184,15 +184,36 @@ done:
     return result;
 }
 
+/* Who restored files as root, or whose disk is not mounted, is to read that, not "no such key". */
+static kh_result find_store(const char *path, kh_log_fn log, void *ctx)
+{
+    bool there = access(path, F_OK) == 0;
+
+    if (there && access(path, R_OK) == 0) {
+        return KH_OK;
+    }
+    if (!there && (errno == ENOENT || errno == ENOTDIR)) {
+        kh_logf(log, ctx, KH_LOG_ERROR,
+                "store: there is no %s: is its disk mounted, the path right? keyholdctl init makes a new store, keyholdctl "
+                "store restore brings a backup back",
+                path);
+        return KH_E_NOT_FOUND;
+    }
+    kh_logf(log, ctx, KH_LOG_ERROR,
+            "store: %s cannot be read (%s): it, the files beside it and their directory belong to the keeper's user (chown)",
+            path, strerror(errno));
+    return KH_E_STORAGE;
+}
+
 kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_secret, size_t kek_secret_len,
                         kh_log_fn log, void *ctx, kh_store **out)
 {
     kh_store *store = NULL;
     unsigned version = 0;
-    kh_result result = KH_E_NOT_FOUND;
+    kh_result result = find_store(path, log, ctx);
 
     *out = NULL;
-    if (access(path, F_OK) != 0) {
+    if (result != KH_OK) {
         return result;
     }
     /* The KEK comes before the migration: who does not have it changes nothing. */

@@ -90,6 +90,25 @@ static kh_result write_policy(kh_store *store, const kh_name_policy *policy)
     return kh_store_run(store, ST_NAME, "writing what is said of a name");
 }
 
+/* Bytes of the printable character there (RFC 3629, section 4), of len bytes that are left; 0: it is none. */
+static size_t printable(const unsigned char *at, size_t len)
+{
+    size_t more = at[0] < 0x80 ? 0 : at[0] >= 0xf0 ? 3 : at[0] >= 0xe0 ? 2 : 1;
+    uint32_t code = more == 0 ? at[0] : at[0] & (0x3fU >> more);
+    static const uint32_t least[] = {' ', 0xa0, 0x800, 0x10000}; /* no control characters, no overlong forms */
+
+    if ((at[0] >= 0x80 && at[0] < 0xc0) || at[0] > 0xf4 || more >= len) {
+        return 0;
+    }
+    for (size_t i = 1; i <= more; i++) {
+        if ((at[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+        code = code << 6 | (at[i] & 0x3f);
+    }
+    return code >= least[more] && code != 0x7f && (code < 0xd800 || code > 0xdfff) && code <= 0x10ffff ? more + 1 : 0;
+}
+
 /* One "KEY=VALUE" without its newline; *key_len: of the key. */
 static bool legal_tag(const char *tag, size_t len, size_t *key_len)
 {
@@ -99,8 +118,21 @@ static bool legal_tag(const char *tag, size_t len, size_t *key_len)
     if (*key_len > KH_TAG_KEY_MAX || !kh_name_valid(tag, *key_len)) {
         return false;
     }
-    for (size_t i = *key_len + 1; i < len; i++) {
-        if ((unsigned char)tag[i] < ' ' || tag[i] == 0x7f) {
+    for (size_t i = *key_len + 1, step = 0; i < len; i += step) {
+        if ((step = printable((const unsigned char *)tag + i, len - i)) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool kh_tags_valid(const char *tags)
+{
+    for (const char *line = tags, *end = NULL; *line != '\0'; line = end + 1) {
+        size_t key_len = 0;
+
+        end = strchr(line, '\n');
+        if (end == NULL || !legal_tag(line, (size_t)(end - line), &key_len)) {
             return false;
         }
     }
@@ -120,13 +152,13 @@ static void remove_tag(char *tags, const char *key, size_t key_len)
 
 static kh_result change_tags(char tags[KH_TAGS_MAX + 1], const char *changes)
 {
+    if (!kh_tags_valid(changes)) {
+        return KH_E_INVALID;
+    }
     for (const char *line = changes, *end = NULL; *line != '\0'; line = end + 1) {
-        size_t key_len = 0, len = 0, before = 0;
+        size_t key_len = strcspn(line, "="), len = 0, before = 0;
 
         end = strchr(line, '\n');
-        if (end == NULL || !legal_tag(line, (size_t)(end - line), &key_len)) {
-            return KH_E_INVALID;
-        }
         len = (size_t)(end - line) + 1;
         remove_tag(tags, line, key_len);
         before = strlen(tags);

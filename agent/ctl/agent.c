@@ -130,6 +130,28 @@ static kh_result cannot_open_tls(ctl_error *error, const char *address, kh_resul
     }
 }
 
+kh_result ctl_agent_open_tls_at(ctl_run *ctl, const char *address, const kh_client_tls *tls, ctl_agent **out)
+{
+    char detail[256] = "";
+    ctl_agent *agent = calloc(1, sizeof(*agent));
+    kh_result result = KH_OK;
+
+    *out = NULL;
+    if (agent == NULL || (agent->address = strdup(address)) == NULL) {
+        ctl_agent_close(agent);
+        return ctl_fail(&ctl->error, KH_E_MEMORY, "cannot reach %s: out of memory", address);
+    }
+    agent->error = &ctl->error;
+    agent->timeout_ms = ctl->timeout_ms;
+    result = kh_client_open_tls(address, tls, "keyholdctl", ctl->timeout_ms, &agent->client, detail, sizeof(detail));
+    if (result != KH_OK) {
+        ctl_agent_close(agent);
+        return cannot_open_tls(&ctl->error, address, result, detail);
+    }
+    *out = agent;
+    return KH_OK;
+}
+
 /* The wire to an agent on another machine. */
 static kh_result open_tls(ctl_run *ctl, const char *address, ctl_agent **out)
 {
@@ -137,23 +159,8 @@ static kh_result open_tls(ctl_run *ctl, const char *address, ctl_agent **out)
                                .certificate_file = ctl_args_value(&ctl->args, "agent-cert"),
                                .key_file = ctl_args_value(&ctl->args, "agent-key"),
                                .server_name = ctl_args_value(&ctl->args, "agent-name")};
-    char detail[256] = "";
-    ctl_agent *agent = calloc(1, sizeof(*agent));
-    kh_result result = KH_OK;
 
-    if (agent == NULL || (agent->address = strdup(address)) == NULL) {
-        ctl_agent_close(agent);
-        return ctl_fail(&ctl->error, KH_E_MEMORY, "cannot reach %s: out of memory", address);
-    }
-    agent->error = &ctl->error;
-    agent->timeout_ms = ctl->timeout_ms;
-    result = kh_client_open_tls(address, &tls, "keyholdctl", ctl->timeout_ms, &agent->client, detail, sizeof(detail));
-    if (result != KH_OK) {
-        ctl_agent_close(agent);
-        return cannot_open_tls(&ctl->error, address, result, detail);
-    }
-    *out = agent;
-    return KH_OK;
+    return ctl_agent_open_tls_at(ctl, address, &tls, out);
 }
 
 kh_result ctl_agent_open_at(ctl_run *ctl, const char *address, const char *token, ctl_agent **out)

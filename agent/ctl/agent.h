@@ -31,6 +31,8 @@ KH_MUST_USE kh_result ctl_agent_open(ctl_run *ctl, ctl_way way, ctl_agent **agen
 /* The wire to a given address with a given token file (NULL: known by uid); for check-nginx. */
 KH_MUST_USE kh_result ctl_agent_open_at(ctl_run *ctl, const char *address, const char *token,
                                         ctl_agent **agent);
+/* The same for "tcp:HOST:PORT". */
+KH_MUST_USE kh_result ctl_agent_open_tls_at(ctl_run *ctl, const char *address, const kh_client_tls *tls, ctl_agent **agent);
 void ctl_agent_close(ctl_agent *agent);
 /* "unix:/run/keyhold/agent.sock" or "admin:/run/…": for messages. Valid as long as the agent. */
 const char *ctl_agent_address(const ctl_agent *agent);

@@ -5,6 +5,7 @@
  */
 #include "agent.h"
 #include "keyfile.h"
+#include "keyview.h"
 #include "nginxsites.h"
 #include "output.h"
 
@@ -27,6 +28,8 @@
     X(V_VARIABLE, "not checkable: has variables", 0)                                                         \
     X(V_MISSING, "MISSING", 1)                                                                               \
     X(V_DISABLED, "DISABLED", 1)                                                                             \
+    X(V_EXPIRED, "EXPIRED", 1)                                                                               \
+    X(V_NOT_YET, "NOT YET VALID", 1)                                                                         \
     X(V_USAGE, "WRONG USAGE: not for tls-server", 1)                                                         \
     X(V_USAGE_CLIENT, "WRONG USAGE: not for tls-client", 1)                                                  \
     X(V_UNREADABLE, "CERTIFICATE NOT READABLE", 1)                                                           \
@@ -70,8 +73,27 @@ typedef struct checker {
     size_t bad, missing;
 } checker;
 
+static const char *setting_path(checker *c, const char *name)
+{
+    const char *value = nginxsites_setting(c->conf, name);
+
+    return value != NULL ? nginxconf_path(c->conf, value) : NULL;
+}
+
+/* As nginx would connect to an agent that keyhold_agent names: server_name is that of an agent on TCP. */
+static kh_result open_as_nginx(checker *c, const char *address, const char *token, const char *server_name, ctl_agent **agent)
+{
+    const kh_client_tls tls = {.ca_file = setting_path(c, "keyhold_trusted_certificate"),
+                               .certificate_file = setting_path(c, "keyhold_certificate"),
+                               .key_file = setting_path(c, "keyhold_certificate_key"),
+                               .server_name = server_name};
+
+    return strncmp(address, "tcp:", 4) == 0 ? ctl_agent_open_tls_at(c->ctl, address, &tls, agent)
+                                            : ctl_agent_open_at(c->ctl, address, token, agent);
+}
+
 /* The agent at that address; opened when first asked for. */
-static kh_result agent_at(checker *c, const char *address, const char *token, ctl_agent **agent)
+static kh_result agent_at(checker *c, const char *address, const char *token, const char *server_name, ctl_agent **agent)
 {
     kh_result result = KH_OK;
     size_t i = 0;
@@ -89,7 +111,7 @@ static kh_result agent_at(checker *c, const char *address, const char *token, ct
         return ctl_fail(&c->ctl->error, KH_E_TOO_LARGE,
                         "the configuration names more than %d agents; check with --socket", AGENTS_MAX);
     }
-    result = address != NULL ? ctl_agent_open_at(c->ctl, address, token, agent)
+    result = address != NULL ? open_as_nginx(c, address, token, server_name, agent)
                              : ctl_agent_open(c->ctl, CTL_WAY_ANY, agent);
     if (result == KH_OK) {
         c->agents[i].address = address;
@@ -100,10 +122,30 @@ static kh_result agent_at(checker *c, const char *address, const char *token, ct
     return result;
 }
 
+/* What a handshake would get from a key that the agent has. */
+static verdict judge_key(const kh_key_info *info, bool client)
+{
+    const unsigned useful = KH_USAGE_SIGN | (client ? KH_USAGE_TLS_CLIENT : KH_USAGE_TLS_SERVER);
+
+    if (info->state != KH_STATE_ENABLED) {
+        return V_DISABLED;
+    }
+    if ((info->usage & useful) == 0) {
+        return client ? V_USAGE_CLIENT : V_USAGE;
+    }
+    switch (keyview_when(info)) {
+    case KEYVIEW_EXPIRED:
+        return V_EXPIRED;
+    case KEYVIEW_NOT_YET:
+        return V_NOT_YET;
+    default:
+        return V_OK;
+    }
+}
+
 /* What one agent says of a key. Only a failure to ask is a failure. */
 static kh_result ask(checker *c, ctl_agent *agent, const uint8_t *id, bool client, verdict *says)
 {
-    const unsigned useful = KH_USAGE_SIGN | (client ? KH_USAGE_TLS_CLIENT : KH_USAGE_TLS_SERVER);
     kh_key_info *infos = calloc(KH_LOOKUP_MAX, sizeof(*infos));
     size_t count = 0;
     kh_result result = infos != NULL ? ctl_agent_lookup(agent, NULL, id, infos, KH_LOOKUP_MAX, &count)
@@ -113,7 +155,7 @@ static kh_result ask(checker *c, ctl_agent *agent, const uint8_t *id, bool clien
         *says = V_DISABLED;
         for (size_t i = 0; i < count; i++) {
             if (infos[i].state == KH_STATE_ENABLED && *says != V_OK) {
-                *says = (infos[i].usage & useful) != 0 ? V_OK : client ? V_USAGE_CLIENT : V_USAGE;
+                *says = judge_key(&infos[i], client);
             }
         }
     } else if (result == KH_E_NOT_FOUND || result == KH_E_DISABLED) {
@@ -139,7 +181,7 @@ static kh_result ask_all(checker *c, const nginxsite *site, const uint8_t *id, v
         verdict says = V_OK;
 
         token = token != NULL ? nginxconf_path(c->conf, token) : NULL;
-        result = agent_at(c, address, token, &agent);
+        result = agent_at(c, address, token, line != NULL ? nginxsites_parameter(line, "name") : NULL, &agent);
         if (result == KH_OK) {
             result = ask(c, agent, id, site->client, &says);
         }
@@ -357,7 +399,7 @@ kh_result ctl_cmd_check_nginx(ctl_run *ctl)
     checker c = {.ctl = ctl, .table = output_table_new(headings, 6), .json = json_array()};
     kh_result result = KH_OK;
 
-    c.as_nginx = ctl_args_value(&ctl->args, "config") == NULL &&
+    c.as_nginx = ctl_args_value(&ctl->args, "config") == NULL && ctl_args_value(&ctl->args, "agent") == NULL &&
                  ctl_args_value(&ctl->args, "socket") == NULL && ctl_args_value(&ctl->args, "token") == NULL;
     if (path == NULL || dir == NULL || c.table == NULL || c.json == NULL) {
         result = ctl_fail(&ctl->error, KH_E_MEMORY, "cannot check %s: out of memory", ctl->args.operands[0]);

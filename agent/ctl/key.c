@@ -109,7 +109,7 @@ static kh_result list_one(void *ctx, const kh_key_info *info)
     output_table_row(list->table,
                      (const char *[]){info->name, version, keyview_type(info->type, info->bits, type),
                                       kh_usage_format(info->usage, usage, sizeof(usage)),
-                                      keyview_state(info->state), keyview_where(info, where), output_time(info->created, created),
+                                      keyview_condition(info), keyview_where(info, where), output_time(info->created, created),
                                       output_hex(info->id, 8, id)});
     return KH_OK;
 }
@@ -295,6 +295,8 @@ static kh_result admin_by_name(ctl_run *ctl, kh_store_op op, const char *verb, c
     if (result == KH_E_NOT_FOUND) {
         ctl_fail(&ctl->error, result,
                  "cannot %s %s: there is no deleted key of that name; see keyholdctl key list", verb, name);
+    } else if (result == KH_E_ORDER && op == KH_STORE_PURGE) {
+        ctl_fail(&ctl->error, result, "cannot purge %s: it is not deleted; keyholdctl key delete %s comes first", name, name);
     } else if (result == KH_E_FORBIDDEN && op == KH_STORE_PURGE && may_otherwise(ctl, agent, name)) {
         ctl_fail(&ctl->error, result,
                  "cannot purge %s: it was deleted too lately; deleted keys are retained for a time that key set %s --retain or "

@@ -83,6 +83,8 @@ static kh_result take_tier(ctl_run *ctl, kh_key_info *wanted)
 
 kh_result keyplace_take(ctl_run *ctl, kh_key_info *wanted)
 {
+    const char *list = ctl_args_value(&ctl->args, "tag");
+    char tags[KH_TAGS_MAX + 1];
     kh_result result = take_tier(ctl, wanted);
 
     if (result == KH_OK) {
@@ -94,7 +96,7 @@ kh_result keyplace_take(ctl_run *ctl, kh_key_info *wanted)
     if (result == KH_OK && wanted->expires != 0 && wanted->expires <= wanted->not_before) {
         result = ctl_fail_usage(&ctl->error, "the key would expire before it begins; --expires must be after --not-before");
     }
-    return result;
+    return result == KH_OK && list != NULL ? keyplace_tags(ctl, list, tags) : result; /* before a key is made */
 }
 
 kh_result keyplace_tags(ctl_run *ctl, const char *list, char tags[KH_TAGS_MAX + 1])
@@ -111,6 +113,10 @@ kh_result keyplace_tags(ctl_run *ctl, const char *list, char tags[KH_TAGS_MAX + 
     }
     tags[len] = '\n';
     tags[len + 1] = '\0';
+    if (!kh_tags_valid(tags)) {
+        return ctl_fail_usage(&ctl->error, "option --tag needs KEY=VALUE, several separated by commas, KEY made as a key's name, VALUE "
+                                           "in UTF-8 without control characters");
+    }
     return KH_OK;
 }
 

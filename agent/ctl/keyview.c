@@ -4,10 +4,26 @@
 #include "keyplace.h"
 #include "output.h"
 
+#include <keyhold/protocol.h>
 #include <openssl/bio.h>
 #include <openssl/pem.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+keyview_validity keyview_when(const kh_key_info *info)
+{
+    uint64_t now = (uint64_t)time(NULL);
+
+    return info->expires != 0 && now >= info->expires ? KEYVIEW_EXPIRED : now < info->not_before ? KEYVIEW_NOT_YET : KEYVIEW_VALID;
+}
+
+const char *keyview_condition(const kh_key_info *info)
+{
+    static const char *const words[] = {[KEYVIEW_VALID] = "enabled", [KEYVIEW_EXPIRED] = "expired", [KEYVIEW_NOT_YET] = "not yet valid"};
+
+    return info->state == KH_STATE_ENABLED ? words[keyview_when(info)] : keyview_state(info->state);
+}
 
 const char *keyview_state(uint32_t state)
 {
@@ -144,7 +160,7 @@ kh_result keyview_print(ctl_run *ctl, const kh_key_info *info)
     (void)printf("name     %s/%u\n", info->name, info->version);
     (void)printf("type     %s\n", keyview_type(info->type, info->bits, type));
     (void)printf("usage    %s\n", kh_usage_format(info->usage, usage, sizeof(usage)));
-    (void)printf("state    %s\n", keyview_state(info->state));
+    (void)printf("state    %s\n", keyview_condition(info));
     if (info->tier > KH_TIER_SOFTWARE) {
         (void)printf("tier     %s %s\n", keyview_tier(info->tier), info->place);
     }

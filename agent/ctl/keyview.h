@@ -10,6 +10,11 @@
 
 /* "enabled", "disabled", "deleted"; "unknown". Static storage. */
 const char *keyview_state(uint32_t state);
+typedef enum keyview_validity { KEYVIEW_VALID, KEYVIEW_EXPIRED, KEYVIEW_NOT_YET } keyview_validity;
+/* By the clock of this machine. */
+keyview_validity keyview_when(const kh_key_info *info);
+/* For people: its state, but of an enabled key that does nothing "expired" or "not yet valid". */
+const char *keyview_condition(const kh_key_info *info);
 /* "rsa2048", "p256", …; buf of 16 bytes. */
 const char *keyview_type(uint32_t type, uint32_t bits, char buf[16]);
 /* "software", "hsm", "hsm-pool". */

@@ -211,16 +211,30 @@ static kh_result add_block(collector *c, const nginxconf_directive *block, const
     return result;
 }
 
+/* The first of that name in any block of the top level. */
+static const nginxconf_directive *find_global(const nginxconf *conf, const char *name)
+{
+    const nginxconf_directive *found = NULL;
+
+    for (const nginxconf_directive *top = nginxconf_top(conf); top != NULL && found == NULL; top = top->next) {
+        found = top->block ? find_from(top->children, name) : NULL;
+    }
+    return found;
+}
+
+const char *nginxsites_setting(const nginxconf *conf, const char *name)
+{
+    const nginxconf_directive *found = find_global(conf, name);
+
+    return found != NULL && found->argc > 1 ? found->argv[1] : NULL;
+}
+
 kh_result nginxsites_find(const nginxconf *conf, nginxsite **sites, size_t *count)
 {
     static const char *const blocks[] = {"http", "stream", "mail"};
-    collector c = {NULL, 0, 0, NULL};
+    collector c = {NULL, 0, 0, find_global(conf, "keyhold_agent")};
     kh_result result = KH_OK;
 
-    for (const nginxconf_directive *top = nginxconf_top(conf); top != NULL && c.agents == NULL;
-         top = top->next) {
-        c.agents = top->block ? find_from(top->children, "keyhold_agent") : NULL;
-    }
     for (const nginxconf_directive *top = nginxconf_top(conf); top != NULL && result == KH_OK;
          top = top->next) {
         for (size_t i = 0; i < sizeof(blocks) / sizeof(blocks[0]) && result == KH_OK; i++) {

@@ -28,6 +28,8 @@ typedef struct nginxsite {
 KH_MUST_USE kh_result nginxsites_find(const nginxconf *conf, nginxsite **sites, size_t *count);
 /* The next keyhold_agent of the same level; NULL: it was the last. */
 const nginxconf_directive *nginxsites_next_agent(const nginxconf_directive *agent);
+/* The value of a directive that is all of nginx's, wherever it stands in http or stream; NULL: it is not there. */
+const char *nginxsites_setting(const nginxconf *conf, const char *name);
 /* The value of "name=value" among a directive's words; NULL: not there. */
 const char *nginxsites_parameter(const nginxconf_directive *directive, const char *name);
 

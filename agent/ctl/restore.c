@@ -14,6 +14,7 @@
 typedef struct restoring {
     ctl_run *ctl;
     const char *from, *store;
+    bool sealed; /* what is in its rows could not be checked: only the agent gets at the key-encryption key */
     char finding[STORE_FINDING_MAX];
     char log[512];
 } restoring;
@@ -38,12 +39,14 @@ static kh_result check_backup(restoring *run, const kh_config *config, uint64_t 
     kh_storefile_checking checking = {.finding = note_finding, .log = note_log, .ctx = run};
     kh_result result = ctl_kek_load(ctl, config, &secret, &checking.kind);
 
-    if (result != KH_OK) {
+    run->sealed = result == KH_E_UNSUPPORTED; /* a token wraps it, and the agent, which could ask that one, is stopped */
+    if (result != KH_OK && !run->sealed) {
         return result;
     }
+    memset(&ctl->error, 0, sizeof(ctl->error));
     checking.kek_secret = secret.data;
     checking.kek_secret_len = secret.len;
-    result = kh_storefile_check(run->from, &checking, keys);
+    result = run->sealed ? kh_storefile_integrity(run->from, note_finding, run) : kh_storefile_check(run->from, &checking, keys);
     ctl_secret_free(&secret);
     if (result == KH_E_DAMAGED) {
         return ctl_fail(&ctl->error, result, "%s is damaged (%s); nothing was changed: take an older backup",
@@ -64,8 +67,9 @@ static bool give_to_keeper(const ctl_newfile *file, const kh_config *config)
 
     if (stat(config->store, &status) == 0) {
         user = (kh_user){status.st_uid, status.st_gid};
-    } else if (config->keeper_user != NULL && geteuid() == 0 &&
-               kh_config_user(config->keeper_user, &user) != KH_OK) {
+    } else if (geteuid() == 0 &&
+               kh_config_user(config->keeper_user != NULL ? config->keeper_user : KH_KEEPER_USER_DEFAULT, &user) != KH_OK) {
+        errno = EINVAL;
         return false;
     }
     return fchown(file->fd, user.uid, user.gid) == 0;
@@ -162,10 +166,17 @@ kh_result ctl_cmd_store_restore(ctl_run *ctl)
     }
     if (result == KH_OK && ctl->json) {
         result = output_json(
-            json_pack("{s:s, s:I, s:s}", "store", run.store, "keys", (json_int_t)keys, "before", aside),
+            json_pack("{s:s, s:o, s:s}", "store", run.store, "keys", run.sealed ? json_null() : json_integer((json_int_t)keys), "before",
+                      aside),
             &ctl->error);
     } else if (result == KH_OK) {
-        (void)printf("%llu keys restored to %s\n", (unsigned long long)keys, run.store);
+        if (run.sealed) {
+            (void)printf("%s restored to %s; its keys were not looked at, since a token has the key-encryption key: start the agent, and "
+                         "say keyholdctl store fsck\n",
+                         run.from, run.store);
+        } else {
+            (void)printf("%llu keys restored to %s\n", (unsigned long long)keys, run.store);
+        }
         if (aside[0] != '\0') {
             (void)printf("The store that was there is %s; remove it when all is well.\n", aside);
         }

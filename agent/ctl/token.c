@@ -4,6 +4,8 @@
 #include "output.h"
 #include "secret.h"
 
+#include "../config.h"
+
 #include <keyhold/client.h>
 #include <libgen.h>
 #include <limits.h>
@@ -59,10 +61,28 @@ static char *default_path(const ctl_run *ctl, const char *name)
     return path;
 }
 
+/* Where nginx reaches the agent: the first Unix socket of the configuration, if that can be read. */
+static const char *agent_address(const kh_config *config)
+{
+    for (size_t i = 0; config != NULL && i < config->listener_count; i++) {
+        if (config->listeners[i].path != NULL) {
+            return config->listeners[i].address;
+        }
+    }
+    return "unix:/run/keyhold/agent.sock";
+}
+
 static kh_result tell(ctl_run *ctl, const char *name, const char *path)
 {
+    char ignored[KH_CONFIG_ERROR_MAX];
+    const char *file = ctl_args_value(&ctl->args, "config");
+    kh_config *config = NULL;
+
     if (ctl->json) {
         return output_json(json_pack("{s:s, s:s}", "identity", name, "token", path), &ctl->error);
+    }
+    if (kh_config_load(file != NULL ? file : CTL_DEFAULT_CONFIG, &config, ignored) != KH_OK) {
+        config = NULL; /* none yet, or a mistake in it: that is not what was asked */
     }
     (void)printf("The token of \"%s\" is in %s (mode 0600).\n\n"
                  "Add to keyhold.conf, narrowed to the keys and operations it needs:\n\n"
@@ -71,8 +91,9 @@ static kh_result tell(ctl_run *ctl, const char *name, const char *path)
                  "    allow { keys = {\"*\"}  operations = {\"sign\", \"public-key\"} }\n"
                  "}\n\n"
                  "Then: keyholdd --check, and systemctl reload keyhold (or send the agent SIGHUP).\n"
-                 "In nginx: keyhold_agent unix:/run/keyhold/agent.sock token=%s;\n",
-                 name, path, name, path, path);
+                 "In nginx: keyhold_agent %s token=%s;\n",
+                 name, path, name, path, agent_address(config), path);
+    kh_config_free(config);
     return KH_OK;
 }
 

@@ -35,10 +35,11 @@ static void keep_error(void *ctx, kh_log_level level, const char *text)
 
 static bool become_keeper(const kh_config *config, const kh_config_token *token)
 {
-    const char *name = token->user != NULL ? token->user : config->keeper_user;
+    const char *keeper = config->keeper_user != NULL ? config->keeper_user : KH_KEEPER_USER_DEFAULT;
+    const char *name = token->user != NULL ? token->user : keeper;
     kh_user user;
 
-    if (geteuid() != 0 || name == NULL) {
+    if (geteuid() != 0) {
         return true;
     }
     return kh_config_user(name, &user) == KH_OK && setgroups(0, NULL) == 0 &&

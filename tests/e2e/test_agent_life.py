@@ -179,6 +179,61 @@ def test_reload(ws):
     agent.configure("max_connections = 5000")
     reload(agent)
     check("restart_needed option=max_connections" in agent.log(), agent.log())
+    said = agent.log().count("restart_needed option=cache_keys")
+    check(said == 2, "it is so until the restart, and said each time", agent.log())
+    with open(agent.conf, "w") as file:
+        file.write(old)
+    reload(agent)
+    check(agent.log().count("restart_needed option=cache_keys") == said, "back at the value that holds: no restart is needed")
+    connection.close()
+
+
+def test_reload_of_sockets(ws):
+    """A reload gives sockets that stay their new mode and owner, and makes one anew whose file somebody removed."""
+    agent = agent_with_keys(ws, "p256")
+    metrics = os.path.join(agent.dir, "metrics.sock")
+    old = read(agent.conf) + 'metrics "unix:metrics.sock" { mode = 0600 }\n'
+
+    def configure(text):
+        with open(agent.conf, "w") as file:
+            file.write(text)
+        reload(agent)
+
+    def mode(path):
+        return os.stat(path).st_mode & 0o777
+
+    def scrape():
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(metrics)
+            caller.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            return caller.recv(12)
+
+    configure(old)
+    connection = wire.connect(agent.socket, agent.token)
+    check(mode(agent.socket) == 0o666 and mode(metrics) == 0o600)
+    configure(old.replace("mode = 0666", "mode = 0660").replace("mode = 0600", "mode = 0640"))
+    check(mode(agent.socket) == 0o660 and mode(metrics) == 0o640, "the files have the new mode")
+
+    # a mistake elsewhere: they keep it
+    with open(agent.conf, "w") as file:
+        file.write(old + 'metrics "unix:/nonexistent/a.sock" {}\n')
+    agent.reload()
+    wait_until(lambda: "/nonexistent/a.sock" in agent.log(), "it says what is wrong")
+    check(mode(metrics) == 0o640, oct(mode(metrics)))
+    with open(agent.conf, "w") as file:
+        file.write(old.replace("mode = 0600", 'owner = "nobody-here"'))
+    done = run(artefact("keyholdd", PRESET), "--config", agent.conf, "--check", ok=False)
+    check(done.returncode == 1)
+    check('there is no user "nobody-here"' in done.stderr and done.stderr.count(agent.conf) == 1, done.stderr)
+
+    os.unlink(agent.socket)
+    os.unlink(metrics)
+    configure(old)
+    check(mode(agent.socket) == 0o666 and mode(metrics) == 0o600, "they are there again")
+    check(scrape() == b"HTTP/1.1 200", "metrics")
+    check(sign(connection) == wire.OK, "the connection of before stays")
+    with wire.connect(agent.socket, agent.token) as new:
+        check(sign(new) == wire.OK, "and new ones are served")
     connection.close()
 
 
@@ -310,6 +365,40 @@ def test_systemd(ws):
         said.clear()
         agent.stop()
         hear("STOPPING=1")
+
+
+def test_as_root_in_the_unit(ws):
+    """With the capabilities of the unit, and no others: --check, which it runs first, sockets of other owners, and what a kill -9 leaves."""
+    unit = read(os.path.join(harness.ROOT, "packaging/keyhold.service"))
+    names = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.M).group(1).replace("CAP_", "+").lower().split()
+    wrap = ["setpriv", "--bounding-set", ",".join(["-all", *names]), "--inh-caps=-all"]
+    agent = ws.agent(preset=PRESET, start=False, wrap=wrap)
+    owned = '{ mode = 0660  owner = "64990"  group = "64990" }'
+    text = read(agent.conf).replace("{ mode = 0666 }", owned)
+    check(owned in text, text)
+    with open(agent.conf, "w") as file:
+        file.write(text + f'metrics "unix:metrics.sock" {owned}\n')
+    run(*wrap, artefact("keyholdd", PRESET), "--config", agent.conf, "--check")
+    for _ in range(2):
+        agent.start()
+        for path in (agent.socket, os.path.join(agent.dir, "metrics.sock")):
+            made = os.stat(path)
+            check((made.st_uid, made.st_gid, made.st_mode & 0o777) == (64990, 64990, 0o660), path, made)
+        agent.stop(signal.SIGKILL)
+    agent.start()
+    second = run(*wrap, artefact("keyholdd", PRESET), "--config", agent.conf, ok=False)
+    check("another process listens there" in second.stderr, second.stderr)
+    check(os.stat(agent.socket).st_uid == 64990, "the other's socket is as it was")
+    with open(agent.conf, "w") as file:
+        file.write(text.replace("0660", "0600"))
+    reload(agent)
+    check(os.stat(agent.socket).st_mode & 0o777 == 0o600 and os.stat(agent.socket).st_uid == 64990, os.stat(agent.socket))
+    check(agent.stop() == 0)
+
+    store = os.path.join(agent.dir, "store")
+    os.chown(store, 0, 0)
+    refused = run(*wrap, artefact("keyholdd", PRESET), "--config", agent.conf, "--check", ok=False)
+    check(refused.returncode == 1 and "belong to the keeper's user" in refused.stderr, refused.stderr)
 
 
 def test_socket_activation(ws):

@@ -438,6 +438,21 @@ def test_newer_store(ws):
     refused(agent, "is of a newer Keyhold", "version 9, this program knows 1 to 3", store_of(agent))
 
 
+def test_store_out_of_reach(ws):
+    """No store, or one that its keeper may not read: the log says which it is, once, and what to do."""
+    agent = ws.agent(preset=PRESET, start=False)
+    os.rename(store_of(agent), agent.dir + "/aside")
+    refused(agent, f"store: there is no {store_of(agent)}", "keyholdctl store restore", "the store is not there")
+    check("crash_loop" not in agent.log() and "no such key" not in agent.log(), agent.log())
+    os.rename(agent.dir + "/aside", store_of(agent))
+    if os.geteuid() == 0:
+        os.chown(store_of(agent), 0, 0)
+        refused(agent, f"store: {store_of(agent)} cannot be read (Permission denied)", "keeper's user")
+    own(agent)
+    agent.start()
+    agent.ctl("ping")
+
+
 def test_second_agent(ws):
     agent = ws.agent(preset=PRESET)
     second = ws.agent(preset=PRESET, start=False)

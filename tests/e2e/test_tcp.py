@@ -577,6 +577,16 @@ def test_keyholdctl_from_afar(ws):
     check("remote" not in admin.agent.ctl("key", "list").stdout, "it was imported nevertheless")
     admin.ctl("key", "import", "remote", key.key, "--pin", os.path.join(admin.agent.dir, "import.pub"))
     check("remote" in admin.agent.ctl("key", "list").stdout, "import")
+    conf = os.path.join(ws.dir, "asks.conf")
+    text = (f"http {{ keyhold_agent tcp:127.0.0.1:{admin.port} name=agent.example; keyhold_trusted_certificate {admin.agents.crt};\n"
+            f"keyhold_certificate {admin.edge.crt}; keyhold_certificate_key {admin.edge.key};\n"
+            f"server {{ listen 1 ssl; keyhold on; ssl_certificate {key.crt}; }} }}\n")
+    for given, code, says in ((text, 0, "0 bad"), (text.replace("name=agent.", "name=other."), 1, "not accepted"),
+                              (text.replace(key.crt, admin.edge.crt), 1, "MISSING")):
+        with open(conf, "w") as file:
+            file.write(given)
+        done = run(artefact("keyholdctl"), "check-nginx", conf, ok=False)
+        check(done.returncode == code and says in done.stdout + done.stderr, "check-nginx:", says, done.stdout, done.stderr)
     admin.ctl("key", "disable", "remote")
     done = admin.ctl("key", "purge", "remote", "--yes", ok=False)
     check(done.returncode == 2 and "admin socket" in done.stderr, "purge:", done.stderr)

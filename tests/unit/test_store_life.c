@@ -343,6 +343,11 @@ static void test_names(void **state)
     assert_int_equal(set("www", KH_CHANGE_TAGS, "no equals\n", 0, 0, 0, &info), KH_E_INVALID);
     assert_int_equal(set("www", KH_CHANGE_TAGS, "-x=1\n", 0, 0, 0, &info), KH_E_INVALID);
     assert_int_equal(set("www", KH_CHANGE_TAGS, "x=\x01\n", 0, 0, 0, &info), KH_E_INVALID);
+    assert_true(kh_tags_valid("x=\xc3\xbc \xe2\x82\xac \xf0\x9f\x94\x91 \xf4\x8f\xbf\xbf\ny=\n"));
+    assert_false(kh_tags_valid("x=\xff\n") || kh_tags_valid("x=\xc3\n") || kh_tags_valid("x=\xe2\x82\n") ||
+                 kh_tags_valid("x=\xf0\x9f\x94\n") || kh_tags_valid("x=\x80\n") || kh_tags_valid("x=\xc3z\n"));
+    assert_false(kh_tags_valid("x=\xc1\x81\n") || kh_tags_valid("x=\xe0\x80\x81\n") || kh_tags_valid("x=\xed\xa0\x80\n") ||
+                 kh_tags_valid("x=\xf4\x90\x80\x80\n") || kh_tags_valid("x=\xc2\x9b\n") || kh_tags_valid("x=1"));
     assert_int_equal(set("www", KH_CHANGE_TAGS, "x=unfinished", 0, 0, 0, &info), KH_E_INVALID);
     memset(big, 'y', sizeof(big));
     memcpy(big, "b=", 2);

@@ -142,6 +142,9 @@ typedef struct kh_record {
 #define KH_TAG_KEY_MAX 64     /* as a key's name is made */
 #define KH_DAYS_MAX 3660      /* of rotation and retention */
 
+/* Whether it is lines "KEY=VALUE\n" as a change of tags has them: keys as names are, values UTF-8 without control characters. */
+bool kh_tags_valid(const char *tags);
+
 /* All of a name's versions have it. The name "" is the whole store's: only retain_days counts, for every key. */
 typedef struct kh_name_policy {
     char name[KH_NAME_MAX + 1];
