@@ -130,18 +130,19 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
 /* ---- Starting ---- */
 
 /*
- * `keyholdctl kek rotate` puts another key into kek_file while the agent runs: a keeper that starts now needs that one. A file that
- * cannot be read now, or asks for a passphrase, leaves what was read before.
+ * `keyholdctl kek rotate` puts another key or passphrase into the file while the agent runs: a keeper that starts now needs that one.
+ * A file that cannot be read now, and the terminal, leave what was read before.
  */
 static void read_kek_again(kh_supervisor *supervisor)
 {
     const kh_config *config = supervisor->settings.config;
+    const kh_kek_kind kind = config->kek_file != NULL ? KH_KEK_FILE : KH_KEK_PASSPHRASE;
     char error[KH_CONFIG_ERROR_MAX];
     kh_kek kek = {0};
 
     /* A reload may have named another file: that one counts from the next start on. */
-    if (supervisor->kek_file != NULL && config->kek_file != NULL && strcmp(supervisor->kek_file, config->kek_file) == 0 &&
-        kh_kek_take(supervisor, &supervisor->kek, &kek, error) == KH_OK) {
+    if (supervisor->kek_source != NULL && strcmp(supervisor->kek_source, kh_kek_source(config)) == 0 &&
+        kind == supervisor->kek.kind && kh_kek_take(supervisor, &supervisor->kek, &kek, error) == KH_OK) {
         kh_kek_free(&supervisor->kek);
         supervisor->kek = kek;
     }

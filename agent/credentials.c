@@ -116,9 +116,14 @@ static kh_result read_secret_line(const char *path, uint8_t *line, size_t cap, s
     return result;
 }
 
+const char *kh_kek_source(const kh_config *config)
+{
+    return config->kek_file != NULL ? config->kek_file : config->kek_passphrase_file;
+}
+
 kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error)
 {
-    const char *name = config->kek_file != NULL ? config->kek_file : config->kek_passphrase_file;
+    const char *name = kh_kek_source(config);
     char path[4096];
     kh_result result = KH_OK;
 

@@ -27,6 +27,8 @@ typedef struct kh_pin {
  * too long.
  */
 bool kh_credential_resolve(const char *path, char *out, size_t cap);
+/* `kek_file` or `kek_passphrase_file`: the configuration has one of them, and it is the configuration's. */
+const char *kh_kek_source(const kh_config *config);
 /* Both write a message (KH_CONFIG_ERROR_MAX bytes) on failure, naming file and line where there is one. */
 KH_MUST_USE kh_result kh_kek_load(const kh_config *config, kh_kek *kek, char *error);
 void kh_kek_free(kh_kek *kek);

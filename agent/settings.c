@@ -251,10 +251,11 @@ static void log_warnings(const kh_settings *settings)
 kh_result kh_settings_start(kh_supervisor *supervisor, char *error)
 {
     const kh_config *config = supervisor->settings.config;
+    const char *source = kh_kek_source(config);
     kh_result result = KH_OK;
 
     supervisor->store = strdup(config->store);
-    supervisor->kek_file = config->kek_file != NULL ? strdup(config->kek_file) : NULL;
+    supervisor->kek_source = strcmp(source, "-") != 0 ? strdup(source) : NULL;
     supervisor->keeper_boot = (kh_boot_keeper){.workers = supervisor->workers,
                                                .cache_keys = (uint32_t)config->cache_keys,
                                                .batch_window_us = (uint32_t)config->batch_window_us,
@@ -336,8 +337,8 @@ static void confine_paths(const kh_config *config)
     }
     add_dir(paths, &count, config->path, KH_PATH_READ);
     add_dir(paths, &count, config->store, KH_PATH_STORE);
-    if (config->kek_file != NULL && config->kek_file[0] == '/') {
-        add_dir(paths, &count, config->kek_file, KH_PATH_READ); /* keyholdctl kek rotate renames another into its place */
+    if (kh_kek_source(config)[0] == '/') {
+        add_dir(paths, &count, kh_kek_source(config), KH_PATH_READ); /* keyholdctl kek rotate renames another into its place */
     }
     for (size_t i = 0; i < config->identity_count; i++) {
         if (config->identities[i].token != NULL && config->identities[i].token[0] == '/') {
@@ -390,7 +391,7 @@ void kh_settings_stop(kh_supervisor *supervisor)
     kh_settings_free(&supervisor->settings);
     kh_config_free(supervisor->first);
     free(supervisor->store);
-    free(supervisor->kek_file);
+    free(supervisor->kek_source);
     free(supervisor->kek_wrapped);
 }
 

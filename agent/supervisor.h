@@ -85,7 +85,7 @@ struct kh_supervisor {
     kh_user front_user, keeper_user;
     kh_boot_keeper keeper_boot; /* of the first configuration: a keeper that starts again is the same */
     char *store;
-    char *kek_file; /* as it was at the start; NULL: a passphrase */
+    char *kek_source; /* kh_kek_source as it was at the start; NULL: the terminal */
     kh_socket sockets[KH_LISTENERS_MAX];
     size_t socket_count;
     kh_metrics_socket metrics[2 * KH_METRICS_MAX]; /* a reload has those of both configurations */

@@ -36,6 +36,19 @@ kh_result kh_kek_params_new(kh_kek_kind kind, uint8_t params[KH_KEK_PARAMS_LEN])
     return RAND_bytes(params + 3, SALT_LEN) == 1 ? KH_OK : KH_E_CRYPTO;
 }
 
+/* They come from a file that somebody may have changed: bounded before memory is spent on them. */
+static bool in_range(const uint8_t params[KH_KEK_PARAMS_LEN])
+{
+    return params[0] >= 10 && params[0] <= 20 && params[1] >= 1 && params[1] <= 16 && params[2] >= 1 && params[2] <= 16;
+}
+
+bool kh_kek_recipe_good(const uint8_t recipe[KH_KEK_RECIPE_LEN])
+{
+    static const uint8_t of_file[KH_KEK_RECIPE_LEN] = {KH_KEK_FILE};
+
+    return memcmp(recipe, of_file, sizeof(of_file)) == 0 || (recipe[0] == KH_KEK_PASSPHRASE && in_range(recipe + 1));
+}
+
 kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, size_t secret_len,
                         const uint8_t params[KH_KEK_PARAMS_LEN], uint8_t kek[KH_KEK_LEN])
 {
@@ -49,10 +62,7 @@ kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, size_t secret_l
     if (kind != KH_KEK_PASSPHRASE || secret_len == 0) {
         return KH_E_INVALID;
     }
-    /* The parameters come from a file that somebody may have changed: bounded before memory is spent on them.
-     */
-    if (params[0] < 10 || params[0] > 20 || params[1] < 1 || params[1] > 16 || params[2] < 1 ||
-        params[2] > 16) {
+    if (!in_range(params)) {
         return KH_E_DAMAGED;
     }
     return EVP_PBE_scrypt((const char *)secret, secret_len, params + 3, SALT_LEN, UINT64_C(1) << params[0],

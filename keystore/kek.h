@@ -10,8 +10,19 @@
  * file. */
 #define KH_KEK_PARAMS_LEN 19
 
+/* Kind and parameters: all that leads from a secret to its KEK. */
+#define KH_KEK_RECIPE_LEN (1 + KH_KEK_PARAMS_LEN)
+
+/* What KH_STORE_KEK takes to begin a change. A secret: wipe it. */
+typedef struct kh_kek_change {
+    uint8_t kek[KH_KEK_LEN]; /* opens the store now */
+    uint8_t recipe[KH_KEK_RECIPE_LEN], next[KH_KEK_LEN];
+} kh_kek_change;
+
 /* Fresh parameters for that kind. */
 KH_MUST_USE kh_result kh_kek_params_new(kh_kek_kind kind, uint8_t params[KH_KEK_PARAMS_LEN]);
+/* Whether a store may have that recipe: a known kind, its parameters in range. */
+bool kh_kek_recipe_good(const uint8_t recipe[KH_KEK_RECIPE_LEN]);
 /* KH_E_INVALID: a secret of the wrong length. KH_E_DAMAGED: parameters out of range. KH_E_MEMORY. */
 KH_MUST_USE kh_result kh_kek_derive(kh_kek_kind kind, const uint8_t *secret, size_t secret_len,
                                     const uint8_t params[KH_KEK_PARAMS_LEN], uint8_t kek[KH_KEK_LEN]);

@@ -232,6 +232,9 @@ kh_result kh_store_open(const char *path, kh_kek_kind kind, const uint8_t *kek_s
      * keys that it has.
      */
     result = kh_store_execute(store, "UPDATE opened SET times = times + 1", "first write");
+    if (result == KH_OK) {
+        result = kh_meta_settle(store);
+    }
     if (result == KH_E_STORAGE) {
         kh_logf(log, ctx, KH_LOG_WARN, "store: cannot be written now; keys can be used, not changed");
         result = KH_OK;

@@ -11,6 +11,7 @@
 #ifndef KEYHOLD_KEYSTORE_STORE_H
 #define KEYHOLD_KEYSTORE_STORE_H
 
+#include "kek.h"
 #include "material.h"
 
 #include <keyhold/keystore.h>
@@ -154,11 +155,14 @@ KH_MUST_USE kh_result kh_store_check(kh_store *store, kh_store_checking *checkin
                                      size_t cap, size_t *len);
 
 /*
- * Changing the KEK (of kind KH_KEK_FILE) while the store is in use, safe at any point: after kh_store_kek_next either of the two opens
- * the store; after kh_store_kek_end only the one that is given, whichever of the two. KH_E_PASSPHRASE: kek does not open it.
+ * Changing the KEK, to one of the same kind, while the store is in use, safe at any point: after kh_store_kek_next either of the two
+ * opens the store; after kh_store_kek_end only the one that is given, whichever of the two, and after a kh_store_open by the next one
+ * only that. KH_E_PASSPHRASE: kek does not open it. KH_E_INVALID: such a recipe is not to be had.
  */
-KH_MUST_USE kh_result kh_store_kek_next(kh_store *store, const uint8_t kek[32], const uint8_t next[32]);
+KH_MUST_USE kh_result kh_store_kek_next(kh_store *store, const kh_kek_change *change);
 KH_MUST_USE kh_result kh_store_kek_end(kh_store *store, const uint8_t kek[32]);
+/* How the KEK comes from its secret, and during a change (*count 2) the next one from its. */
+KH_MUST_USE kh_result kh_store_kek_recipes(kh_store *store, uint8_t recipes[2][KH_KEK_RECIPE_LEN], size_t *count);
 
 /* One transaction around many insertions (for tools). */
 KH_MUST_USE kh_result kh_store_begin(kh_store *store);

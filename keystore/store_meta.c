@@ -166,12 +166,11 @@ static const kek_slot slot_now = {"kek", "store key"}, slot_next = {"next kek", 
 
 /* What a slot gives. Wiped by whoever has it. */
 typedef struct kek_opened {
-    uint8_t params[1 + KH_KEK_PARAMS_LEN], kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN];
+    uint8_t params[KH_KEK_RECIPE_LEN], kek[KH_KEK_LEN], store_key[KH_SEAL_KEY_LEN];
 } kek_opened;
 
-/* KH_E_PASSPHRASE: another KEK's, or of another kind. */
-static kh_result open_slot(kh_store *store, const kek_slot *slot, kh_kek_kind kind, const uint8_t *secret,
-                           size_t secret_len, kek_opened *opened)
+/* By opened->kek. KH_E_PASSPHRASE: another one's. */
+static kh_result open_slot(kh_store *store, const kek_slot *slot, kek_opened *opened)
 {
     uint8_t aad[64], sealed[SEALED_KEY_LEN];
     kh_sealer *kek_sealer = NULL;
@@ -179,12 +178,6 @@ static kh_result open_slot(kh_store *store, const kek_slot *slot, kh_kek_kind ki
 
     if (result == KH_OK) {
         result = meta_find(store, slot->store_key, sealed, sizeof(sealed));
-    }
-    if (result == KH_OK && opened->params[0] != (uint8_t)kind) {
-        result = KH_E_PASSPHRASE;
-    }
-    if (result == KH_OK) {
-        result = kh_kek_derive(kind, secret, secret_len, opened->params + 1, opened->kek);
     }
     if (result == KH_OK) {
         result = kh_sealer_new(opened->kek, &kek_sealer);
@@ -195,6 +188,21 @@ static kh_result open_slot(kh_store *store, const kek_slot *slot, kh_kek_kind ki
     }
     kh_sealer_free(kek_sealer);
     return result;
+}
+
+/* KH_E_PASSPHRASE: another KEK's, or of another kind. */
+static kh_result open_by_secret(kh_store *store, const kek_slot *slot, kh_kek_kind kind, const uint8_t *secret,
+                                size_t secret_len, kek_opened *opened)
+{
+    kh_result result = meta_find(store, slot->kek, opened->params, sizeof(opened->params));
+
+    if (result == KH_OK && opened->params[0] != (uint8_t)kind) {
+        result = KH_E_PASSPHRASE;
+    }
+    if (result == KH_OK) {
+        result = kh_kek_derive(kind, secret, secret_len, opened->params + 1, opened->kek);
+    }
+    return result == KH_OK ? open_slot(store, slot, opened) : result;
 }
 
 /* Says why the store does not open. */
@@ -221,10 +229,11 @@ kh_result kh_meta_open_keys(kh_store *store, kh_kek_kind kind, const uint8_t *se
         (result = kh_meta_read(store, slot_now.store_key, sealed, sizeof(sealed))) != KH_OK) {
         goto done;
     }
-    result = open_slot(store, &slot_now, kind, secret, secret_len, &opened);
+    result = open_by_secret(store, &slot_now, kind, secret, secret_len, &opened);
     if (result == KH_E_PASSPHRASE &&
-        open_slot(store, &slot_next, kind, secret, secret_len, &opened) == KH_OK) {
+        open_by_secret(store, &slot_next, kind, secret, secret_len, &opened) == KH_OK) {
         memcpy(store->kek_params, opened.params, sizeof(opened.params));
+        store->by_next = true;
         result = KH_OK;
     }
     if (result == KH_E_PASSPHRASE) {
@@ -261,26 +270,86 @@ static kh_result write_slot(kh_store *store, const kek_slot *slot, const kek_ope
     return result;
 }
 
-/* Opens whichever slot this KEK is for; *by_next: the next one. */
+static kh_result drop_next(kh_store *store)
+{
+    return kh_store_execute(store, "DELETE FROM meta WHERE key IN ('next kek', 'next store key')", "ending a KEK");
+}
+
+/* What a slot has sealed is not bound to it: it goes from one to the other as it is. */
+kh_result kh_meta_settle(kh_store *store)
+{
+    uint8_t params[KH_KEK_RECIPE_LEN], sealed[SEALED_KEY_LEN];
+    kh_result result = KH_OK, ended = KH_OK;
+
+    if (!store->by_next) {
+        return KH_OK;
+    }
+    if ((result = meta_find(store, slot_next.kek, params, sizeof(params))) != KH_OK ||
+        (result = meta_find(store, slot_next.store_key, sealed, sizeof(sealed))) != KH_OK ||
+        (result = kh_store_tx_begin(store)) != KH_OK) {
+        return result;
+    }
+    result = kh_meta_write(store, slot_now.kek, params, sizeof(params));
+    if (result == KH_OK) {
+        result = kh_meta_write(store, slot_now.store_key, sealed, sizeof(sealed));
+    }
+    if (result == KH_OK) {
+        result = drop_next(store);
+    }
+    ended = kh_store_tx_end(store, result);
+    result = result == KH_OK ? ended : result;
+    if (result == KH_OK) {
+        store->by_next = false;
+        kh_logf(store->log, store->log_ctx, KH_LOG_NOTICE, "store: opened by its new %s; the one before opens it no more",
+                params[0] == KH_KEK_PASSPHRASE ? "passphrase" : "key-encryption key");
+    }
+    return result;
+}
+
+/*
+ * Opens whichever slot this KEK is for; *by_next: the next one. The one that opened the store must go on doing so, since the
+ * agent gives it to a keeper that starts anew: if that is the next one, it is the only one first.
+ */
 static kh_result open_either(kh_store *store, const uint8_t kek[KH_KEK_LEN], kek_opened *opened,
                              bool *by_next)
 {
-    kh_result result = open_slot(store, &slot_now, KH_KEK_FILE, kek, KH_KEK_LEN, opened);
+    kh_result result = kh_meta_settle(store);
 
+    memcpy(opened->kek, kek, KH_KEK_LEN);
     *by_next = false;
+    if (result == KH_OK) {
+        result = open_slot(store, &slot_now, opened);
+    }
     if (result == KH_E_PASSPHRASE) {
-        *by_next = open_slot(store, &slot_next, KH_KEK_FILE, kek, KH_KEK_LEN, opened) == KH_OK;
+        *by_next = open_slot(store, &slot_next, opened) == KH_OK;
         result = *by_next ? KH_OK : KH_E_PASSPHRASE;
     }
     return result;
 }
 
-kh_result kh_store_kek_next(kh_store *store, const uint8_t kek[KH_KEK_LEN], const uint8_t next[KH_KEK_LEN])
+kh_result kh_store_kek_recipes(kh_store *store, uint8_t recipes[2][KH_KEK_RECIPE_LEN], size_t *count)
+{
+    kh_result result = kh_meta_settle(store);
+
+    *count = 0;
+    if (result == KH_OK) {
+        result = meta_find(store, slot_now.kek, recipes[0], KH_KEK_RECIPE_LEN);
+    }
+    if (result == KH_OK) {
+        *count = meta_find(store, slot_next.kek, recipes[1], KH_KEK_RECIPE_LEN) == KH_OK ? 2 : 1;
+    }
+    return result;
+}
+
+kh_result kh_store_kek_next(kh_store *store, const kh_kek_change *change)
 {
     kek_opened opened = {0};
     bool by_next = false;
-    kh_result result = open_either(store, kek, &opened, &by_next), ended = KH_OK;
+    kh_result result = open_either(store, change->kek, &opened, &by_next), ended = KH_OK;
 
+    if (result == KH_OK && (change->recipe[0] != opened.params[0] || !kh_kek_recipe_good(change->recipe))) {
+        result = KH_E_INVALID;
+    }
     if (result != KH_OK || (result = kh_store_tx_begin(store)) != KH_OK) {
         goto done;
     }
@@ -288,7 +357,8 @@ kh_result kh_store_kek_next(kh_store *store, const uint8_t kek[KH_KEK_LEN], cons
                       the store */
         result = write_slot(store, &slot_now, &opened);
     }
-    memcpy(opened.kek, next, KH_KEK_LEN);
+    memcpy(opened.params, change->recipe, sizeof(opened.params));
+    memcpy(opened.kek, change->next, KH_KEK_LEN);
     if (result == KH_OK) {
         result = write_slot(store, &slot_next, &opened);
     }
@@ -310,8 +380,7 @@ kh_result kh_store_kek_end(kh_store *store, const uint8_t kek[KH_KEK_LEN])
     }
     result = write_slot(store, &slot_now, &opened);
     if (result == KH_OK) {
-        result = kh_store_execute(store, "DELETE FROM meta WHERE key IN ('next kek', 'next store key')",
-                                  "ending a KEK");
+        result = drop_next(store);
     }
     ended = kh_store_tx_end(store, result);
     result = result == KH_OK ? ended : result;

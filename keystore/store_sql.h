@@ -71,12 +71,13 @@ struct kh_store {
     void *log_ctx;
     char *path;       /* for messages */
     bool read_only;   /* offline: nothing is written */
+    bool by_next;     /* opened by the next KEK, and the one before still opens it, too */
     bool bulk;        /* inside kh_store_begin */
     uint64_t changes; /* insertions and purges since it was opened */
     uint8_t import_private[32];
     uint8_t import_public[32];
     uint8_t id[KH_STORE_ID_LEN];
-    uint8_t kek_params[1 + KH_KEK_PARAMS_LEN]; /* kind, and how the KEK comes from its secret */
+    uint8_t kek_params[KH_KEK_RECIPE_LEN]; /* kind, and how the KEK comes from its secret */
     uint8_t transfer_key[KH_SEAL_KEY_LEN];     /* of the KEK: seals the keys of export files */
 };
 
@@ -108,6 +109,8 @@ KH_MUST_USE kh_result kh_meta_make_keys(kh_store *store, kh_kek_kind kind, const
                                         size_t secret_len);
 KH_MUST_USE kh_result kh_meta_open_keys(kh_store *store, kh_kek_kind kind, const uint8_t *secret,
                                         size_t secret_len);
+/* Opened by the next KEK: from now on only that opens the store. */
+KH_MUST_USE kh_result kh_meta_settle(kh_store *store);
 /* Whether the import key in the file is still the one that was opened. */
 KH_MUST_USE kh_result kh_meta_check_import_key(kh_store *store);
 

@@ -263,16 +263,30 @@ static kh_result adopt(kh_keeper *keeper, kh_op *op)
 
 static kh_result change_kek(kh_keeper *keeper, kh_op *op)
 {
-    const uint8_t *data = op->record.data;
+    uint8_t recipes[2][KH_KEK_RECIPE_LEN];
+    kh_kek_change change;
+    size_t count = 0;
+    kh_result result = KH_E_INVALID;
 
     switch (op->record.data_len) {
-    case 64:
-        return kh_store_kek_next(keeper->store, data, data + 32);
-    case 32:
-        return kh_store_kek_end(keeper->store, data);
+    case 0:
+        if ((result = kh_store_kek_recipes(keeper->store, recipes, &count)) == KH_OK) {
+            op->out_len = count * KH_KEK_RECIPE_LEN;
+            memcpy(op->out, recipes, op->out_len);
+        }
+        break;
+    case sizeof(change):
+        memcpy(&change, op->record.data, sizeof(change));
+        result = kh_store_kek_next(keeper->store, &change);
+        OPENSSL_cleanse(&change, sizeof(change));
+        break;
+    case KH_KEK_LEN:
+        result = kh_store_kek_end(keeper->store, op->record.data);
+        break;
     default:
-        return KH_E_INVALID;
+        break;
     }
+    return result;
 }
 
 static kh_result repair(kh_keeper *keeper, kh_op *op)

@@ -136,7 +136,7 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
         "        case $word in\n"
         "        --config | --socket | --token | --agent | --agent-ca | --agent-cert | --agent-key | --agent-name)\n"
         "            globals+=(\"$word\") skip=keep ;;\n"
-        "        --out | --type | --usage | --cert | --pin | --passphrase-file | --passphrase-env | "
+        "        --out | --type | --usage | --cert | --pin | --passphrase-file | --new-passphrase-file | --passphrase-env | "
         "--subject | --san | --days | \\\n"
         "            --count | --dir | --user-front | --user-keeper | --prefix | --timeout | --store | "
         "--kek-file | \\\n"
@@ -160,7 +160,7 @@ kh_result ctl_cmd_completion(ctl_run *ctl)
     }
     (void)printf("    esac\n"
                  "    case $prev in\n"
-                 "    --config | --token | --cert | --out | --pin | --passphrase-file | --store | --kek-file | --agent-ca | "
+                 "    --config | --token | --cert | --out | --pin | --passphrase-file | --new-passphrase-file | --store | --kek-file | --agent-ca | "
                  "--agent-cert | --agent-key) COMPREPLY=($(compgen "
                  "-f -- \"$cur\")); return ;;\n"
                  "    --dir | --prefix) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n"

@@ -49,6 +49,8 @@ static const ctl_option import_options[] = {
 };
 static const ctl_option kek_rotate_options[] = {
     {"in-token", "NAME", "wrapped by a key that is made in this token of the configuration; without it: in a plain file"},
+    {"new-passphrase-file", "FILE", "of a store under a passphrase: the new one is the first line of FILE (default, and \"-\": ask)"},
+    {"passphrase-file", "FILE", "the one of now, where the agent has it from no file (default, and \"-\": ask)"},
     {NULL, NULL, NULL},
 };
 static const ctl_option rotate_options[] = {
@@ -192,7 +194,7 @@ static const ctl_command commands[] = {
      ctl_cmd_cert_match},
     {"token", "create", "NAME", 1, 1, token_options, "make a token by which a caller proves who it is",
      ctl_cmd_token_create},
-    {"kek", "rotate", "", 0, 0, kek_rotate_options, "seal the store under a new key-encryption key while it serves (admin socket)",
+    {"kek", "rotate", "", 0, 0, kek_rotate_options, "seal the store under a new key-encryption key or passphrase while it serves (admin socket)",
      ctl_cmd_kek_rotate},
     {"pool", "init", "POOL", 1, 1, pool_init_options, "make the key of a new pool in all its partitions", ctl_cmd_pool_init},
     {"pool", "add", "POOL PARTITION", 2, 2, pool_add_options, "give a partition the key of the pool that the others have",

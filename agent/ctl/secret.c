@@ -169,6 +169,11 @@ static kh_result read_hidden_line(int tty, const char *prompt, ctl_secret *secre
     return result;
 }
 
+static const char *option_of(const ctl_passphrase_source *source)
+{
+    return source->option != NULL ? source->option : "--passphrase-file";
+}
+
 static kh_result prompt_for(const ctl_passphrase_source *source, ctl_secret *secret, ctl_error *error)
 {
     kh_result result = KH_OK;
@@ -177,8 +182,8 @@ static kh_result prompt_for(const ctl_passphrase_source *source, ctl_secret *sec
 
     if (tty < 0) {
         return ctl_fail(error, KH_E_PASSPHRASE,
-                        "%s is needed and there is no terminal to ask at; give --passphrase-file",
-                        source->prompt);
+                        "%s is needed and there is no terminal to ask at; give %s",
+                        source->prompt, option_of(source));
     }
     result = ctl_secret_new(CTL_PASSPHRASE_MAX + 1, secret);
     if (result == KH_OK) {
@@ -195,7 +200,7 @@ static kh_result prompt_for(const ctl_passphrase_source *source, ctl_secret *sec
         }
     }
     if (result != KH_OK && result != KH_E_PASSPHRASE) {
-        ctl_fail(error, result, "no passphrase was entered; try again or give --passphrase-file");
+        ctl_fail(error, result, "no passphrase was entered; try again or give %s", option_of(source));
     }
     ctl_secret_free(&again);
     close(tty);
@@ -249,8 +254,8 @@ kh_result ctl_secret_passphrase(const ctl_passphrase_source *source, ctl_secret 
     memset(secret->data + secret->len, 0, secret->cap + 1 - secret->len);
     if (secret->len == 0) {
         result =
-            ctl_fail(error, KH_E_PASSPHRASE, "the passphrase%s%s is empty; give one with --passphrase-file",
-                     source->file != NULL ? " in " : "", source->file != NULL ? source->file : "");
+            ctl_fail(error, KH_E_PASSPHRASE, "the passphrase%s%s is empty; give one with %s",
+                     source->file != NULL ? " in " : "", source->file != NULL ? source->file : "", option_of(source));
     } else if (secret->len > CTL_PASSPHRASE_MAX) {
         result = ctl_fail(error, KH_E_PASSPHRASE, "the passphrase is longer than %d bytes; use a shorter one",
                           CTL_PASSPHRASE_MAX);

@@ -39,6 +39,7 @@ typedef struct ctl_passphrase_source {
     const char *file;        /* first line of this file; "-": prompt */
     const char *environment; /* name of a variable, which is removed from the environment after it was read */
     const char *prompt;      /* "Passphrase of site.key" */
+    const char *option;      /* that names a file instead; NULL: --passphrase-file */
     bool twice;              /* a prompt asks again, for a passphrase that is being made */
 } ctl_passphrase_source;
 

@@ -114,7 +114,8 @@ typedef struct kh_key_info {
  *   leave (admin) data = kh_pool_leave: the token gets no key of the pool any more, and what it has of them is destroyed, until
  *                a repair of the pool → kh_left. KH_E_NOT_FOUND, KH_E_UNAVAILABLE: there is no such token, or it is not there
  *   orders (admin) → kh_order for each token that has something to be destroyed
- *   kek (admin) data = the KEK and the next one, 32 bytes each: from then on either opens the store → nothing
+ *   kek (admin) → kind and parameters (kek.h, 20 bytes) by which the KEK comes from its secret, and the next one during a change
+ *                data = the KEK, kind and parameters of the next one, the next one: from then on either opens the store → nothing
  *                data = a KEK, 32 bytes: only it opens the store any more → nothing. KH_E_PASSPHRASE: it did not before
  * The following go in slices, and others are served between them; they end when the asker hangs up:
  *   check (admin) → text: one line per finding, "ok N keys" or "damaged: good are N keys; N findings" at the end
