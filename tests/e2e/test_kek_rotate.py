@@ -17,7 +17,7 @@ import hsm
 from harness import artefact, check, command_line, descendants, kill_pid, read, run, wait_until
 
 ROUNDS = 20
-PHRASE_ROUNDS = 4  # each takes four times scrypt
+PHRASE_ROUNDS = 2
 FIRST = "correct horse battery staple"
 
 

@@ -72,7 +72,7 @@ static void test_malformed(void **state)
         kh_result got = rig_admin(&rig, &record)->result;
 
         assert_true(got != KH_OK || op == KH_STORE_IMPORT_KEY || op == KH_STORE_CHECK ||
-                    op == KH_STORE_BACKED_UP || op == KH_STORE_POLICY || op == KH_STORE_ORDERS);
+                    op == KH_STORE_BACKED_UP || op == KH_STORE_POLICY || op == KH_STORE_ORDERS || op == KH_STORE_KEK);
     }
     assert_alive();
 }
