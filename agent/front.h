@@ -186,6 +186,7 @@ struct kh_front {
     kh_lone lone;
     bool apart; /* front and workers keep to different CPUs */
     ev_io nap_io;
+    int cpu;       /* the front's while they are apart, or when they were last */
     uint64_t naps; /* since they are apart */
     kh_directory *directory;
     /* keepers */

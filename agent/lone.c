@@ -44,17 +44,27 @@ static void learn(kh_lone *lone, uint64_t took_ns)
     (*learned)++;
 }
 
+/* What slows a machine down for a moment looks like harm once; harm comes again and again. */
+static uint64_t pause_of(kh_lone *lone, kh_lone_why why)
+{
+    if (why != KH_LONE_HARM) {
+        return ends[why].pause_ns;
+    }
+    lone->harms = lone->streak >= KH_LONE_PROVEN ? 0 : lone->harms < KH_LONE_HARMS ? lone->harms + 1 : lone->harms;
+    return ends[why].pause_ns << lone->harms;
+}
+
 void kh_lone_end(kh_lone *lone, kh_lone_why why, uint64_t now_ns)
 {
+    if (lone->apart) {
+        lone->apart = false;
+        lone->why = why;
+        lone->not_before_ns = now_ns + pause_of(lone, why);
+    }
     lone->under_way = false;
     lone->streak = 0;
     if (why == KH_LONE_COMPANY) {
         lone->company_ns = now_ns;
-    }
-    if (lone->apart) {
-        lone->apart = false;
-        lone->why = why;
-        lone->not_before_ns = now_ns + ends[why].pause_ns;
     }
 }
 
@@ -89,8 +99,9 @@ static void done_apart(kh_lone *lone, uint64_t took_ns, uint64_t now_ns)
     const uint64_t usual_ns = lone->usual_ns[lone->lane];
     uint64_t *apart_ns = &lone->apart_ns[lone->lane];
 
+    lone->streak++;
     *apart_ns = smooth(*apart_ns, took_ns);
-    if (*apart_ns > usual_ns + usual_ns / 2) {
+    if (*apart_ns > usual_ns + usual_ns / 4) {
         kh_lone_end(lone, KH_LONE_HARM, now_ns);
     }
 }
@@ -111,6 +122,7 @@ void kh_lone_done(kh_lone *lone, uint64_t cookie, uint64_t now_ns)
     lone->streak = suits(lone, lone->lane) ? lone->streak + 1 : 0;
     if (lone->streak >= KH_LONE_STREAK && now_ns >= lone->not_before_ns) {
         lone->apart = true;
+        lone->streak = 0;
         memcpy(lone->apart_ns, lone->usual_ns, sizeof lone->apart_ns);
     }
 }

@@ -23,12 +23,14 @@
 #define KH_LONE_NAP_NS 160000u
 #define KH_LONE_LEARN 16         /* operations of a kind until it is known how long they take */
 #define KH_LONE_STREAK 32        /* so many without company begin it, */
+#define KH_LONE_PROVEN 1000      /* after so many operations harm is the first, */
+#define KH_LONE_HARMS 6          /* and after so many in a row (16 s) the pause grows no more */
 #define KH_LONE_IDLE_NS UINT64_C(10000000000) /* none of them so long after the one before; and so long without one ends it */
 
 /* Why it ended, and how long it then does not begin again. */
 #define KH_LONE_ENDS(X)                                                                                     \
     X(COMPANY, "company", 1000000000)  /* several were under way */                                         \
-    X(HARM, "harm", 10000000000)       /* operations took longer than before */                             \
+    X(HARM, "harm", 250000000)         /* operations took longer than before; twice as long each time */    \
     X(REFUSED, "refused", 10000000000) /* they cannot be apart: one CPU */                                  \
     X(KIND, "kind", 0)                 /* one came that is short, or long, or new */                        \
     X(IDLE, "idle", 0)                                                                                      \
@@ -43,12 +45,13 @@ typedef enum kh_lone_why {
 
 typedef struct kh_lone {
     bool apart;
-    kh_lone_why why; /* it ended last */
+    kh_lone_why why; /* it ended last; company, if it never did */
     bool under_way;  /* an operation that is alone: */
     uint64_t cookie;
     kh_lane lane;
     uint64_t began_ns; /* it, or the last */
-    uint32_t streak;
+    uint32_t streak; /* without company; apart: since it began */
+    uint32_t harms;  /* in a row */
     uint8_t learned[KH_LANE_COUNT];
     uint64_t usual_ns[KH_LANE_COUNT]; /* not apart: the least of those that were learned from, then smoothed */
     uint64_t apart_ns[KH_LANE_COUNT]; /* smoothed, apart; begins as the usual */

@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What lone.h decides is done here: front and workers keep apart, and the front's sleep is cut short. */
 #include "front.h"
-#include <sched.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 static void end(kh_front *front)
 {
+    const kh_lone *lone = &front->lone;
+
     front->apart = false;
-    (void)kh_keystore_apart(front->store.keystore, false);
-    kh_log(KH_LOG_DEBUG, "cpu_any", KH_LT("why", kh_lone_why_name(front->lone.why)), KH_LN("naps", front->naps));
+    kh_keystore_anywhere(front->store.keystore);
+    kh_log(KH_LOG_DEBUG, "cpu_any", KH_LT("why", kh_lone_why_name(lone->why)), KH_LN("naps", front->naps),
+           KH_LN("took_us", lone->apart_ns[lone->lane] / 1000), KH_LN("usual_us", lone->usual_ns[lone->lane] / 1000));
 }
 
 static void begin(kh_front *front)
 {
     front->naps = 0;
-    front->apart = kh_keystore_apart(front->store.keystore, true);
+    /* Where it did harm, perhaps somebody else is on that CPU, or on that of the host: another then. */
+    front->cpu = kh_keystore_apart(front->store.keystore, front->lone.why == KH_LONE_HARM ? front->cpu : -1);
+    front->apart = front->cpu >= 0;
     if (front->apart) {
-        kh_log(KH_LOG_DEBUG, "cpu_apart", KH_LN("cpu", sched_getcpu()));
+        kh_log(KH_LOG_DEBUG, "cpu_apart", KH_LN("cpu", front->cpu));
     } else {
         kh_lone_end(&front->lone, KH_LONE_REFUSED, front->now_ns);
         end(front);

@@ -63,6 +63,21 @@ bool kh_affinity_without(kh_affinity *affinity, uint32_t cpu)
     return change(affinity, cpu, false);
 }
 
+int kh_affinity_next(uint32_t cpu)
+{
+    cpu_set_t allowed;
+
+    if (!get(&allowed)) {
+        return -1;
+    }
+    for (uint32_t i = 1; i <= CPU_SETSIZE; i++) {
+        if (CPU_ISSET((cpu + i) % CPU_SETSIZE, &allowed)) {
+            return (int)((cpu + i) % CPU_SETSIZE);
+        }
+    }
+    return -1;
+}
+
 void kh_affinity_restore(kh_affinity *affinity)
 {
     cpu_set_t in_force;

@@ -22,6 +22,8 @@ typedef struct kh_affinity {
  */
 bool kh_affinity_only(kh_affinity *affinity, uint32_t cpu);
 bool kh_affinity_without(kh_affinity *affinity, uint32_t cpu);
+/* The CPU after that one, of those that are allowed, or that one itself; -1: unknown. */
+int kh_affinity_next(uint32_t cpu);
 /* As it was. */
 void kh_affinity_restore(kh_affinity *affinity);
 

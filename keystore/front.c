@@ -136,17 +136,25 @@ void kh_keystore_flush(kh_keystore *ks)
     ks->unflushed = 0;
 }
 
-bool kh_keystore_apart(kh_keystore *ks, bool apart)
+int kh_keystore_apart(kh_keystore *ks, int avoid)
 {
-    const int cpu = sched_getcpu();
+    int cpu = sched_getcpu();
 
-    if (apart && cpu >= 0 && kh_affinity_only(&ks->affinity, (uint32_t)cpu)) {
-        atomic_store(&ks->map.shared->apart, (uint32_t)cpu + 1);
-        return true;
+    if (cpu >= 0 && cpu == avoid) {
+        cpu = kh_affinity_next((uint32_t)cpu);
     }
+    if (cpu < 0 || !kh_affinity_only(&ks->affinity, (uint32_t)cpu)) {
+        kh_keystore_anywhere(ks);
+        return -1;
+    }
+    atomic_store(&ks->map.shared->apart, (uint32_t)cpu + 1);
+    return cpu;
+}
+
+void kh_keystore_anywhere(kh_keystore *ks)
+{
     atomic_store(&ks->map.shared->apart, 0);
     kh_affinity_restore(&ks->affinity);
-    return !apart;
 }
 
 /* Reads events, but makes no system call when none can be there. */

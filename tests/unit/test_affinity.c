@@ -122,8 +122,19 @@ static void test_refused(void **state)
     assert_false(kh_affinity_without(&affinity, one)); /* none would be left */
     assert_false(kh_affinity_only(&affinity, two));    /* that the operator did not give */
     assert_only(one);
+    assert_int_equal(kh_affinity_next(one), one);
     kh_affinity_restore(&affinity);
     assert_only(one);
+}
+
+static void test_next(void **state)
+{
+    const uint32_t one = cpu_number(0), two = cpu_number(1), last = cpu_number(CPU_COUNT(&allowed) - 1);
+
+    (void)state;
+    assert_int_equal(kh_affinity_next(one), two);
+    assert_int_equal(kh_affinity_next(last), one);
+    assert_int_equal(kh_affinity_next(CPU_SETSIZE - 1), one);
 }
 
 /* As by taskset(1) while the change is in force. */
@@ -149,6 +160,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_without_and_back, remember, put_back),
         cmocka_unit_test_setup_teardown(test_changes, remember, put_back),
         cmocka_unit_test_setup_teardown(test_refused, remember, put_back),
+        cmocka_unit_test_setup_teardown(test_next, remember, put_back),
         cmocka_unit_test_setup_teardown(test_operator_changes, remember, put_back),
     };
 

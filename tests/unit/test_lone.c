@@ -135,8 +135,34 @@ static void test_harm_ends_it(void **state)
     }
     assert_in_range(bad, 2, 20);
     assert_int_equal(lone->why, KH_LONE_HARM);
-    assert_false(play(lone, KH_LANE_RSA2048, 20000, 300 * US)); /* 7 s */
-    assert_true(play(lone, KH_LANE_RSA2048, 20000, 300 * US));
+    assert_false(play(lone, KH_LANE_RSA2048, 1400, 300 * US)); /* 0.49 s */
+    assert_true(play(lone, KH_LANE_RSA2048, 2 * ENOUGH, 300 * US));
+}
+
+/* Until it has gone well for long, each harm is followed by a longer pause. */
+static void test_harm_again_and_again(void **state)
+{
+    kh_lone *lone = *state;
+    uint64_t pause_ns = 0, before_ns = 0;
+
+    for (unsigned i = 0; i < 20; i++) {
+        assert_true(play(lone, KH_LANE_RSA2048, 60000, 300 * US)); /* longer than any pause, and proven */
+        for (unsigned bad = 0; lone->apart && bad < 100; bad++) {
+            one(lone, KH_LANE_RSA2048, 3 * MS);
+        }
+        assert_in_range(lone->not_before_ns - now_ns, 1, 250 * MS); /* the first again */
+    }
+    for (unsigned i = 0; i < 20; i++, before_ns = pause_ns) {
+        while (!lone->apart) {
+            one(lone, KH_LANE_RSA2048, 300 * US);
+        }
+        for (unsigned bad = 0; lone->apart && bad < 100; bad++) {
+            one(lone, KH_LANE_RSA2048, 3 * MS);
+        }
+        pause_ns = lone->not_before_ns - now_ns;
+        assert_true(pause_ns >= before_ns && pause_ns <= 16000 * (uint64_t)MS);
+    }
+    assert_int_equal(pause_ns, 16000 * (uint64_t)MS);
 }
 
 static void test_some_late_ones_do_not(void **state)
@@ -157,7 +183,7 @@ static void test_gets_faster(void **state)
 
     assert_true(play(lone, KH_LANE_RSA2048, ENOUGH, 400 * US));
     assert_true(play(lone, KH_LANE_RSA2048, 1000, 280 * US));
-    assert_true(play(lone, KH_LANE_RSA2048, 1000, 500 * US));
+    assert_true(play(lone, KH_LANE_RSA2048, 1000, 480 * US));
     assert_int_equal(lone->usual_ns[KH_LANE_RSA2048], 400 * US);
     assert_true(play(lone, KH_LANE_RSA2048, 1000, 280 * US));
     assert_true(kh_lone_begin(lone, ++cookies, KH_LANE_RSA2048, now_ns));
@@ -275,6 +301,7 @@ int main(void)
         cmocka_unit_test_setup(test_began_in_company, fresh),
         cmocka_unit_test_setup(test_short_one_ends_it, fresh),
         cmocka_unit_test_setup(test_harm_ends_it, fresh),
+        cmocka_unit_test_setup(test_harm_again_and_again, fresh),
         cmocka_unit_test_setup(test_some_late_ones_do_not, fresh),
         cmocka_unit_test_setup(test_gets_faster, fresh),
         cmocka_unit_test_setup(test_usual_follows, fresh),

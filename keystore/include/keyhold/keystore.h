@@ -275,11 +275,13 @@ KH_MUST_USE kh_result kh_keystore_submit(kh_keystore *keystore, const kh_record 
 /* Wakes sleeping workers, one for each batch of new work. Once per event loop turn. No system call if none sleeps. */
 void kh_keystore_flush(kh_keystore *keystore);
 /*
- * apart: the calling thread, the front's, keeps to the CPU on which it runs now, and the workers leave it to it from their next
- * operation on, as far as each is allowed another (sched_setaffinity(2)). Not apart: all may run where they might before; so it is
- * too when the handle is freed. false: it cannot be apart (one CPU is allowed, or the call is not), and is not.
+ * The calling thread, the front's, keeps to one CPU, the one on which it runs now or, if that is `avoid` (-1: none is), another;
+ * the workers leave it to it from their next operation on, as far as each is allowed another (sched_setaffinity(2)). Returns
+ * the CPU; -1: it cannot be (one CPU is allowed, or the call is not), and all may run anywhere.
  */
-bool kh_keystore_apart(kh_keystore *keystore, bool apart);
+int kh_keystore_apart(kh_keystore *keystore, int avoid);
+/* All may run where they might before; so it is too when the handle is freed. */
+void kh_keystore_anywhere(kh_keystore *keystore);
 /* Takes up to max completions; never blocks. Each slot must be released afterwards. */
 size_t kh_keystore_collect(kh_keystore *keystore, kh_completion *completions, size_t max);
 /* Wipes the result and frees the slot. */
