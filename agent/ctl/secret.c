@@ -145,7 +145,9 @@ static kh_result read_hidden_line(int tty, const char *prompt, ctl_secret *secre
     hidden.c_lflag &=
         ~(tcflag_t)(ECHO | ISIG); /* without ISIG an interrupt cannot leave the echo switched off */
     hidden.c_cc[VEOL] = 0x03;     /* ^C ends the line, else it would wait for the end of it */
-    if (dprintf(tty, "%s: ", prompt) < 0 || tcsetattr(tty, TCSAFLUSH, &hidden) != 0) {
+    /* The prompt last: what is typed after it is not flushed, and not shown. */
+    if (tcsetattr(tty, TCSAFLUSH, &hidden) != 0 || dprintf(tty, "%s: ", prompt) < 0) {
+        (void)tcsetattr(tty, TCSAFLUSH, &before);
         return KH_E_IO;
     }
     while (secret->len < secret->cap) {
